@@ -1,0 +1,172 @@
+"""The batch: a clip of video with the condition that drove it, as frozen values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+Pixels = UInt8[Tensor, "b f c h w"]
+Latents = Float[Tensor, "b f c h w"]
+Levels = Float[Tensor, "b f"]
+
+
+class ActionState(IntEnum):
+    """What stands in a frame's action slot."""
+
+    GIVEN = 0
+    NONE = 1  # the first frame of an episode: nothing produced it
+    DROPPED = 2  # hidden on purpose, so that a network learns to do without
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """Names, bounds and kind of every action column; travels with data and checkpoints.
+
+    `low` and `high` are the bounds of what is stored; readers clip to them. `kind` is
+    "continuous" or "discrete" (columns are then a multi-hot of named choices).
+    """
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    kind: Literal["continuous", "discrete"] = "continuous"
+
+    def __post_init__(self) -> None:
+        for name in ("names", "low", "high"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not len(self.names) == len(self.low) == len(self.high):
+            raise ValueError(f"{len(self.names)=}, {len(self.low)=} and {len(self.high)=} must be equal")
+
+    @property
+    def dim(self) -> int:
+        """Number of action columns."""
+        return len(self.names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and strings, fit for JSON and checkpoints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What drives a video: `actions[:, f]` is the action that *produced* frame f.
+
+    `state[:, f]` is an `ActionState`. Actions may be longer than the video.
+    """
+
+    actions: Float[Tensor, "b f a"]
+    state: Int[Tensor, "b f"]
+
+    def frames(self, start: int, stop: int) -> Self:
+        """The condition of frames start..stop-1. Raises ValueError where actions end earlier."""
+        if stop > self.actions.shape[1]:
+            raise ValueError(f"actions for frames {start}..{stop - 1} asked for, {self.actions.shape[1]} are there")
+        return replace(self, actions=self.actions[:, start:stop], state=self.state[:, start:stop])
+
+    def null(self, frames: Sequence[int] | None = None) -> Self:
+        """The same condition with the actions of all, or of the named, frames marked dropped."""
+        state = self.state.clone()
+        state[:, slice(None) if frames is None else list(frames)] = ActionState.DROPPED
+        return replace(self, state=state)
+
+    def drop(self, mask: Tensor) -> Self:
+        """Marks the actions dropped where the boolean mask `b f` holds."""
+        return replace(self, state=self.state.masked_fill(mask, int(ActionState.DROPPED)))
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Moves both tensors to a device (dtype conversion would change `state`, so devices only)."""
+        return replace(self, actions=self.actions.to(*args, **kwargs), state=self.state.to(*args, **kwargs))
+
+    def __len__(self) -> int:
+        return self.actions.shape[0]
+
+    def __getitem__(self, rows: slice) -> Self:
+        return replace(self, actions=self.actions[rows], state=self.state[rows])
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self], dim: int = 0) -> Self:
+        """Joins conditions over the batch (dim 0) or over time (dim 1)."""
+        return cls(torch.cat([p.actions for p in parts], dim), torch.cat([p.state for p in parts], dim))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A batch of clips: video uint8 `b f c h w`, its condition, and where each sample came from.
+
+    `index` is the global sample index (it seeds noise); `truth` is hidden state of a simulator,
+    each `b f ...`, present in evaluation only.
+    """
+
+    video: Pixels
+    condition: Condition
+    index: Int[Tensor, "b"]  # noqa: F821
+    truth: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def frames(self, start: int, stop: int) -> Self:
+        """Frames start..stop-1 with their condition and truth."""
+        truth = {key: value[:, start:stop] for key, value in self.truth.items()}
+        return replace(
+            self, video=self.video[:, start:stop], condition=self.condition.frames(start, stop), truth=truth
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Moves every tensor to a device."""
+        truth = {key: value.to(*args, **kwargs) for key, value in self.truth.items()}
+        return replace(
+            self,
+            video=self.video.to(*args, **kwargs),
+            condition=self.condition.to(*args, **kwargs),
+            index=self.index.to(*args, **kwargs),
+            truth=truth,
+        )
+
+    def pin_memory(self) -> Self:
+        """Pinned copies, for loaders that feed a GPU."""
+        condition = replace(
+            self.condition, actions=self.condition.actions.pin_memory(), state=self.condition.state.pin_memory()
+        )
+        truth = {key: value.pin_memory() for key, value in self.truth.items()}
+        return replace(
+            self, video=self.video.pin_memory(), condition=condition, index=self.index.pin_memory(), truth=truth
+        )
+
+    def __len__(self) -> int:
+        return self.video.shape[0]
+
+    def __getitem__(self, rows: slice) -> Self:
+        truth = {key: value[rows] for key, value in self.truth.items()}
+        return replace(
+            self, video=self.video[rows], condition=self.condition[rows], index=self.index[rows], truth=truth
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Joins clips over the batch."""
+        truth = {key: torch.cat([p.truth[key] for p in parts]) for key in parts[0].truth}
+        return cls(
+            torch.cat([p.video for p in parts]),
+            Condition.cat([p.condition for p in parts]),
+            torch.cat([p.index for p in parts]),
+            truth,
+        )
+
+
+def to_unit(video: Pixels) -> Latents:
+    """uint8 pixels 0..255 to floats in [-1, 1]."""
+    return video.float() / 127.5 - 1.0
+
+
+def to_pixels(video: Latents) -> Pixels:
+    """Floats in [-1, 1] (clamped) to uint8 pixels 0..255."""
+    return ((video.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
+
+

@@ -1,0 +1,1 @@
+"""Networks: (x_t, label, condition, past, mask) -> (prediction, State)."""

@@ -1,0 +1,1 @@
+"""Adapters: (state_dict) -> (state_dict, config), one foreign checkpoint format per file."""

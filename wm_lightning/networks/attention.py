@@ -1,0 +1,166 @@
+"""Self-attention over the tokens of a video: joint space–time, spatial, or temporal, with remembered keys."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.rope import RopeTable, rotate
+
+Tokens = Float[Tensor, "b f n d"]
+Heads = Float[Tensor, "b f n h e"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What all layers of one forward share: rotary tables and the mask.
+
+    `time_queries` and `time_keys` hold window-relative positions of the new and of all frames,
+    `space` those of a frame's tokens. `seen` is None where everything is visible, otherwise
+    `f total`, or `b f total` when slots of the batch remember different frames.
+    """
+
+    time_queries: RopeTable
+    time_keys: RopeTable
+    space: RopeTable
+    seen: Bool[Tensor, "..."] | None
+
+
+def frame_visibility(
+    mask: FrameMask, past: int, frames: int, valid: Bool[Tensor, "b past"] | None
+) -> Bool[Tensor, "..."] | None:
+    """The frame mask with unused slots taken out; None where every frame sees every frame."""
+    seen = mask.allowed(past, frames)
+    if valid is not None:
+        new = valid.new_ones(len(valid), frames)
+        seen = seen.to(valid.device) & torch.cat([valid, new], dim=1)[:, None, :]
+    return None if bool(seen.all()) else seen
+
+
+class Projections(nn.Module):
+    """Queries, keys and values of one attention, optionally RMS-normalised over the head (QK-norm)."""
+
+    def __init__(self, dim: int, heads: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"{dim=} is not a multiple of {heads=}")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+        self.query_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
+
+    def split(self, x: Tokens) -> tuple[Heads, Heads, Heads]:
+        """Normalised queries and keys, and values."""
+        q, k, v = rearrange(self.qkv(x), "b f n (three h e) -> three b f n h e", three=3, h=self.heads)
+        return self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype), v
+
+    def keys_values(self, x: Tokens) -> tuple[Heads, Heads]:
+        """Keys and values alone, for a commit that needs no output."""
+        weight = self.qkv.weight[self.qkv.weight.shape[1] :]
+        k, v = rearrange(F.linear(x, weight), "b f n (two h e) -> two b f n h e", two=2, h=self.heads)
+        return self.key_norm(k).to(v.dtype), v
+
+
+class JointAttention(nn.Module):
+    """Every token attends to all tokens of the frames it may see; keys are stored before temporal rotation."""
+
+    def __init__(self, dim: int, heads: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        self.projections = Projections(dim, heads, qk_norm=qk_norm)
+
+    def remember(self, x: Tokens, geometry: Geometry, past: tuple[Heads, Heads] | None) -> tuple[Heads, Heads]:
+        """Keys (rotated in space only) and values of past and new frames."""
+        k, v = self.projections.keys_values(x)
+        return _append(past, _rotate_space(k, geometry), v)
+
+    def forward(
+        self, x: Tokens, geometry: Geometry, past: tuple[Heads, Heads] | None
+    ) -> tuple[Tokens, tuple[Heads, Heads]]:
+        q, k, v = self.projections.split(x)
+        keys, values = _append(past, _rotate_space(k, geometry), v)
+        q = _rotate_time(_rotate_space(q, geometry), geometry.time_queries)
+        attended = attend(
+            *(rearrange(y, "b f n h e -> b h (f n) e") for y in (q, _rotate_time(keys, geometry.time_keys), values)),
+            tokens_mask(geometry.seen, x.shape[2], x.device),
+        )
+        attended = rearrange(attended, "b h (f n) e -> b f n (h e)", f=x.shape[1])
+        return self.projections.out(attended), (keys, values)
+
+
+class SpatialAttention(nn.Module):
+    """Tokens of one frame attend to each other; remembers nothing."""
+
+    def __init__(self, dim: int, heads: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        self.projections = Projections(dim, heads, qk_norm=qk_norm)
+
+    def forward(self, x: Tokens, geometry: Geometry, past: None = None) -> tuple[Tokens, None]:
+        q, k, v = self.projections.split(x)
+        cos, sin = (table[:, None] for table in geometry.space)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        attended = attend(*(rearrange(y, "b f n h e -> (b f) h n e") for y in (q, k, v)), None)
+        return self.projections.out(rearrange(attended, "(b f) h n e -> b f n (h e)", b=x.shape[0])), None
+
+
+class TemporalAttention(nn.Module):
+    """Each place attends to itself in the frames it may see; keys are stored before rotation."""
+
+    def __init__(self, dim: int, heads: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        self.projections = Projections(dim, heads, qk_norm=qk_norm)
+
+    def remember(self, x: Tokens, geometry: Geometry, past: tuple[Heads, Heads] | None) -> tuple[Heads, Heads]:
+        """Keys and values of past and new frames."""
+        return _append(past, *self.projections.keys_values(x))
+
+    def forward(
+        self, x: Tokens, geometry: Geometry, past: tuple[Heads, Heads] | None
+    ) -> tuple[Tokens, tuple[Heads, Heads]]:
+        q, k, v = self.projections.split(x)
+        keys, values = _append(past, k, v)
+        q = rotate(q, *(table[:, None, None] for table in geometry.time_queries))
+        rotated = rotate(keys, *(table[:, None, None] for table in geometry.time_keys))
+        mask = geometry.seen
+        if mask is not None and mask.ndim == 3:
+            mask = mask.repeat_interleave(x.shape[2], dim=0)[:, None]
+        attended = attend(*(rearrange(y, "b f n h e -> (b n) h f e") for y in (q, rotated, values)), mask)
+        attended = rearrange(attended, "(b n) h f e -> b f n (h e)", b=x.shape[0])
+        return self.projections.out(attended), (keys, values)
+
+
+def attend(
+    q: Float[Tensor, "b h q e"], k: Float[Tensor, "b h k e"], v: Float[Tensor, "b h k e"], mask: Tensor | None
+) -> Float[Tensor, "b h q e"]:
+    """Scaled dot-product attention; the mask is boolean, True where attention is allowed."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.device))
+
+
+def tokens_mask(seen: Bool[Tensor, "..."] | None, tokens: int, device: torch.device) -> Bool[Tensor, "..."] | None:
+    """A frame mask repeated for every token of its frames."""
+    if seen is None:
+        return None
+    mask = seen.to(device).repeat_interleave(tokens, dim=-2).repeat_interleave(tokens, dim=-1)
+    return mask[:, None] if mask.ndim == 3 else mask
+
+
+def _append(past: tuple[Heads, Heads] | None, k: Heads, v: Heads) -> tuple[Heads, Heads]:
+    if past is None:
+        return k, v
+    return torch.cat([past[0].to(k.dtype), k], dim=1), torch.cat([past[1].to(v.dtype), v], dim=1)
+
+
+def _rotate_space(x: Heads, geometry: Geometry) -> Heads:
+    cos, sin = (table[:, None] for table in geometry.space)
+    spatial = 2 * cos.shape[-1]
+    return torch.cat([x[..., :-spatial], rotate(x[..., -spatial:], cos, sin)], dim=-1)
+
+
+def _rotate_time(x: Heads, table: RopeTable) -> Heads:
+    cos, sin = (values[:, None, None] for values in table)
+    temporal = 2 * cos.shape[-1]
+    return torch.cat([rotate(x[..., :temporal], cos, sin), x[..., temporal:]], dim=-1)

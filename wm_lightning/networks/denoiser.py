@@ -1,0 +1,55 @@
+"""A network with its path: x0 from x_t, whatever the network predicts."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wm_lightning.clip import Condition, Latents, Levels
+from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.state import State
+from wm_lightning.noising import GaussianPath
+
+
+class Denoises(Protocol):
+    """What a rollout needs of a model: clean frames from noisy ones, and memory."""
+
+    path: GaussianPath
+
+    def x0(
+        self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask
+    ) -> tuple[Latents, State]:
+        """Clean frames and the state that includes them."""
+        ...
+
+    def remember(
+        self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask
+    ) -> State:
+        """The state that includes these frames, without their x0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A network and the path that says what it predicts."""
+
+    network: nn.Module
+    path: GaussianPath
+
+    def predict(
+        self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask
+    ) -> tuple[Float[Tensor, "b f c h w"], State]:
+        """The network's own prediction at fractional times t."""
+        return self.network(x_t, self.path.label(t), condition, past, mask=mask)
+
+    def x0(
+        self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask
+    ) -> tuple[Latents, State]:
+        prediction, state = self.predict(x_t, t, condition, past, mask)
+        return self.path.x0(x_t, prediction, t), state
+
+    def remember(
+        self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask
+    ) -> State:
+        return self.network(x_t, self.path.label(t), condition, past, mask=mask, memory_only=True)[1]

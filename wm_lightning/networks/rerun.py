@@ -1,0 +1,51 @@
+"""A network without cache: it remembers its raw inputs and runs them again with every call."""
+
+import torch
+from torch import nn
+
+from wm_lightning.clip import Condition, Latents, Levels
+from wm_lightning.networks.masks import ExplicitMask, FrameMask
+from wm_lightning.networks.state import State, empty_state
+
+
+class Rerun(nn.Module):
+    """Same signature as the network it holds; its state holds inputs, so any window or commit works unchanged.
+
+    Equal to the cached network until frames are evicted; from then on a re-run of the truncated
+    window is another function, for a cache still carries what evicted frames had left in it.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        x_t: Latents,
+        label: Levels,
+        condition: Condition,
+        past: State | None = None,
+        *,
+        mask: FrameMask,
+        memory_only: bool = False,
+    ) -> tuple[Latents | None, State]:
+        """Prediction for the new frames, from one pass over all frames of the window."""
+        state = empty_state(len(x_t)) if past is None else past
+        if state.valid is not None:
+            raise ValueError("a network without cache cannot reset single slots of its batch")
+        frames, seen = x_t.shape[1], state.length
+        blocks = mask.blocks(seen, frames).to(x_t.device).expand(len(x_t), -1)
+        inputs = {
+            "x_t": x_t, "label": label, "actions": condition.actions, "state": condition.state, "block": blocks
+        }  # fmt: skip
+        if seen:
+            inputs["block"] = blocks + state.memory["block"][:, -1:] + 1
+            inputs = {name: torch.cat([state.memory[name], value], dim=1) for name, value in inputs.items()}
+        state = state.advanced({name: value.detach() for name, value in inputs.items()}, frames)
+        if memory_only:
+            return None, state
+        whole = Condition(inputs["actions"], inputs["state"])
+        bidirectional = mask.chunk is None
+        every = mask if bidirectional else ExplicitMask(chunk=mask.chunk, ids=tuple(inputs["block"][0].tolist()))
+        prediction, _ = self.network(inputs["x_t"], inputs["label"], whole, None, mask=every)
+        return prediction[:, seen:], state

@@ -1,0 +1,70 @@
+"""What a network remembers of the frames it has seen, as a value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """Detached tensors, batch first and frames second, and which of their frames count.
+
+    A call of a network never alters the state it is given; it returns one that includes its own
+    frames. Dropping that is denoising, keeping it is committing. `frame` is the absolute index of
+    the next frame of every slot; `valid` is None while every slot remembers every frame.
+    """
+
+    memory: Mapping[str, Tensor]
+    frame: Int[Tensor, "b"]  # noqa: F821
+    valid: Bool[Tensor, "b f"] | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of frames remembered."""
+        return next(iter(self.memory.values())).shape[1] if self.memory else 0
+
+    def reset(self, slots: Bool[Tensor, "b"]) -> Self:  # noqa: F821
+        """The state in which the named slots have seen nothing."""
+        valid = torch.ones(len(slots), self.length, dtype=torch.bool) if self.valid is None else self.valid
+        return replace(self, valid=valid & ~slots[:, None], frame=self.frame.masked_fill(slots, 0))
+
+    def advanced(self, memory: Mapping[str, Tensor], frames: int) -> Self:
+        """The state after `frames` more frames, with their memory already appended."""
+        valid = self.valid
+        if valid is not None:
+            valid = torch.cat([valid, valid.new_ones(len(valid), frames)], dim=1)
+        return replace(self, memory=memory, frame=self.frame + frames, valid=valid)
+
+    def subset(self, prefix: str) -> Self:
+        """The part of the memory whose names start with `prefix`, under the names without it."""
+        memory = {k.removeprefix(prefix): v for k, v in self.memory.items() if k.startswith(prefix)}
+        return replace(self, memory=memory)
+
+
+def empty_state(batch: int) -> State:
+    """A state that has seen nothing."""
+    return State(memory={}, frame=torch.zeros(batch, dtype=torch.long))
+
+
+def evict(state: State, *, window: int | None, sink: int, incoming: int) -> State:
+    """Drops the oldest frames behind the sinks so that sinks + kept + incoming ≤ window.
+
+    Raises ValueError where the window cannot hold the sinks and the incoming frames.
+    """
+    if window is None:
+        return state
+    keep = window - incoming
+    if keep < sink:
+        raise ValueError(f"a window of {window} frames cannot hold {sink} sink frames and a chunk of {incoming}")
+    if state.length <= keep:
+        return state
+
+    def kept(values: Tensor) -> Tensor:
+        return torch.cat([values[:, :sink], values[:, values.shape[1] - (keep - sink) :]], dim=1)
+
+    memory = {name: kept(values) for name, values in state.memory.items()}
+    return replace(state, memory=memory, valid=None if state.valid is None else kept(state.valid))

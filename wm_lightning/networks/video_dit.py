@@ -1,0 +1,193 @@
+"""A diffusion transformer over video: joint or factorised attention, AdaLN-zero per frame, a remembered past."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from wm_lightning.clip import Condition, Latents, Levels
+from wm_lightning.networks.attention import (
+    Geometry,
+    JointAttention,
+    SpatialAttention,
+    TemporalAttention,
+    Tokens,
+    frame_visibility,
+)
+from wm_lightning.networks.conditioning import ActionEmbedder, Embedding, LevelEmbedder
+from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.rope import join, rope_table
+from wm_lightning.networks.state import State, empty_state
+
+KeysValues = tuple[Tensor, Tensor]
+ATTENTION: dict[str, Any] = {"joint": JointAttention, "spatial": SpatialAttention, "temporal": TemporalAttention}
+
+
+def modulate(x: Tokens, shift: Embedding, scale: Embedding) -> Tokens:
+    """x (1 + scale) + shift, one vector per frame."""
+    return x * (1 + scale[:, :, None]) + shift[:, :, None]
+
+
+class Block(nn.Module):
+    """Attention and MLP, each modulated and gated per frame (AdaLN-zero, DiT 2212.09748)."""
+
+    def __init__(self, kind: str, dim: int, heads: int, *, mlp_ratio: float, qk_norm: bool) -> None:
+        super().__init__()
+        self.attention = ATTENTION[kind](dim, heads, qk_norm=qk_norm)
+        hidden = int(dim * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.norm1 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.norm2 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+
+    def remember(self, x: Tokens, c: Embedding, geometry: Geometry, past: KeysValues | None) -> KeysValues:
+        """Keys and values only: all a commit needs of the last block."""
+        shift, scale = self.modulation(c).chunk(6, dim=-1)[:2]
+        return self.attention.remember(modulate(self.norm1(x), shift, scale), geometry, past)
+
+    def forward(
+        self, x: Tokens, c: Embedding, geometry: Geometry, past: KeysValues | None
+    ) -> tuple[Tokens, KeysValues | None]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c).chunk(6, dim=-1)
+        attended, memory = self.attention(modulate(self.norm1(x), shift1, scale1), geometry, past)
+        x = x + attended * gate1[:, :, None]
+        return x + self.mlp(modulate(self.norm2(x), shift2, scale2)) * gate2[:, :, None], memory
+
+
+class Head(nn.Module):
+    """Final modulation and projection back to patches, zero-initialised."""
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+        self.linear = nn.Linear(dim, out)
+
+    def forward(self, x: Tokens, c: Embedding) -> Tokens:
+        return self.linear(modulate(self.norm(x), *self.modulation(c).chunk(2, dim=-1)))
+
+
+class VideoDiT(nn.Module):
+    """Predicts what its path asks for, of every new frame, given the remembered ones.
+
+    `attention="joint"` has one block-causal attention per layer over all tokens, "factorised" a
+    spatial and a temporal block per layer. `label` is the path's own index, one per frame.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        height: int,
+        width: int,
+        patch: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        attention: Literal["joint", "factorised"],
+        qk_norm: bool,
+        spatial_positions: bool,
+        rope_base: float,
+        frequencies: int,
+        actions: int,
+        action_kind: Literal["linear", "mlp"],
+        action_none: Literal["input_zero", "learned"],
+        action_dropped: Literal["zero", "learned"],
+        gradient_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        if height % patch or width % patch:
+            raise ValueError(f"{height=} and {width=} must be multiples of {patch=}")
+        self.patch, self.grid = patch, (height // patch, width // patch)
+        self.frame_shape = (channels, height, width)
+        self.head_dim, self.rope_base = dim // heads, rope_base
+        self.joint, self.gradient_checkpointing = attention == "joint", gradient_checkpointing
+        self.embed = nn.Linear(channels * patch**2, dim)
+        places = self.grid[0] * self.grid[1]
+        self.places = nn.Parameter(torch.randn(places, dim) * 0.02) if spatial_positions else None
+        self.level = LevelEmbedder(dim, frequencies=frequencies)
+        self.action = ActionEmbedder(actions, dim, kind=action_kind, none=action_none, dropped=action_dropped)
+        kinds = ["joint"] * depth if self.joint else ["spatial", "temporal"] * depth
+        self.blocks = nn.ModuleList(Block(kind, dim, heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm) for kind in kinds)
+        self.head = Head(dim, channels * patch**2)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in [self.embed, *self.blocks.modules()]:
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        zeroed = [block.modulation[-1] for block in self.blocks] + [self.head.modulation[-1], self.head.linear]  # type: ignore[index]
+        for layer in zeroed:
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        x_t: Latents,
+        label: Levels,
+        condition: Condition,
+        past: State | None = None,
+        *,
+        mask: FrameMask,
+        memory_only: bool = False,
+    ) -> tuple[Latents | None, State]:
+        """Prediction for the new frames and the state that includes them.
+
+        With `memory_only` the prediction is None and only what the state needs is computed.
+        """
+        state = empty_state(len(x_t)) if past is None else past
+        geometry = self._geometry(mask, state, x_t.shape[1], x_t.device)
+        c = self.level(label) + self.action(condition)
+        x = self.embed(rearrange(x_t, "b f c (y p) (x q) -> b f (y x) (c p q)", p=self.patch, q=self.patch))
+        if self.places is not None:
+            x = x + self.places
+        memory: dict[str, Tensor] = {}
+        for name, block, remembered, is_last in self._layers(state):
+            if is_last and memory_only:
+                kept = block.remember(x, c, geometry, remembered)
+            elif self.gradient_checkpointing and torch.is_grad_enabled():
+                x, kept = checkpoint(block, x, c, geometry, remembered, use_reentrant=False)  # type: ignore[misc]
+            else:
+                x, kept = block(x, c, geometry, remembered)
+            if kept is not None:
+                memory[f"{name}.k"], memory[f"{name}.v"] = kept[0].detach(), kept[1].detach()
+        state = state.advanced(memory, x_t.shape[1])
+        return (None if memory_only else self._unpatch(self.head(x, c))), state
+
+    def _layers(self, state: State) -> Iterator[tuple[str, Any, KeysValues | None, bool]]:
+        for index, block in enumerate(self.blocks):
+            name = str(index)
+            past = (state.memory[f"{name}.k"], state.memory[f"{name}.v"]) if f"{name}.k" in state.memory else None
+            yield name, block, past, index == len(self.blocks) - 1
+
+    def _unpatch(self, tokens: Tokens) -> Latents:
+        rows, _ = self.grid
+        shape = "b f (y x) (c p q) -> b f c (y p) (x q)"
+        return rearrange(tokens, shape, y=rows, p=self.patch, q=self.patch).float()
+
+    def _geometry(self, mask: FrameMask, state: State, frames: int, device: torch.device) -> Geometry:
+        pairs = self.head_dim // 2
+        # A joint head gives its first third of pairs, rounded so that both spatial axes get equally many, to time.
+        axis = pairs // 3 if self.joint else pairs // 2
+        temporal = pairs - 2 * axis if self.joint else pairs
+
+        def table(positions: Tensor, count: int) -> tuple[Float[Tensor, "p e"], Float[Tensor, "p e"]]:
+            cos, sin = rope_table(positions, count, base=self.rope_base)
+            return cos.to(device), sin.to(device)
+
+        rows, columns = self.grid
+        place = torch.arange(rows * columns)
+        queries, keys = mask.positions(state.length, frames)
+        return Geometry(
+            time_queries=table(queries, temporal),
+            time_keys=table(keys, temporal),
+            space=join(table(place // columns, axis), table(place % columns, axis)),
+            seen=frame_visibility(mask, state.length, frames, state.valid),
+        )

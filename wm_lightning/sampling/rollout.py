@@ -1,0 +1,234 @@
+"""The one loop that makes video: chunks denoised one after another behind a committed past.
+
+Validation, self-forcing, evaluation and play all call `next_chunk`; a gap between how a model is
+trained and how it is used cannot live in a second loop, for there is none.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wm_lightning.clip import Condition, Latents, Levels
+from wm_lightning.networks.denoiser import Denoises
+from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.state import State, empty_state, evict
+from wm_lightning.noising import GaussianPath
+from wm_lightning.randomness import frame_noise
+from wm_lightning.sampling.samplers import Sampler
+
+CommitMode = Literal["clean", "noised", "scaled", "last"]
+COMMIT_DRAW = 10_000  # A step number no denoising step has, for the noise of a committed frame.
+
+# (shape of a frame, absolute index of the first frame per sample, number of frames, step) -> noise
+Noise = Callable[[tuple[int, ...], Sequence[int], int, int], Latents]
+
+
+@dataclass(frozen=True)
+class SeededNoise:
+    """One independent draw per (sample, absolute frame, step): chunking and batching change nothing."""
+
+    seed: int
+    purpose: str
+    samples: tuple[int, ...]
+    device: torch.device | str = "cpu"
+
+    def __call__(self, shape: tuple[int, ...], first: Sequence[int], frames: int, step: int) -> Latents:
+        if len(set(first)) == 1:
+            block = range(first[0], first[0] + frames)
+            return frame_noise(shape, self.seed, self.purpose, self.samples, block, step, device=self.device)
+        rows = [
+            frame_noise(shape, self.seed, self.purpose, (sample,), range(start, start + frames), step)
+            for sample, start in zip(self.samples, first, strict=True)
+        ]
+        return torch.cat(rows).to(self.device)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """How finished frames enter the memory, and the time they are labelled with.
+
+    clean: as they are. noised: at noise level t, drawn once per frame. scaled: alpha(t) x0 without
+    noise. last: the input and label of the chunk's last denoising pass, whose state is simply kept,
+    so that no pass is spent on committing (context frames, which have no such pass, go in clean).
+    """
+
+    mode: CommitMode
+    t: float
+
+    def inputs(self, path: GaussianPath, x0: Latents, noise: Callable[[], Latents]) -> tuple[Latents, Levels]:
+        """What the network is shown for finished frames: (x_t, t)."""
+        t = x0.new_full(x0.shape[:2], 0.0 if self.mode == "last" else self.t)
+        if self.mode == "noised":
+            return path.add_noise(x0, noise(), t), t
+        if self.mode == "scaled":
+            return path.add_noise(x0, torch.zeros_like(x0), t), t
+        return x0, t
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a rollout proceeds: frames per chunk, who sees whom, how much is remembered, how it is committed.
+
+    `chunk` frames are denoised together; `mask` is independent of it. `window` counts sinks, kept
+    and current frames together (None: everything is kept).
+    """
+
+    chunk: int
+    mask: FrameMask
+    window: int | None
+    sink: int
+    commit: Commit
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise ValueError(f"a chunk needs at least one frame, got {self.chunk=}")
+        if self.window is not None and self.window < self.sink + self.chunk:
+            raise ValueError(
+                f"window={self.window} is shorter than sink={self.sink} plus chunk={self.chunk}; "
+                f"set rollout.window to at least {self.sink + self.chunk}"
+            )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One denoising pass: its input, its time and the x0 it gave."""
+
+    x_t: Latents
+    t: Levels
+    x0: Latents
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Generated frames, the past that includes them (None where committing was not asked for), and the passes."""
+
+    frames: Latents
+    past: State | None
+    record: tuple[Trace, ...] = ()
+
+
+def next_chunk(
+    model: Denoises,
+    sampler: Sampler,
+    past: State,
+    condition: Condition,
+    plan: Plan,
+    noise: Noise,
+    *,
+    shape: tuple[int, ...],
+    exit_step: int | None = None,
+    keep: bool = True,
+    record: bool = False,
+) -> Chunk:
+    """Denoises as many frames as `condition` has, behind `past`, and commits them.
+
+    `shape` is that of one frame (c, h, w). With `exit_step` the chunk is the x0 of that step, which
+    alone carries gradient (self-forcing, 2506.08009 alg. 1); None means all steps and no gradient.
+    """
+    frames = condition.actions.shape[1]
+    past = evict(past, window=plan.window, sink=plan.sink, incoming=frames)
+    first, learning = past.frame.tolist(), torch.is_grad_enabled()
+    x = noise(shape, first, frames, 0)
+    x0, state, traces = x, past, []
+    times = sampler.levels(model.path, frames).to(x.device)
+    for step, (row, row_next) in enumerate(pairwise(times)):
+        t, t_next = row.expand(len(x), -1), row_next.expand(len(x), -1)
+        seen, label = _with_finished(x, t, plan.commit, model.path)
+        with torch.set_grad_enabled(learning and exit_step == step):
+            x0, state = model.x0(seen, label, condition, past, plan.mask)
+        if record:
+            traces.append(Trace(seen, label, x0))
+        if exit_step == step:
+            break
+        with torch.no_grad():
+            draws = sampler.draws and step + 2 < len(times)
+            fresh = noise(shape, first, frames, step + 1) if draws else torch.zeros_like(x)
+            x = sampler.step(model.path, x, x0, t, t_next, fresh).sample
+    made = x if exit_step is None else x0
+    if keep:
+        past = _committed(model, past, state, made, condition, plan, lambda: noise(shape, first, frames, COMMIT_DRAW))
+    return Chunk(made, past if keep else None, tuple(traces))
+
+
+def _with_finished(x: Latents, t: Levels, commit: Commit, path: GaussianPath) -> tuple[Latents, Levels]:
+    """Frames of a chunk that are already clean are shown as committed ones are (pyramid schedules)."""
+    finished = t == 0
+    if not bool(finished.any()):
+        return x, t
+    if commit.mode in ("noised", "last"):
+        raise ValueError(f"frames that finish at different steps need commit mode 'clean' or 'scaled', got {commit}")
+    shown, label = commit.inputs(path, x, lambda: x)
+    return torch.where(finished[..., None, None, None], shown, x), torch.where(finished, label, t)
+
+
+@torch.no_grad()
+def _committed(
+    model: Denoises, past: State, last: State, made: Latents, condition: Condition, plan: Plan,
+    noise: Callable[[], Latents],
+) -> State:  # fmt: skip
+    if plan.commit.mode == "last":
+        return last
+    x_t, t = plan.commit.inputs(model.path, made.detach(), noise)
+    return model.remember(x_t, t, condition, past, plan.mask)
+
+
+@torch.no_grad()
+def remember_context(model: Denoises, context: Latents, condition: Condition, plan: Plan, noise: Noise) -> State:
+    """The state after the given frames, committed in one pass (the last `window` of them)."""
+    batch, frames = context.shape[:2]
+    start = 0 if plan.window is None else max(0, frames - plan.window)
+    shape = tuple(context.shape[2:])
+    draw = lambda: noise(shape, [start] * batch, frames - start, COMMIT_DRAW)  # noqa: E731
+    x_t, t = plan.commit.inputs(model.path, context[:, start:], draw)
+    past = replace(empty_state(batch), frame=torch.full((batch,), start))
+    return model.remember(x_t, t, condition.frames(start, frames), past, plan.mask)
+
+
+def iter_chunks(
+    model: Denoises, sampler: Sampler, past: State, conditions: Iterable[Condition], plan: Plan, noise: Noise,
+    *, shape: tuple[int, ...],
+) -> Iterator[Chunk]:  # fmt: skip
+    """Chunks as their conditions arrive: an action exists only when it is chosen."""
+    for condition in conditions:
+        chunk = next_chunk(model, sampler, past, condition, plan, noise, shape=shape)
+        assert chunk.past is not None
+        past = chunk.past
+        yield chunk
+
+
+def rollout(
+    model: Denoises,
+    sampler: Sampler,
+    context: Latents,
+    condition: Condition,
+    plan: Plan,
+    noise: Noise,
+    *,
+    exits: Sequence[int] | None = None,
+    grad_from: int = 0,
+) -> Float[Tensor, "b f c h w"]:
+    """Context frames followed by generated ones, up to the length of `condition`.
+
+    `exits` names one exit step per chunk; chunks that end at or before frame `grad_from` carry no
+    gradient. A shorter last chunk is legal. The last chunk is not committed: nothing would read it.
+    """
+    total, given = condition.actions.shape[1], context.shape[1]
+    shape = tuple(context.shape[2:])
+    past = remember_context(model, context, condition, plan, noise)
+    made = [context]
+    for index, start in enumerate(range(given, total, plan.chunk)):
+        stop = min(start + plan.chunk, total)
+        exit_step = None if exits is None else exits[index]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and stop > grad_from):
+            chunk = next_chunk(
+                model, sampler, past, condition.frames(start, stop), plan, noise,
+                shape=shape, exit_step=exit_step, keep=stop < total,
+            )  # fmt: skip
+        made.append(chunk.frames)
+        past = past if chunk.past is None else chunk.past
+    return torch.cat(made, dim=1)
