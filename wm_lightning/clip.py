@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -51,9 +51,9 @@ class ActionSpec:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "ActionSpec":
         """Inverse of `to_dict`."""
-        return cls(**values)
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -66,34 +66,34 @@ class Condition:
     actions: Float[Tensor, "b f a"]
     state: Int[Tensor, "b f"]
 
-    def frames(self, start: int, stop: int) -> Self:
+    def frames(self, start: int, stop: int) -> "Condition":
         """The condition of frames start..stop-1. Raises ValueError where actions end earlier."""
         if stop > self.actions.shape[1]:
             raise ValueError(f"actions for frames {start}..{stop - 1} asked for, {self.actions.shape[1]} are there")
         return replace(self, actions=self.actions[:, start:stop], state=self.state[:, start:stop])
 
-    def null(self, frames: Sequence[int] | None = None) -> Self:
+    def null(self, frames: Sequence[int] | None = None) -> "Condition":
         """The same condition with the actions of all, or of the named, frames marked dropped."""
         state = self.state.clone()
         state[:, slice(None) if frames is None else list(frames)] = ActionState.DROPPED
         return replace(self, state=state)
 
-    def drop(self, mask: Tensor) -> Self:
+    def drop(self, mask: Tensor) -> "Condition":
         """Marks the actions dropped where the boolean mask `b f` holds."""
         return replace(self, state=self.state.masked_fill(mask, int(ActionState.DROPPED)))
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
+    def to(self, *args: Any, **kwargs: Any) -> "Condition":
         """Moves both tensors to a device (dtype conversion would change `state`, so devices only)."""
         return replace(self, actions=self.actions.to(*args, **kwargs), state=self.state.to(*args, **kwargs))
 
     def __len__(self) -> int:
         return self.actions.shape[0]
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice) -> "Condition":
         return replace(self, actions=self.actions[rows], state=self.state[rows])
 
     @classmethod
-    def cat(cls, parts: Sequence[Self], dim: int = 0) -> Self:
+    def cat(cls, parts: Sequence["Condition"], dim: int = 0) -> "Condition":
         """Joins conditions over the batch (dim 0) or over time (dim 1)."""
         return cls(torch.cat([p.actions for p in parts], dim), torch.cat([p.state for p in parts], dim))
 
@@ -111,14 +111,14 @@ class Clip:
     index: Int[Tensor, "b"]  # noqa: F821
     truth: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def frames(self, start: int, stop: int) -> Self:
+    def frames(self, start: int, stop: int) -> "Clip":
         """Frames start..stop-1 with their condition and truth."""
         truth = {key: value[:, start:stop] for key, value in self.truth.items()}
         return replace(
             self, video=self.video[:, start:stop], condition=self.condition.frames(start, stop), truth=truth
         )
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
+    def to(self, *args: Any, **kwargs: Any) -> "Clip":
         """Moves every tensor to a device."""
         truth = {key: value.to(*args, **kwargs) for key, value in self.truth.items()}
         return replace(
@@ -129,7 +129,7 @@ class Clip:
             truth=truth,
         )
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "Clip":
         """Pinned copies, for loaders that feed a GPU."""
         condition = replace(
             self.condition, actions=self.condition.actions.pin_memory(), state=self.condition.state.pin_memory()
@@ -142,14 +142,14 @@ class Clip:
     def __len__(self) -> int:
         return self.video.shape[0]
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice) -> "Clip":
         truth = {key: value[rows] for key, value in self.truth.items()}
         return replace(
             self, video=self.video[rows], condition=self.condition[rows], index=self.index[rows], truth=truth
         )
 
     @classmethod
-    def cat(cls, parts: Sequence[Self]) -> Self:
+    def cat(cls, parts: Sequence["Clip"]) -> "Clip":
         """Joins clips over the batch."""
         truth = {key: torch.cat([p.truth[key] for p in parts]) for key in parts[0].truth}
         return cls(

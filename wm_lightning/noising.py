@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from wm_lightning.clip import Latents, Levels
@@ -20,7 +20,7 @@ Prediction = Literal["velocity", "v", "x0", "noise"]
 SMALLEST_SIGMA = 1e-5
 
 
-def per_pixel(values: Float[Tensor, "b f"]) -> Float[Tensor, "b f 1 1 1"]:
+def per_pixel(values: Shaped[Tensor, "b f"]) -> Shaped[Tensor, "b f 1 1 1"]:
     """One number per frame, shaped to multiply latents."""
     return values[..., None, None, None]
 
@@ -92,6 +92,10 @@ class GaussianPath(ABC):
         level = self.level(t)
         return self.time(shift * level / (1 + (shift - 1) * level))
 
+    def noisy(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Times in (0, 1] as a training may use them: a path that knows steps only rounds up, never to clean."""
+        return t
+
     def loss_weight(self, t: Levels) -> Levels:
         """Weight that turns the squared error of the prediction into that of the velocity (or v).
 
@@ -126,10 +130,10 @@ def sigmoid_alphas_cumprod(steps: int, *, start: float, end: float, tau: float) 
     """Cumulative alphas of the sigmoid schedule (Jabri et al. 2212.11972), betas clipped to [0, 0.999], float64."""
     grid = np.linspace(0.0, 1.0, steps + 1)
 
-    def sigmoid(x: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "..."]:
-        return 1.0 / (1.0 + np.exp(-np.asarray(x)))
+    def sigmoid(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        return 1.0 / (1.0 + np.exp(-x))
 
-    cumulative = sigmoid(end / tau) - sigmoid((grid * (end - start) + start) / tau)
+    cumulative = sigmoid(np.array([end / tau])) - sigmoid((grid * (end - start) + start) / tau)
     cumulative = cumulative / cumulative[0]
     betas = np.clip(1 - cumulative[1:] / cumulative[:-1], 0.0, 0.999)
     return np.cumprod(1 - betas)
@@ -170,6 +174,10 @@ class VPDiffusion(GaussianPath):
     def label(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return (self.index(t) - 1).clamp_min(0).to(t.dtype)
 
+    def noisy(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        # Rounding up gives every index the same share of (0, 1]; the margin keeps steps where they are.
+        return (t * self.steps - 1e-6).ceil().clamp_min(1) / self.steps
+
     def time(self, level: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         grid = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64, device=level.device)
         levels = self.level(grid)
@@ -193,4 +201,4 @@ class NoiseLaw:
         # 1 - U[0, 1) excludes 0: a training frame at exactly t = 0 would have nothing to predict.
         flat = 1 - source.random(shape)
         chosen = np.where(source.random(shape) < self.uniform_share, flat, bell)
-        return path.shifted(torch.from_numpy(chosen).float(), self.shift)
+        return path.noisy(path.shifted(path.noisy(torch.from_numpy(chosen)), self.shift)).float()

@@ -24,7 +24,7 @@ from wm_lightning.sampling.samplers import DDIMSampler, PyramidSampler, StepList
 
 FOLDER = Path(os.environ.get("WM_GOLDENS", Path(__file__).parents[1] / "goldens"))
 FILES = sorted(FOLDER.glob("worldgym_dit*.safetensors"))
-PATH = VPDiffusion(prediction="v", loss_sigma_floor=0.05, steps=1000, start=-3, end=3, tau=1)
+PATH = VPDiffusion(prediction="v", loss_sigma_floor=0.05, steps=1000, start=-3.0, end=3.0, tau=1.0)
 STABILISATION = Commit(mode="scaled", t=15 / 1000)
 
 

@@ -13,6 +13,8 @@ from wm_lightning.networks.rope import RopeTable, rotate
 
 Tokens = Float[Tensor, "b f n d"]
 Heads = Float[Tensor, "b f n h e"]
+Remembered = tuple[Float[Tensor, "b past n h e"], Float[Tensor, "b past n h e"]]
+Extended = tuple[Float[Tensor, "b total n h e"], Float[Tensor, "b total n h e"]]
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,14 @@ class JointAttention(nn.Module):
         super().__init__()
         self.projections = Projections(dim, heads, qk_norm=qk_norm)
 
-    def remember(self, x: Tokens, geometry: Geometry, past: tuple[Heads, Heads] | None) -> tuple[Heads, Heads]:
+    def remember(self, x: Tokens, geometry: Geometry, past: Remembered | None) -> Extended:
         """Keys (rotated in space only) and values of past and new frames."""
         k, v = self.projections.keys_values(x)
         return _append(past, _rotate_space(k, geometry), v)
 
     def forward(
-        self, x: Tokens, geometry: Geometry, past: tuple[Heads, Heads] | None
-    ) -> tuple[Tokens, tuple[Heads, Heads]]:
+        self, x: Tokens, geometry: Geometry, past: Remembered | None
+    ) -> tuple[Tokens, Extended]:
         q, k, v = self.projections.split(x)
         keys, values = _append(past, _rotate_space(k, geometry), v)
         q = _rotate_time(_rotate_space(q, geometry), geometry.time_queries)
@@ -114,13 +116,13 @@ class TemporalAttention(nn.Module):
         super().__init__()
         self.projections = Projections(dim, heads, qk_norm=qk_norm)
 
-    def remember(self, x: Tokens, geometry: Geometry, past: tuple[Heads, Heads] | None) -> tuple[Heads, Heads]:
+    def remember(self, x: Tokens, geometry: Geometry, past: Remembered | None) -> Extended:
         """Keys and values of past and new frames."""
         return _append(past, *self.projections.keys_values(x))
 
     def forward(
-        self, x: Tokens, geometry: Geometry, past: tuple[Heads, Heads] | None
-    ) -> tuple[Tokens, tuple[Heads, Heads]]:
+        self, x: Tokens, geometry: Geometry, past: Remembered | None
+    ) -> tuple[Tokens, Extended]:
         q, k, v = self.projections.split(x)
         keys, values = _append(past, k, v)
         q = rotate(q, *(table[:, None, None] for table in geometry.time_queries))
@@ -148,7 +150,7 @@ def tokens_mask(seen: Bool[Tensor, "..."] | None, tokens: int, device: torch.dev
     return mask[:, None] if mask.ndim == 3 else mask
 
 
-def _append(past: tuple[Heads, Heads] | None, k: Heads, v: Heads) -> tuple[Heads, Heads]:
+def _append(past: Remembered | None, k: Heads, v: Heads) -> Extended:
     if past is None:
         return k, v
     return torch.cat([past[0].to(k.dtype), k], dim=1), torch.cat([past[1].to(v.dtype), v], dim=1)

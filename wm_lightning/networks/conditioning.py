@@ -26,7 +26,7 @@ class LevelEmbedder(nn.Module):
         half = self.frequencies // 2
         scale = torch.exp(-math.log(10_000) * torch.arange(half, device=label.device, dtype=torch.float32) / half)
         angles = label.float()[..., None] * scale
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(next(self.parameters()).dtype))
 
 
 class ActionEmbedder(nn.Module):

@@ -1,7 +1,7 @@
 """A network with its path: x0 from x_t, whatever the network predicts."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from wm_lightning.networks.state import State
 from wm_lightning.noising import GaussianPath
 
 
+@runtime_checkable
 class Denoises(Protocol):
     """What a rollout needs of a model: clean frames from noisy ones, and memory."""
 

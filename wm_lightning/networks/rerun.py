@@ -1,7 +1,7 @@
 """A network without cache: it remembers its raw inputs and runs them again with every call."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wm_lightning.clip import Condition, Latents, Levels
 from wm_lightning.networks.masks import ExplicitMask, FrameMask
@@ -46,6 +46,10 @@ class Rerun(nn.Module):
             return None, state
         whole = Condition(inputs["actions"], inputs["state"])
         bidirectional = mask.chunk is None
-        every = mask if bidirectional else ExplicitMask(chunk=mask.chunk, ids=tuple(inputs["block"][0].tolist()))
+        every = mask if bidirectional else _blocks_given(mask, inputs["block"][0])
         prediction, _ = self.network(inputs["x_t"], inputs["label"], whole, None, mask=every)
         return prediction[:, seen:], state
+
+
+def _blocks_given(mask: FrameMask, blocks: Tensor) -> ExplicitMask:
+    return ExplicitMask(chunk=mask.chunk, window=mask.window, sink=mask.sink, ids=tuple(blocks.tolist()))

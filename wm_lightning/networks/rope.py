@@ -1,16 +1,16 @@
-"""Rotary position tables and their application, in float32."""
+"""Rotary position tables and their application, in float32 at least."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-RopeTable = tuple[Float[Tensor, "p e"], Float[Tensor, "p e"]]
+RopeTable = tuple[Float[Tensor, "_positions _pairs"], Float[Tensor, "_positions _pairs"]]
 
 
-def rope_table(positions: Int[Tensor, "p"], pairs: int, *, base: float) -> RopeTable:  # noqa: F821
+def rope_table(positions: Int[Tensor, "p"], pairs: int, *, base: float, dtype: torch.dtype) -> RopeTable:  # noqa: F821
     """(cos, sin) for `pairs` pairs of channels at the given positions (RoFormer 2104.09864)."""
-    frequencies = base ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
-    angles = positions.float()[:, None] * frequencies
+    frequencies = base ** (-torch.arange(pairs, dtype=dtype) / pairs)
+    angles = positions.to(dtype)[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 
@@ -22,6 +22,6 @@ def join(*tables: RopeTable) -> RopeTable:
 def rotate(
     x: Float[Tensor, "... e"], cos: Float[Tensor, "... half"], sin: Float[Tensor, "... half"]
 ) -> Float[Tensor, "... e"]:
-    """Rotates channel pairs (i, i + half); computed in float32, returned in the dtype of x."""
-    first, second = x.float().chunk(2, dim=-1)
+    """Rotates channel pairs (i, i + half); computed in the tables' dtype, returned in the dtype of x."""
+    first, second = x.to(cos.dtype).chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

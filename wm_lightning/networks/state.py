@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Int
@@ -27,19 +26,20 @@ class State:
         """Number of frames remembered."""
         return next(iter(self.memory.values())).shape[1] if self.memory else 0
 
-    def reset(self, slots: Bool[Tensor, "b"]) -> Self:  # noqa: F821
+    def reset(self, slots: Bool[Tensor, "b"]) -> "State":  # noqa: F821
         """The state in which the named slots have seen nothing."""
-        valid = torch.ones(len(slots), self.length, dtype=torch.bool) if self.valid is None else self.valid
+        every = torch.ones(len(slots), self.length, dtype=torch.bool, device=slots.device)
+        valid = every if self.valid is None else self.valid
         return replace(self, valid=valid & ~slots[:, None], frame=self.frame.masked_fill(slots, 0))
 
-    def advanced(self, memory: Mapping[str, Tensor], frames: int) -> Self:
+    def advanced(self, memory: Mapping[str, Tensor], frames: int) -> "State":
         """The state after `frames` more frames, with their memory already appended."""
         valid = self.valid
         if valid is not None:
             valid = torch.cat([valid, valid.new_ones(len(valid), frames)], dim=1)
         return replace(self, memory=memory, frame=self.frame + frames, valid=valid)
 
-    def subset(self, prefix: str) -> Self:
+    def subset(self, prefix: str) -> "State":
         """The part of the memory whose names start with `prefix`, under the names without it."""
         memory = {k.removeprefix(prefix): v for k, v in self.memory.items() if k.startswith(prefix)}
         return replace(self, memory=memory)
@@ -64,7 +64,17 @@ def evict(state: State, *, window: int | None, sink: int, incoming: int) -> Stat
         return state
 
     def kept(values: Tensor) -> Tensor:
-        return torch.cat([values[:, :sink], values[:, values.shape[1] - (keep - sink) :]], dim=1)
+        if state.valid is None:
+            return torch.cat([values[:, :sink], values[:, values.shape[1] - (keep - sink) :]], dim=1)
+        return values[torch.arange(len(values))[:, None], _kept_columns(state.valid, keep, sink)]
 
     memory = {name: kept(values) for name, values in state.memory.items()}
     return replace(state, memory=memory, valid=None if state.valid is None else kept(state.valid))
+
+
+def _kept_columns(valid: Bool[Tensor, "b f"], keep: int, sink: int) -> Int[Tensor, "b kept"]:
+    # A slot that was reset has its sinks where its own frames begin, not where the tensor does.
+    newest = torch.arange(valid.shape[1] - keep, valid.shape[1], device=valid.device).expand(len(valid), -1)
+    begin = valid.shape[1] - valid.sum(1, keepdim=True)
+    own = begin + torch.arange(sink, device=valid.device)
+    return torch.cat([torch.where(begin <= newest[:, :1], own, newest[:, :sink]), newest[:, sink:]], dim=1)

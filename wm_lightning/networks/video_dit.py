@@ -20,7 +20,7 @@ from wm_lightning.networks.attention import (
 )
 from wm_lightning.networks.conditioning import ActionEmbedder, Embedding, LevelEmbedder
 from wm_lightning.networks.masks import FrameMask
-from wm_lightning.networks.rope import join, rope_table
+from wm_lightning.networks.rope import RopeTable, join, rope_table
 from wm_lightning.networks.state import State, empty_state
 
 KeysValues = tuple[Tensor, Tensor]
@@ -67,7 +67,7 @@ class Head(nn.Module):
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
         self.linear = nn.Linear(dim, out)
 
-    def forward(self, x: Tokens, c: Embedding) -> Tokens:
+    def forward(self, x: Tokens, c: Embedding) -> Float[Tensor, "b f n out"]:
         return self.linear(modulate(self.norm(x), *self.modulation(c).chunk(2, dim=-1)))
 
 
@@ -143,7 +143,8 @@ class VideoDiT(nn.Module):
         With `memory_only` the prediction is None and only what the state needs is computed.
         """
         state = empty_state(len(x_t)) if past is None else past
-        geometry = self._geometry(mask, state, x_t.shape[1], x_t.device)
+        wide = torch.promote_types(x_t.dtype, torch.float32)
+        geometry = self._geometry(mask, state, x_t.shape[1], x_t.device, wide)
         c = self.level(label) + self.action(condition)
         x = self.embed(rearrange(x_t, "b f c (y p) (x q) -> b f (y x) (c p q)", p=self.patch, q=self.patch))
         if self.places is not None:
@@ -159,7 +160,7 @@ class VideoDiT(nn.Module):
             if kept is not None:
                 memory[f"{name}.k"], memory[f"{name}.v"] = kept[0].detach(), kept[1].detach()
         state = state.advanced(memory, x_t.shape[1])
-        return (None if memory_only else self._unpatch(self.head(x, c))), state
+        return (None if memory_only else self._unpatch(self.head(x, c)).to(wide)), state
 
     def _layers(self, state: State) -> Iterator[tuple[str, Any, KeysValues | None, bool]]:
         for index, block in enumerate(self.blocks):
@@ -170,16 +171,18 @@ class VideoDiT(nn.Module):
     def _unpatch(self, tokens: Tokens) -> Latents:
         rows, _ = self.grid
         shape = "b f (y x) (c p q) -> b f c (y p) (x q)"
-        return rearrange(tokens, shape, y=rows, p=self.patch, q=self.patch).float()
+        return rearrange(tokens, shape, y=rows, p=self.patch, q=self.patch)
 
-    def _geometry(self, mask: FrameMask, state: State, frames: int, device: torch.device) -> Geometry:
+    def _geometry(
+        self, mask: FrameMask, state: State, frames: int, device: torch.device, dtype: torch.dtype
+    ) -> Geometry:
         pairs = self.head_dim // 2
         # A joint head gives its first third of pairs, rounded so that both spatial axes get equally many, to time.
         axis = pairs // 3 if self.joint else pairs // 2
         temporal = pairs - 2 * axis if self.joint else pairs
 
-        def table(positions: Tensor, count: int) -> tuple[Float[Tensor, "p e"], Float[Tensor, "p e"]]:
-            cos, sin = rope_table(positions, count, base=self.rope_base)
+        def table(positions: Tensor, count: int) -> RopeTable:
+            cos, sin = rope_table(positions, count, base=self.rope_base, dtype=dtype)
             return cos.to(device), sin.to(device)
 
         rows, columns = self.grid

@@ -211,7 +211,7 @@ def rollout(
     *,
     exits: Sequence[int] | None = None,
     grad_from: int = 0,
-) -> Float[Tensor, "b f c h w"]:
+) -> Float[Tensor, "b total c h w"]:
     """Context frames followed by generated ones, up to the length of `condition`.
 
     `exits` names one exit step per chunk; chunks that end at or before frame `grad_from` carry no

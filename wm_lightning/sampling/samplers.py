@@ -1,7 +1,8 @@
 """Samplers: which noise levels, and how to step from one to the next."""
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ class Step:
     std: Float[Tensor, "b f 1 1 1"]
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """`levels` has one row more than there are steps; its last row is 0. Rows may differ by frame."""
 
@@ -53,7 +55,7 @@ class StepList:
     kind: Literal["uniform", "matched", "indices"]
     steps: int
     shift: float = 1.0
-    indices: tuple[int, ...] = ()
+    indices: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "indices", tuple(self.indices))
@@ -61,6 +63,14 @@ class StepList:
             raise ValueError(f"a sampler needs at least one step, got {self.steps=}")
         if self.kind == "indices" and len(self.indices) != self.steps:
             raise ValueError(f"{self.steps=} but {len(self.indices)} indices: {list(self.indices)}")
+
+    def with_steps(self, steps: int) -> "StepList":
+        """The same list at another number of steps; explicit indices are thinned out evenly, the noisiest kept."""
+        if self.kind != "indices" or steps == self.steps:
+            return replace(self, steps=steps)
+        if steps > self.steps:
+            raise ValueError(f"{steps} steps cannot be made of {self.steps} explicit indices; use kind=matched")
+        return replace(self, steps=steps, indices=tuple(self.indices[i * self.steps // steps] for i in range(steps)))
 
     def times(self, path: GaussianPath) -> Float[Tensor, "k"]:  # noqa: F821
         """steps + 1 times, the last of them 0."""

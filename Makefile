@@ -1,0 +1,16 @@
+.PHONY: help check debug nightly
+
+help:            ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+check:           ## style, types and the fast tests
+	./wm ruff check .
+	./wm ruff format --check .
+	./wm pyright
+	./wm pytest
+
+debug:           ## every experiment at size=debug: train, validate, save, resume, evaluate, roll out
+	./wm pytest -m slow -k experiment
+
+nightly:         ## the tests that take tens of minutes
+	./wm pytest -m nightly

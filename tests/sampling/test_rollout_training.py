@@ -1,0 +1,159 @@
+"""The training rollout is the inference rollout, and its gradient goes where the algorithm says."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.networks.tiny import ATTENTIONS, Attention, condition, randn, tiny, videos
+from tests.sampling.recording import (
+    COMMITS,
+    DDIM,
+    FEW_STEP,
+    STEPS,
+    Recorder,
+    commit_name,
+    denoiser,
+    noise_of,
+    plan,
+)
+from wm_lightning.networks.rerun import Rerun
+from wm_lightning.networks.video_dit import VideoDiT
+from wm_lightning.sampling.rollout import Commit, rollout
+from wm_lightning.sampling.samplers import Sampler
+
+BATCH, FRAMES, CHUNK = 2, 10, 3
+CHUNKS = 3
+
+
+def run(
+    model: Any, commit: Commit, exits: Sequence[int] | None, *, grad_from: int = 0, sampler: Sampler = FEW_STEP,
+    noise: Any = None, context: Tensor | None = None, dtype: torch.dtype = torch.float64,
+) -> Tensor:  # fmt: skip
+    first = videos(BATCH, 1, seed=1, dtype=dtype) if context is None else context
+    return rollout(
+        model, sampler, first, condition(BATCH, FRAMES, seed=3, dtype=dtype), plan(CHUNK, commit=commit, window=5),
+        noise_of((4, 9), dtype) if noise is None else noise, exits=exits, grad_from=grad_from,
+    )  # fmt: skip
+
+
+def gradients(network: VideoDiT, loss: Tensor) -> dict[str, Tensor | None]:
+    network.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name: p.grad for name, p in network.named_parameters()}
+
+
+def score(frames: Tensor, start: int) -> Tensor:
+    """A loss in which every number of every frame counts differently, wherever in the video it stands."""
+    weight = randn(BATCH, FRAMES, *frames.shape[2:], seed=8, dtype=frames.dtype)
+    return (weight[:, start : start + frames.shape[1]] * frames.square()).mean((0, 2, 3, 4)).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sampler", [FEW_STEP, DDIM], ids=["few_step", "ddim"])
+@pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_leaving_at_the_last_step_is_the_inference_rollout_bit_for_bit(
+    attention: Attention, commit: Commit, sampler: Sampler, dtype: torch.dtype
+) -> None:
+    model = denoiser(tiny(attention, dtype=dtype))
+    training = run(model, commit, [STEPS - 1] * CHUNKS, sampler=sampler, dtype=dtype)
+    with torch.no_grad():
+        inference = run(model, commit, None, sampler=sampler, dtype=dtype)
+    assert training.requires_grad and not inference.requires_grad
+    assert torch.equal(training, inference)
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "rerun"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_gradient_is_that_of_the_exit_passes_with_frozen_past(
+    attention: Attention, commit: Commit, checkpointing: bool, cached: bool
+) -> None:
+    exits = (1, 0, 2)
+    network = tiny(attention, dtype=torch.float64, gradient_checkpointing=checkpointing)
+    model = denoiser(network if cached else Rerun(network))
+    made = run(model, commit, exits)
+    found = gradients(network, score(made, 0))
+
+    with torch.no_grad():
+        recorder = Recorder(model)
+        run(recorder, commit, exits)
+    loss = torch.zeros((), dtype=torch.float64)
+    for index, exit_step in enumerate(exits):
+        start = 1 + index * CHUNK
+        call = [c for c in recorder.passes() if c.start == start][exit_step]
+        x0, _ = model.x0(call.x_t, call.t, call.condition, call.past, plan(CHUNK).mask)
+        loss = loss + score(x0, start)
+    for name, expected in gradients(network, loss).items():
+        torch.testing.assert_close(found[name], expected, atol=1e-12, rtol=1e-9, msg=name)
+    assert sum(g is not None and bool(g.abs().sum() > 0) for g in found.values()) > 30
+
+
+@pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
+def test_no_gradient_crosses_chunks(commit: Commit) -> None:
+    """Of all noise drawn, a chunk's gradient reaches the one draw its exit pass starts from, and no earlier chunk."""
+    leaves: dict[tuple[int, int], Tensor] = {}
+    source = noise_of((4, 9), torch.float64)
+
+    def noise(shape: tuple[int, ...], first: Sequence[int], frames: int, step: int) -> Tensor:
+        leaf = source(shape, first, frames, step).requires_grad_()
+        leaves[first[0], step] = leaf
+        return leaf
+
+    context = videos(BATCH, 1, seed=1, dtype=torch.float64).requires_grad_()
+    network = tiny("joint", dtype=torch.float64)
+    made = run(denoiser(network), commit, (0, 0, 0), noise=noise, context=context)
+    for start in (1, 4, 7):
+        loss = made[:, start : start + CHUNK].square().sum()
+        reached = {
+            place for place, leaf in leaves.items()
+            if (grad := torch.autograd.grad(loss, leaf, retain_graph=True, allow_unused=True)[0]) is not None
+            and grad.abs().sum() > 0
+        }  # fmt: skip
+        assert reached == {(start, 0)}
+        assert torch.autograd.grad(loss, context, retain_graph=True, allow_unused=True)[0] is None
+    later = run(denoiser(network), commit, (2, 1, 1), noise=noise)
+    assert all(
+        torch.autograd.grad(later.square().sum(), leaf, retain_graph=True, allow_unused=True)[0] is None
+        for leaf in leaves.values()
+    )
+
+
+def test_chunks_that_end_before_grad_from_carry_no_gradient() -> None:
+    network = tiny("factorised", dtype=torch.float64)
+    for grad_from, free in ((0, 1), (4, 4), (5, 4), (7, 7), (10, 10)):
+        made = run(denoiser(network), COMMITS[0], (1, 0, 2), grad_from=grad_from)
+        alone = [made[:, start : start + CHUNK] for start in (1, 4, 7)]
+        if free == FRAMES:
+            assert not made.requires_grad
+            continue
+        for start, chunk in zip((1, 4, 7), alone, strict=True):
+            grads = gradients(network, chunk.square().sum().clone()) if start >= free else None
+            assert grads is None or any(g is not None and g.abs().sum() > 0 for g in grads.values())
+            made = run(denoiser(network), COMMITS[0], (1, 0, 2), grad_from=grad_from)
+    assert torch.equal(made, run(denoiser(network), COMMITS[0], (1, 0, 2)))
+
+
+@pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
+def test_without_gradient_there_is_no_graph(commit: Commit) -> None:
+    """Neither under no_grad, nor with gradients on when no exit is asked for; and the memory never has one."""
+    network = tiny("joint", dtype=torch.float64, gradient_checkpointing=True)
+    recorder = Recorder(denoiser(network))
+    with torch.no_grad():
+        assert not run(recorder, commit, (1, 0, 2)).requires_grad
+    assert not run(recorder, commit, None).requires_grad
+    assert not any(call.x0 is not None and call.x0.requires_grad for call in recorder.calls)
+    run(recorder, commit, (1, 0, 2))
+    with_graph = [call for call in recorder.passes() if call.x0 is not None and call.x0.requires_grad]
+    assert len(with_graph) == CHUNKS
+    assert not any(value.requires_grad for call in recorder.calls for value in call.past.memory.values())
+
+
+@pytest.mark.parametrize("exits", [(1, 0), (1, 0, 2, 2), (1, STEPS, 0), (-1, 0, 0)])
+def test_impossible_exits_are_refused(exits: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="exits"):
+        run(denoiser(tiny("joint", dtype=torch.float64)), COMMITS[0], exits)

@@ -1,0 +1,277 @@
+"""Composition, precedence, resolvers, the check before anything is built, and what is written down."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from wm_lightning.config import CONFIG_DIR, compose, cpu_precision, grid_points
+from wm_lightning.config_check import check, locate
+from wm_lightning.config_errors import ConfigError, explain
+from wm_lightning.config_overrides import join, prepare_arguments
+from wm_lightning.config_record import config_hash, newest_run, plain, redact, save_record
+
+OPTIMIZER = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1}
+Compose = Callable[[Sequence[str]], DictConfig]
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def folder(project: Path) -> Path:
+    return project / "conf"
+
+
+@pytest.fixture
+def composed(folder: Path) -> Compose:
+    return lambda overrides: compose(overrides, config_dir=folder)
+
+
+@pytest.mark.parametrize("words", [["experiment=claim", "size=debug"], ["size=debug", "experiment=claim"]])
+def test_size_wins_over_experiment_in_any_order(composed: Compose, words: list[str]) -> None:
+    config = composed(words)
+    assert (config.name, config.seed, config.network.width) == ("claim", 11, 3)
+
+
+def test_a_value_on_the_command_line_wins_over_both(composed: Compose) -> None:
+    config = composed(["network.width=5", "seed=33", "experiment=claim", "size=debug"])
+    assert (config.seed, config.network.width) == (33, 5)
+
+
+def test_an_experiment_chooses_other_options(composed: Compose) -> None:
+    assert composed(["experiment=claim"]).trainer.strategy == "ddp_find_unused_parameters_true"
+    assert composed(["experiment=claim", "trainer=cpu"]).trainer.accelerator == "cpu"
+
+
+def test_a_grid_is_a_multirun_by_itself(folder: Path) -> None:
+    shutil.copytree(folder.parent / "sweeps/ablation", folder / "ablation")
+    config = compose(["ablation=widths", "size=debug"], config_dir=folder, with_hydra=True)
+    assert config.hydra.mode.name == "MULTIRUN"
+    assert dict(config.hydra.sweeper.params) == {"network.width": "7,8"}
+
+
+@pytest.mark.parametrize("words", [["-m", "ablation=a,b"], ["ablation=a,b"], ["-m", "ablation=glob(*)"]])
+def test_several_grids_at_once_are_refused(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match="several grids"):
+        prepare_arguments(words)
+
+
+def test_the_trainer_knows_no_epochs_and_no_global_steps(composed: Compose) -> None:
+    trainer = composed([]).trainer
+    assert (trainer.max_epochs, trainer.check_val_every_n_epoch, trainer.num_sanity_val_steps) == (1, None, 0)
+    assert trainer.use_distributed_sampler is False
+    assert not {"max_steps", "gradient_clip_val", "accumulate_grad_batches"} & set(trainer)
+
+
+def test_loggers_and_callbacks_and_trainers_pass_the_check(composed: Compose) -> None:
+    for words in (["logger=csv"], ["logger=tensorboard"], ["logger=wandb", "trainer=gpu"], ["trainer=ddp"]):
+        config = composed(words)
+        config.task = OPTIMIZER
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["experiment=clam"], "experiment=clam does not exist; did you mean claim?"),
+        (["trainer.precison=32"], "did you mean precision?"),
+        (["sead=3"], "sead is not a key of the configuration; did you mean seed?"),
+        (["seed=many"], "seed"),
+        (["experiment=mistyped"], "modul"),
+    ],
+)
+def test_composition_errors_name_what_to_type(folder: Path, words: list[str], said: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose(words, config_dir=folder)
+    assert said in explain(caught.value, words, config_dir=folder)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("os.system", "is not allowed"),
+        ("builtins.eval", "is not allowed"),
+        ("torch.load", "is not allowed"),
+        ("torch.hub.load", "is not allowed"),
+        ("subprocess.run", "is not allowed"),
+        ("functools.partial", "is not allowed"),
+        ("torch.nn.Linear", "is not allowed"),
+        ("wm_lightning.config_record.os.system", "posix.system"),
+        ("wm_lightning.environment.subprocess.run", "subprocess.run"),
+        ("wm_lightning.environment.subprocess.Popen", "subprocess.Popen"),
+        ("torch.optim.optimizer.torch.load", "torch.serialization.load"),
+        ("torch.optim.optimizer.torch.hub.load", "torch.hub.load"),
+        ("lightning.pytorch.trainer.trainer.os.system", "posix.system"),
+        ("lightning.pytorch.LightningModule.load_from_checkpoint", "is not allowed"),
+        ("wm_lightning.config.compose.__globals__", "is not allowed"),
+        ("wm_lightning.config", "is not allowed: it is the module"),
+        ("torch.optim.swa_utils.update_bn", "is not allowed"),
+    ],
+)
+def test_targets_outside_the_allow_list_are_refused(target: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="is not allowed") as caught:
+        locate(target)
+    assert said in str(caught.value)
+
+
+def test_nothing_outside_the_allowed_packages_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "planted.py", "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError):
+        locate("planted.Thing")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_allowed_targets_are_found() -> None:
+    assert locate("torch.optim.AdamW").__name__ == "AdamW"
+    assert locate("lightning.pytorch.Trainer").__name__ == "Trainer"
+    assert locate("wm_lightning.compute.prepare_cpu").__name__ == "prepare_cpu"
+
+
+def test_the_check_names_every_fault_and_the_nearest_name() -> None:
+    config = OmegaConf.create(
+        {
+            "module": {"optimizer": {**OPTIMIZER, "weight_decai": 0.1}, "path": "???"},
+            "callbacks": {"list": [{"_target_": "wm_lightning.callbacks.checkpoint.IterationChekpoint"}]},
+            "rollout": {"_target_": "os.system", "command": "true"},
+        }
+    )
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    message = str(caught.value)
+    assert "module.optimizer.weight_decai: AdamW has no parameter weight_decai; did you mean weight_decay?" in message
+    assert "callbacks.list[0]._target_" in message
+    assert "did you mean IterationCheckpoint?" in message
+    assert "rollout._target_: os.system is not allowed" in message
+    assert "module.path: a value must be given" in message
+
+
+def test_hydras_own_keys_are_no_parameters() -> None:
+    check(OmegaConf.create({"optimizer": {**OPTIMIZER, "_recursive_": False, "_convert_": "all"}}))
+
+
+def test_a_target_from_an_interpolation_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WM_TARGET", "os.system")
+    with pytest.raises(ConfigError, match="os.system is not allowed"):
+        check(OmegaConf.create({"task": {"_target_": "${oc.env:WM_TARGET}"}}))
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"), [("fpu avx512_bf16", "bf16-mixed"), ("amx_bf16", "bf16-mixed"), ("fpu avx2", "32-true")]
+)
+def test_precision_follows_the_processor(tmp_path: Path, flags: str, precision: str) -> None:
+    write(tmp_path / "cpuinfo", f"processor : 0\nflags : {flags}\n")
+    assert cpu_precision(tmp_path / "cpuinfo") == precision
+    assert cpu_precision(tmp_path / "absent") == "32-true"
+
+
+def test_the_hash_is_of_what_is_computed(composed: Compose) -> None:
+    base = config_hash(composed([]))
+    assert base == config_hash(composed(["logger=tensorboard", "tags=[a]", "run_dir=elsewhere", "cache_dir=c"]))
+    assert base == config_hash(plain(composed([])))
+    assert len({base, config_hash(composed(["seed=1"])), config_hash(composed(["network.width=4"]))}) == 3
+
+
+SECRET = "a-key-nobody-may-see"
+
+
+def test_keys_from_the_environment_are_never_written(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_SERVICE_API_KEY", SECRET)
+    monkeypatch.setenv("ENDPOINT", "https://endpoint.example/")
+    words = [
+        "+network.direct='${oc.env:SOME_SERVICE_API_KEY}'",
+        "+network.indirect='x-${network.direct}'",
+        "+network.endpoint='${oc.env:ENDPOINT}'",
+        f"+network.typed={SECRET}",
+    ]
+    config = composed(words)
+    assert config.network.indirect == f"x-{SECRET}"
+    save_record(config, words, tmp_path / "run")
+    written = "".join(path.read_text() for path in (tmp_path / "run").iterdir())
+    assert SECRET not in written and "endpoint.example" not in written
+    assert "<environment: SOME_SERVICE_API_KEY>" in written
+    assert redact([f"key={SECRET}"]) == ["key=<environment: SOME_SERVICE_API_KEY>"]
+
+
+def test_the_record_reads_back_as_the_plain_config(composed: Compose, tmp_path: Path) -> None:
+    config = composed(["experiment=claim", "size=debug", "run_dir=run"])
+    save_record(config, ["experiment=claim", "seed=${oc.env:HOME}"], tmp_path)
+    read = OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"), resolve=True)
+    assert read == plain(config)
+    overrides = OmegaConf.to_container(OmegaConf.load(tmp_path / "overrides.yaml"), resolve=True)
+    assert overrides == ["experiment=claim", "seed=${oc.env:HOME}"]
+
+
+def test_the_newest_run_of_the_same_config_is_found(composed: Compose, tmp_path: Path) -> None:
+    for position, seed in enumerate((0, 1, 0)):
+        run = tmp_path / f"run{position}"
+        save_record(composed([f"seed={seed}", f"run_dir={run}"]), [], run)
+        write(run / "checkpoints/last.ckpt", "")
+    write(tmp_path / "unfinished/config.yaml", (tmp_path / "run0/config.yaml").read_text())
+    found = newest_run(tmp_path, composed(["seed=0"]))
+    assert found is not None and found.name == "run2"
+    assert newest_run(tmp_path, composed(["seed=9"])) is None
+
+
+def test_last_without_a_folder_continues_the_newest_run(folder: Path, tmp_path: Path) -> None:
+    old, given = tmp_path / "logs/old", tmp_path / "logs/given"
+    save_record(compose([], config_dir=folder), [], old)
+    write(old / "checkpoints/last.ckpt", "")
+    root = folder / "config.yaml"
+    root.write_text(root.read_text().replace("run_dir: logs/${name}", f"run_dir: {tmp_path}/logs"))
+    find = lambda *words: Path(compose(words, config_dir=folder, with_hydra=True).hydra.run.dir)  # noqa: E731
+    assert find("ckpt_path=last") == old
+    assert find("ckpt_path=last", "seed=9") != old
+    assert find("ckpt_path=last", f"run_dir={given}") == given
+    assert find() != old
+
+
+def test_saved_overrides_come_first_and_those_of_the_old_run_are_dropped() -> None:
+    saved = ["experiment=a", "ablation=grid", "hydra.mode=RUN", "hydra/launcher=x", "launcher=slurm", "size=small"]
+    saved += ["run_dir=old", "+module.extra=1", "network.width=2"]
+    given = ["task=evaluate", "ckpt_path=x.ckpt", "size=debug", "module.extra=4"]
+    assert join(saved, given) == ["experiment=a", "network.width=2", *given]
+
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
+GRIDS = sorted(path.stem for path in (CONFIG_DIR.parent / "sweeps/ablation").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("size", ["debug", "small", "paper"])
+@pytest.mark.parametrize("words", [[], *([f"experiment={name}"] for name in EXPERIMENTS)], ids=str)
+def test_every_experiment_is_composed_and_checked(words: list[str], size: str) -> None:
+    check(compose([*words, f"size={size}"]))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_a_claim_and_at_most_25_lines(experiment: str) -> None:
+    lines = (CONFIG_DIR / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert len(lines) <= 25
+    assert any(line.startswith("#") and "@package" not in line for line in lines), "the claim is missing"
+    assert f"name: {experiment}" in lines
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_point_of_every_grid_is_composed_and_checked(grid: str) -> None:
+    points = grid_points(grid)
+    assert len(points) > 1
+    configs = [compose([f"ablation={grid}", "size=debug", *point]) for point in points]
+    for config in configs:
+        check(config)
+    assert len({config_hash(config) for config in configs}) == len(points), "two points are the same run"
+
+
+def test_every_file_is_reachable() -> None:
+    """A YAML whose targets fail the check as it stands would be found only by whoever chooses it."""
+    for path in sorted(CONFIG_DIR.glob("*/[!_]*.yaml")):
+        group = path.parent.name
+        if group not in ("experiment", "size"):
+            compose([f"{group}={path.stem}"])

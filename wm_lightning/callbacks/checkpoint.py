@@ -1,0 +1,117 @@
+"""When checkpoints are written: `last.ckpt` by the module's own iterations, `best.ckpt` by a validated metric."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from wm_lightning.checkpoint_io import keep_previous, remove_partials
+
+_MODES = ("min", "max")
+
+
+class IterationCheckpoint(Checkpoint):
+    """Keeps `last.ckpt` (and the one before it as `previous.ckpt`) and `best.ckpt` in `<run_dir>/checkpoints`.
+
+    The module counts: `module.iterations` is an int that training steps raise. Where a validation
+    follows an iteration that is due, the file is written after it, because a run that continues
+    from before would skip that validation.
+    """
+
+    def __init__(self, *, run_dir: str, every: int, monitor: str | None, mode: str, save_best: bool) -> None:
+        if every < 1:
+            raise ValueError(f"callbacks.checkpoint.every is {every}; it counts iterations, give 1 or more")
+        if mode not in _MODES:
+            raise ValueError(f"callbacks.checkpoint.mode is {mode}; give one of {', '.join(_MODES)}")
+        self.folder = Path(run_dir) / "checkpoints"
+        self.every = every
+        self.monitor = monitor if save_best else None
+        self.mode = mode
+        self.best: float | None = None
+        self.best_iteration: int | None = None
+        self.saved_iteration: int | None = None
+
+    @property
+    def last_path(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint of the best validation so far."""
+        return self.folder / "best.ckpt"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Makes the folder and clears what an interrupted write left."""
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_partials(self.folder)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves every `every` iterations, unless a validation comes first."""
+        if self._due(pl_module) and not _validation_follows(trainer, batch_idx):
+            self._save_last(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the best, then the last if it is due. Raises ValueError where the metric was never logged."""
+        if trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
+            return
+        if self.monitor is not None and self._improves(trainer, self.monitor):
+            self.best_iteration = _iterations(pl_module)
+            trainer.save_checkpoint(self.best_path)
+        if self._due(pl_module):
+            self._save_last(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the end of the training."""
+        if self.saved_iteration != _iterations(pl_module):
+            self._save_last(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best score so far and where it was reached, so that a continued run compares with it."""
+        return {"best": self.best, "best_iteration": self.best_iteration, "saved_iteration": self.saved_iteration}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.best = state_dict["best"]
+        self.best_iteration = state_dict["best_iteration"]
+        self.saved_iteration = state_dict["saved_iteration"]
+
+    def _due(self, module: LightningModule) -> bool:
+        iterations = _iterations(module)
+        return iterations != self.saved_iteration and iterations > 0 and iterations % self.every == 0
+
+    def _save_last(self, trainer: Trainer, module: LightningModule) -> None:
+        self.saved_iteration = _iterations(module)
+        if trainer.is_global_zero:
+            keep_previous(self.last_path, self.folder / "previous.ckpt")
+        trainer.save_checkpoint(self.last_path)
+
+    def _improves(self, trainer: Trainer, monitor: str) -> bool:
+        logged = trainer.callback_metrics
+        if monitor not in logged:
+            known = ", ".join(sorted(logged)) or "nothing"
+            raise ValueError(f"callbacks.checkpoint.monitor={monitor} was not logged in validation; logged: {known}")
+        score = float(torch.as_tensor(logged[monitor]))
+        sign = 1.0 if self.mode == "min" else -1.0
+        if math.isnan(score) or (self.best is not None and sign * score >= sign * self.best):
+            return False
+        self.best = score
+        return True
+
+
+def _iterations(module: LightningModule) -> int:
+    return int(module.iterations)  # pyright: ignore[reportArgumentType]  a module's attributes are untyped
+
+
+def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the Trainer validates after this batch (an epoch is the whole training here)."""
+    if not trainer.enable_validation:
+        return False
+    interval = trainer.val_check_batch
+    return math.isfinite(interval) and (batch_idx + 1) % int(interval) == 0

@@ -1,0 +1,101 @@
+"""What a network was trained for, stored with its weights, and the refusal of everything else."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+MASK_NAMES = {None: "bidirectional", 1: "framewise"}
+
+
+def mask_name(chunk: int | None) -> str:
+    """"bidirectional", "framewise" or "chunkwise (n)"."""
+    return MASK_NAMES.get(chunk, f"chunkwise ({chunk})")
+
+
+@dataclass(frozen=True)
+class Card:
+    """Declares a network: how it is built, the data it fits, and what its training covered.
+
+    `network` and `path` are plain configs (`_target_` and arguments). `trained_for` holds `chunks`
+    (null: bidirectional), `context`, `clean_history`, `history_level`, `shared`, `steps`, `commit`
+    (modes with t) and `action_dropout` (share, granularity).
+    """
+
+    kind: str
+    network: Mapping[str, Any]
+    path: Mapping[str, Any]
+    action_spec: Mapping[str, Any]
+    action_shift: int
+    frame_shape: tuple[int, ...]
+    trained_for: Mapping[str, Any]
+    data: str
+    iterations: int = 0
+    revision: str = ""
+    config_hash: str = ""
+    command: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, fit for JSON and for checkpoints loaded with weights_only."""
+        values = asdict(self)
+        return {**values, "frame_shape": list(self.frame_shape)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`. Raises TypeError for a key that is none of a card's."""
+        return cls(**{**values, "frame_shape": tuple(values["frame_shape"])})
+
+    def differences(self, other: "Card") -> list[str]:
+        """What keeps the two from being used for one another: network, path, actions, shift, frame size."""
+        named = ("network", "path", "action_spec", "action_shift", "frame_shape")
+        pairs = [(name, _plain(getattr(self, name)), _plain(getattr(other, name))) for name in named]
+        return [line for name, own, theirs in pairs if own != theirs for line in _explain(name, own, theirs)]
+
+    def covers_mask(self, chunk: int | None) -> bool:
+        """Was this mask trained?"""
+        return chunk in self.trained_for["chunks"]
+
+    def require_mask(self, chunk: int | None, use: str) -> None:
+        """Raises ValueError where the mask was not trained."""
+        if not self.covers_mask(chunk):
+            known = ", ".join(mask_name(c) for c in self.trained_for["chunks"])
+            raise ValueError(f"{use} needs the mask {mask_name(chunk)}, the {self.kind} was trained with: {known}")
+
+    def require_null(self, pattern: str, use: str) -> None:
+        """Raises ValueError where guidance would ask for actions the training never dropped that way."""
+        dropout = self.trained_for["action_dropout"]
+        wanted = {"all": ("clip", "both"), "newest": ("frame", "both")}[pattern]
+        if not dropout["share"] or dropout["granularity"] not in wanted:
+            raise ValueError(
+                f"{use} needs actions dropped by {' or '.join(wanted)} (null pattern {pattern!r}); the {self.kind} "
+                f"was trained with share={dropout['share']} by {dropout['granularity']}; use a guidance scale of 1 "
+                f"or a {self.kind} trained with module.action_dropout.granularity={wanted[0]}"
+            )
+
+    def require_commit(self, mode: str, t: float, use: str) -> None:
+        """Raises ValueError where history was never shown in the way the commit would show it."""
+        trained = self.trained_for
+        modes = {entry["mode"]: entry["t"] for entry in trained["commit"]}
+        within_history = mode in ("noised", "scaled", "last") and t <= trained["history_level"]
+        if mode in modes and (mode == "last" or t <= modes[mode] + 1e-9):
+            return
+        if within_history:
+            return
+        known = ", ".join(f"{entry['mode']} at t <= {entry['t']}" for entry in trained["commit"])
+        raise ValueError(
+            f"{use} commits with mode {mode!r} at t={t:g}, the {self.kind} was trained with: {known} "
+            f"(history noised up to {trained['history_level']:g})"
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if key not in ("_partial_", "gradient_checkpointing")}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _explain(name: str, own: Any, other: Any) -> list[str]:
+    if isinstance(own, dict) and isinstance(other, dict):
+        keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
+        return [f"{name}.{key}: {own.get(key)!r} against {other.get(key)!r}" for key in keys]
+    return [f"{name}: {own!r} against {other!r}"]

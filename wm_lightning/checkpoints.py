@@ -1,0 +1,134 @@
+"""Networks in files: the only place that reads or writes weights.
+
+Three kinds of file are read: a run's own checkpoint (.ckpt), an exported network (.safetensors with
+its card in the header) and world-model-eval's weights. Nothing is ever unpickled beyond tensors and
+plain containers, and no config found in a file is instantiated.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wm_lightning.card import Card
+from wm_lightning.networks.adapters.worldgym import from_worldgym
+
+# Where a run's checkpoint keeps the network it would deploy.
+DEPLOYED = "average.network."
+WORLDGYM_SHIFT = 0
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """Weights by name, the card that says what they are for, and the hash of the weights."""
+
+    weights: Mapping[str, Tensor]
+    card: Card
+    sha256: str
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and float32 values, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(f"{name}{tuple(weights[name].shape)}".encode())
+        digest.update(weights[name].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_network(path: Path, expected: Card) -> NetworkFile:
+    """The deployed network of any readable file. `expected` supplies what foreign files do not say.
+
+    Raises ValueError naming the file and what is wrong with it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; name a .ckpt, a .safetensors, or null to train a teacher")
+    try:
+        weights, card = _safetensors(path) if path.suffix == ".safetensors" else _torch(path, expected)
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
+    weights = {name: value.float() for name, value in weights.items()}
+    return NetworkFile(weights, card, weights_hash(weights))
+
+
+def read_card(path: Path) -> Card:
+    """The card of an exported network, without its weights."""
+    with safe_open(path, "pt") as file:
+        return _card_of(file.metadata(), path)
+
+
+def _card_of(metadata: Mapping[str, str] | None, path: Path) -> Card:
+    if not metadata or "card" not in metadata:
+        raise ValueError(f"{path} holds no card; export it with this suite, or name a checkpoint it wrote")
+    return Card.from_dict(json.loads(metadata["card"]))
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], Card]:
+    return load_file(path), read_card(path)
+
+
+def _torch(path: Path, expected: Card) -> tuple[dict[str, Tensor], Card]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if "card" in content and "state_dict" in content:
+        weights = {k.removeprefix(DEPLOYED): v for k, v in content["state_dict"].items() if k.startswith(DEPLOYED)}
+        return weights, Card.from_dict(content["card"])
+    return _worldgym(content, path, expected)
+
+
+def _worldgym(content: Mapping[str, Any], path: Path, expected: Card) -> tuple[dict[str, Tensor], Card]:
+    weights = next((content[key] for key in ("ema", "model", "state_dict") if key in content), content)
+    weights = {name.removeprefix("module."): value for name, value in weights.items() if isinstance(value, Tensor)}
+    if "x_proj.weight" not in weights:
+        raise ValueError(f"{path} is neither a checkpoint of this suite nor one of world-model-eval")
+    _, height, width = expected.frame_shape
+    converted, config = from_worldgym(weights, heads=expected.network["heads"], height=height, width=width)
+    trained_for = {
+        "chunks": [1], "context": 0, "clean_history": 0.0, "history_level": 1.0, "shared": 0.0, "steps": None,
+        "commit": [{"mode": "clean", "t": 0.0}, {"mode": "noised", "t": 1.0}, {"mode": "scaled", "t": 0.015}],
+        "action_dropout": {"share": 0.0, "granularity": "frame"},
+    }  # fmt: skip
+    card = Card(
+        kind="teacher",
+        network={"_target_": "wm_lightning.networks.video_dit.VideoDiT", **config},
+        path=expected.path,
+        action_spec=expected.action_spec,
+        action_shift=WORLDGYM_SHIFT,
+        frame_shape=expected.frame_shape,
+        trained_for=trained_for,
+        data="world-model-eval",
+    )
+    return converted, card
+
+
+def load_into(network: nn.Module, file: NetworkFile, source: str) -> None:
+    """Loads all weights strictly. Raises ValueError that lists what is missing, left over or of another shape."""
+    own = network.state_dict()
+    wrong = [f"missing {name}" for name in own.keys() - file.weights.keys()]
+    wrong += [f"unknown {name}" for name in file.weights.keys() - own.keys()]
+    wrong += [
+        f"{name} is {tuple(file.weights[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in own.keys() & file.weights.keys()
+        if own[name].shape != file.weights[name].shape
+    ]
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:6])
+        raise ValueError(f"{source} does not fit the network ({len(wrong)} differences: {shown}); check network=")
+    network.load_state_dict(dict(file.weights))
+
+
+def save_network(path: Path, network: nn.Module, card: Card, dtype: torch.dtype) -> None:
+    """Writes weights and card as safetensors, to a partial file that is renamed when complete."""
+    weights = {name: value.detach().to(dtype).contiguous().cpu() for name, value in network.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".partial")
+    save_file(weights, partial, metadata={"card": json.dumps(card.to_dict())})
+    os.replace(partial, path)

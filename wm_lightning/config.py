@@ -1,0 +1,102 @@
+"""The typed root of the configuration, the resolvers its files use, and composition from Python.
+
+Imports no torch, so that `--help` and `--cfg job` answer at once.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from wm_lightning.config_record import newest_run
+
+CONFIG_DIR = Path(__file__).resolve().parents[1] / "conf"
+
+
+@dataclass
+class RootConfig:
+    """The top level: a key that is not here, or a value of another type, fails at composition.
+
+    The groups are plain YAML; the signature of what their `_target_` names is their schema
+    (`wm_lightning.config_check.check`).
+    """
+
+    name: str = MISSING
+    seed: int = MISSING
+    tags: list[str] = field(default_factory=list)
+    ckpt_path: str | None = None
+    run_dir: str = MISSING
+    cache_dir: str = MISSING
+    task: Any = MISSING
+    module: Any = None
+    network: Any = None
+    noising: Any = None
+    sampler: Any = None
+    rollout: Any = None
+    init: Any = None
+    data: Any = None
+    metrics: Any = None
+    callbacks: Any = None
+    trainer: Any = None
+    compute: Any = None
+    logger: Any = None
+
+
+def cpu_precision(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """`bf16-mixed` where the processor multiplies bfloat16 natively, `32-true` elsewhere."""
+    if not cpuinfo.is_file():
+        return "32-true"
+    flags = set(cpuinfo.read_text().split())
+    return "bf16-mixed" if flags & {"avx512_bf16", "amx_bf16"} else "32-true"
+
+
+def cpu_count() -> int:
+    """Number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_folder(run_dir: str, *, _root_: DictConfig) -> str:
+    """The folder a run works in.
+
+    It is `run_dir`, except for `ckpt_path=last` without `run_dir=` on the command line: then it is
+    the newest folder whose run had the same name and config hash, where there is one.
+    """
+    given = any(word.lstrip("+").startswith("run_dir=") for word in _root_.hydra.overrides.task)
+    if given or _root_.ckpt_path != "last":
+        return run_dir
+    found = newest_run(Path(run_dir).parent, _root_)
+    return run_dir if found is None else str(found)
+
+
+def register() -> None:
+    """Makes the schema and the resolvers known; calling it again changes nothing."""
+    ConfigStore.instance().store(name="root_schema", node=RootConfig)
+    OmegaConf.register_new_resolver("cpu_precision", cpu_precision, replace=True)
+    OmegaConf.register_new_resolver("cpu_count", cpu_count, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+
+
+def compose(overrides: Sequence[str] = (), *, config_dir: Path = CONFIG_DIR, with_hydra: bool = False) -> DictConfig:
+    """The config that `python run.py OVERRIDES` would run with, for tests and notebooks.
+
+    `with_hydra` keeps the `hydra` node. Raises Hydra's own errors for overrides it cannot apply.
+    """
+    register()
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        return hydra_compose("config", list(overrides), return_hydra_config=with_hydra)
+
+
+def grid_points(grid: str, *, config_dir: Path = CONFIG_DIR) -> list[list[str]]:
+    """The overrides of every point of the grid `sweeps/ablation/<grid>.yaml`, in the order they run."""
+    hydra = compose([f"ablation={grid}"], config_dir=config_dir, with_hydra=True).hydra
+    words = [f"{key}={values}" for key, values in hydra.sweeper.params.items()]
+    (points,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), max_batch_size=None)
+    return [list(point) for point in points]

@@ -1,0 +1,142 @@
+"""Refuses a config before anything of it is built: unknown or forbidden targets, mistyped keys, missing values."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from wm_lightning.config_errors import ConfigError, nearest
+
+# Keys that mean something to `hydra.utils.instantiate` itself.
+_HYDRA_KEYS = frozenset({"_target_", "_args_", "_recursive_", "_partial_", "_convert_"})
+# Whose classes a config may build; only the suite's own functions may be called.
+_CLASSES = (
+    "wm_lightning.",
+    "torch.optim.",
+    "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.",
+    "lightning.pytorch.strategies.",
+    "lightning.pytorch.trainer.trainer.Trainer",
+)
+_FUNCTIONS = ("wm_lightning.",)
+# Importing a module runs it, so a name is looked up only below these packages.
+_IMPORTED = ("wm_lightning.", "torch.optim.", "lightning.pytorch.")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One `_target_` of a config: where it stands (`module.optimizer`) and its keys."""
+
+    place: str
+    name: str
+    keys: tuple[str, ...]
+
+
+def check(config: DictConfig) -> None:
+    """Raises ConfigError, naming every fault at once, unless each target is allowed and each key known.
+
+    A target must be a class or function that lives (by `__module__` and `__qualname__`, whatever
+    alias leads to it) where configs may build from, and each of its keys must be one of its
+    parameters. Nothing is instantiated; the modules of allowed packages are imported.
+    """
+    bare = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    container = OmegaConf.to_container(bare, resolve=True, throw_on_missing=False)
+    faults = list(_missing(container, ""))
+    for target in targets(container):
+        faults.extend(_faults(target))
+    if faults:
+        raise ConfigError("The configuration cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def targets(container: Any, place: str = "") -> Iterator[Target]:
+    """Every `_target_` in a plain (resolved) config, outermost first."""
+    if isinstance(container, Mapping):
+        if "_target_" in container:
+            yield Target(place, str(container["_target_"]), tuple(str(key) for key in container))
+        for key, value in container.items():
+            yield from targets(value, _join(place, key))
+    elif isinstance(container, list):
+        for position, value in enumerate(container):
+            yield from targets(value, f"{place}[{position}]")
+
+
+def locate(name: str) -> Any:
+    """The class or function that `name` leads to. Raises ConfigError where it is absent or not allowed."""
+    if not name.startswith(_IMPORTED):
+        raise ConfigError(f"{name} is not allowed; a _target_ begins with one of {', '.join(_IMPORTED)}")
+    found = _lookup(name)
+    home = f"{getattr(found, '__module__', '?')}.{getattr(found, '__qualname__', '?')}"
+    # A class may answer to `__module__` as it likes; a plain function cannot be a bound method or a partial.
+    if isinstance(found, type) and home.startswith(_CLASSES):
+        return found
+    if isinstance(found, FunctionType) and home.startswith(_FUNCTIONS):
+        return found
+    kind = "class" if isinstance(found, type) else type(found).__name__
+    raise ConfigError(f"{name} is not allowed: it is the {kind} {home}, which a config may not build")
+
+
+def _lookup(name: str) -> Any:
+    """What Hydra would find: attributes first, then modules, part by part."""
+    path, *parts = name.split(".")
+    found: Any = importlib.import_module(path)
+    for part in parts:
+        below = getattr(found, part, None)
+        if below is None and inspect.ismodule(found):
+            below = _import_below(path, part, name)
+        if below is None:
+            raise ConfigError(f"{name} does not exist: {path} has no {part}{nearest(part, _names(found))}")
+        found, path = below, f"{path}.{part}"
+    return found
+
+
+def _names(found: Any) -> list[str]:
+    """What can stand behind a dot: attributes, and modules not imported yet."""
+    modules = (module.name for module in pkgutil.iter_modules(getattr(found, "__path__", ())))
+    return [*dir(found), *modules]
+
+
+def _import_below(package: str, part: str, name: str) -> Any:
+    """The module `package.part`, None if there is none. Raises ConfigError where it lacks a package it needs."""
+    module = f"{package}.{part}"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise ConfigError(f"{name} cannot be imported: it needs the package {error.name}") from error
+    return None
+
+
+def _faults(target: Target) -> Iterator[str]:
+    try:
+        found = locate(target.name)
+    except ConfigError as error:
+        yield f"{_join(target.place, '_target_')}: {error}"
+        return
+    parameters = inspect.signature(found).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    named = [key for key, parameter in parameters.items() if parameter.kind is not parameter.VAR_POSITIONAL]
+    for key in target.keys:
+        if key not in _HYDRA_KEYS and key not in named:
+            short = target.name.rsplit(".", 1)[-1]
+            yield f"{_join(target.place, key)}: {short} has no parameter {key}{nearest(key, named)}"
+
+
+def _missing(container: Any, place: str) -> Iterator[str]:
+    if isinstance(container, Mapping):
+        for key, value in container.items():
+            yield from _missing(value, _join(place, key))
+    elif isinstance(container, list):
+        for position, value in enumerate(container):
+            yield from _missing(value, f"{place}[{position}]")
+    elif container == "???":
+        yield f"{place}: a value must be given, {place}=VALUE"
+
+
+def _join(place: str, key: Any) -> str:
+    return f"{place}.{key}" if place else str(key)

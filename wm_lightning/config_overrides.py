@@ -1,0 +1,61 @@
+"""The command line before Hydra sees it: saved overrides joined, contradictions refused."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wm_lightning.config_errors import ConfigError
+
+# What belonged to the run that saved it, not to what it trained.
+_NOT_SAVED = ("ablation", "launcher", "hydra", "run_dir", "ckpt_path")
+
+# Hydra refuses null for a group, which is what these two have anyway.
+_NONE = ("experiment=null", "ablation=null")
+
+
+def prepare_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments Hydra gets.
+
+    `task=X ckpt_path=FILE` composes from the overrides saved in FILE followed by those given: later
+    ones win, groups included. Raises ConfigError for several grids at once, which Hydra would merge
+    into one point each without a word.
+    """
+    arguments = [word for word in arguments if word not in _NONE]
+    grid = _value(arguments, "ablation")
+    if grid is not None and any(sign in grid for sign in ",()[]"):
+        raise ConfigError(f"ablation={grid} names several grids; start them one at a time, ablation=NAME")
+    checkpoint = _value(arguments, "ckpt_path")
+    if _value(arguments, "task") is None or checkpoint in (None, "null", "last", ""):
+        return arguments
+    return join(saved_overrides(Path(str(checkpoint))), arguments)
+
+
+def join(saved: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Saved overrides that still apply and are not given anew, followed by the given ones."""
+    anew = {_key(word) for word in given}
+    kept = [word for word in saved if _key(word) not in anew and _group(word) not in _NOT_SAVED]
+    return [*kept, *given]
+
+
+def saved_overrides(checkpoint: Path) -> list[str]:
+    """The overrides a checkpoint was trained with; none for a file that stores none (foreign weights)."""
+    if not checkpoint.is_file():
+        raise ConfigError(f"ckpt_path={checkpoint}: there is no such file")
+    if checkpoint.suffix != ".ckpt":
+        return []
+    import torch  # noqa: PLC0415  only a command that names a checkpoint pays for it
+
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return [str(word) for word in content.get("provenance", {}).get("overrides", [])]
+
+
+def _key(word: str) -> str:
+    return word.split("=", 1)[0].lstrip("+~")
+
+
+def _group(word: str) -> str:
+    return _key(word).replace("/", ".").split(".")[0]
+
+
+def _value(arguments: Sequence[str], key: str) -> str | None:
+    values = [word.split("=", 1)[1] for word in arguments if "=" in word and _key(word) == key]
+    return values[-1] if values else None

@@ -1,0 +1,1 @@
+"""Data: DataModules, windows, loaders and the cache of simulated data."""

@@ -1,0 +1,165 @@
+"""Decoded, resized frames on disk, so that training never decodes H.264: one uint8 memory map per split.
+
+A store is a folder of `frames.npy` [total, 3, h, w], `actions.npy` [total, a], `truth-<key>.npy` [total, ...]
+and `index.json`. It is written beside its place, then renamed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, Shaped, UInt8
+
+from wm_lightning.data.formats.atomic import atomic_folder
+from wm_lightning.data.formats.mp4_npz import StoredEpisode
+from wm_lightning.data.formats.video_files import BadFile
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Named:
+    """An episode that could be read, under its name, or the file that forbade it."""
+
+    name: str
+    content: StoredEpisode | BadFile
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a store holds: episodes by name with length and content hash, and files left out with reasons."""
+
+    names: tuple[str, ...]
+    lengths: tuple[int, ...]
+    digests: tuple[str, ...]
+    quarantine: Mapping[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Index":
+        """Inverse of what `write_store` puts into `index.json`."""
+        values = json.loads((folder / INDEX).read_text())
+        lists = {key: tuple(values[key]) for key in ("names", "lengths", "digests")}
+        return cls(**lists, quarantine=values["quarantine"])
+
+
+class FrameStore:
+    """A store opened for reading. The maps are opened in each process and never travel between processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.index = Index.read(folder)
+        self.starts = np.concatenate([[0], np.cumsum(self.index.lengths, dtype=np.int64)])
+
+    @cached_property
+    def frames(self) -> UInt8[np.ndarray, "total 3 h w"]:
+        """All frames; longer than the sum of the lengths where episodes were left out."""
+        return np.load(self.folder / "frames.npy", mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def actions(self) -> Float32[np.ndarray, "total a"]:
+        """All actions as stored on disk: unclipped, unshifted."""
+        return np.load(self.folder / "actions.npy", mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def truth(self) -> Mapping[str, Shaped[np.ndarray, "total ..."]]:
+        """Hidden state of simulated data, by key."""
+        files = {path.stem.removeprefix("truth-"): path for path in sorted(self.folder.glob("truth-*.npy"))}
+        return {key: np.load(path, mmap_mode="r", allow_pickle=False) for key, path in files.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled memory map would carry its whole content to every worker.
+        return {key: value for key, value in self.__dict__.items() if key not in ("frames", "actions", "truth")}
+
+
+def write_store(
+    folder: Path, episodes: Iterable[Named], *, most_frames: int, height: int, width: int, allowed: int
+) -> None:
+    """Writes the store of `episodes`, of at most `most_frames` frames in total.
+
+    Episodes that could not be read are left out and reported in the index. Raises BadBudget as soon as
+    there are more than `allowed` of them; then nothing is left behind.
+    """
+    with atomic_folder(folder) as partial:
+        shape = (max(most_frames, 1), 3, height, width)
+        frames = np.lib.format.open_memmap(partial / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
+        kept: list[_Kept] = []
+        bad: list[BadFile] = []
+        place = 0
+        for episode in episodes:
+            content = _of_one_kind(episode, kept[0].truth if kept else None)
+            if isinstance(content, BadFile):
+                bad.append(content)
+                check_budget(bad, allowed)
+                continue
+            small = resize(content.video, height, width)
+            frames[place : place + len(small)] = small
+            place += len(small)
+            kept.append(_Kept(episode.name, content.actions, content.truth, _digest(small, content.actions)))
+        frames.flush()
+        _save_columns(partial, kept)
+        index = Index(
+            names=tuple(episode.name for episode in kept),
+            lengths=tuple(len(episode.actions) for episode in kept),
+            digests=tuple(episode.digest for episode in kept),
+            quarantine={str(error.path): error.reason for error in bad},
+        )
+        (partial / INDEX).write_text(json.dumps(asdict(index), indent=1))
+
+
+class BadBudget(ValueError):
+    """More files are unusable than allowed."""
+
+
+def check_budget(bad: Iterable[BadFile], allowed: int) -> None:
+    """Raises BadBudget, naming the first files, where more than `allowed` are bad."""
+    listed = list(bad)
+    if len(listed) > allowed:
+        lines = [f"  {error}" for error in listed[:5]]
+        more = [f"  ... {len(listed) - 5} more"] if len(listed) > 5 else []
+        raise BadBudget("\n".join([f"{len(listed)} unusable, {allowed} allowed:", *lines, *more]))
+
+
+def resize(video: UInt8[np.ndarray, "f h w 3"], height: int, width: int) -> UInt8[np.ndarray, "f 3 {height} {width}"]:
+    """Frames squashed to `height` x `width`: exact area means for whole factors, else antialiased bilinear."""
+    frames = torch.from_numpy(video).permute(0, 3, 1, 2).float()
+    whole = frames.shape[2] % height == 0 and frames.shape[3] % width == 0
+    options: dict[str, Any] = {"mode": "area"} if whole else {"mode": "bilinear", "antialias": True}
+    small = F.interpolate(frames, size=(height, width), **options)
+    return small.round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+@dataclass(frozen=True)
+class _Kept:
+    name: str
+    actions: Float32[np.ndarray, "f a"]
+    truth: Mapping[str, np.ndarray]
+    digest: str
+
+
+def _of_one_kind(episode: Named, first: Mapping[str, np.ndarray] | None) -> StoredEpisode | BadFile:
+    """The episode, or BadFile where its hidden state has other arrays than the first episode's."""
+    if isinstance(episode.content, BadFile) or first is None:
+        return episode.content
+    found, expected = ({k: v.shape[1:] for k, v in truth.items()} for truth in (episode.content.truth, first))
+    if found == expected:
+        return episode.content
+    return BadFile(Path(f"{episode.name}.state.npz"), f"holds arrays {found}, the first episode's {expected}")
+
+
+def _save_columns(folder: Path, episodes: list[_Kept]) -> None:
+    if not episodes:
+        return
+    np.save(folder / "actions.npy", np.concatenate([e.actions for e in episodes]))
+    for key in episodes[0].truth:
+        np.save(folder / f"truth-{key}.npy", np.concatenate([e.truth[key] for e in episodes]))
+
+
+def _digest(frames: UInt8[np.ndarray, "f c h w"], actions: Float32[np.ndarray, "f a"]) -> str:
+    return hashlib.sha256(frames.tobytes() + actions.tobytes()).hexdigest()

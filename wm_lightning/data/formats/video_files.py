@@ -1,0 +1,105 @@
+"""mp4 files to frames and back, without trusting anything the container says about time or length."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
+from jaxtyping import UInt8
+
+from wm_lightning.data.formats.atomic import atomic_file
+
+Decoder = Literal["pyav", "decord"]
+
+
+class BadFile(ValueError):
+    """A file that cannot be used: which one, and why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """H.264 4:2:0 with one key frame; `fps` is what the container claims, `crf` the quality (lower is better)."""
+
+    fps: int
+    crf: int
+    preset: str
+
+
+def decoder_named(name: str) -> Decoder:
+    """The decoder of that name. Raises ValueError where it is unknown or not installed."""
+    if name == "pyav":
+        return "pyav"
+    if name != "decord":
+        raise ValueError(f"data.decoder={name} is not one of pyav, decord")
+    if find_spec("decord") is None:
+        raise ValueError("data.decoder=decord, but decord is not installed here; use data.decoder=pyav")
+    return "decord"
+
+
+def decode(path: Path, decoder: Decoder) -> UInt8[np.ndarray, "f h w 3"]:
+    """All RGB frames of a file, in order. Raises BadFile where any of them is damaged.
+
+    PyAV is strict: it refuses a damaged stream which decord hides by repeating pixels. The reader lives
+    inside this call only, since a decord reader that meets a fork hangs.
+    """
+    frames = _decode_decord(path) if decoder == "decord" else _decode_pyav(path)
+    if not len(frames):
+        raise BadFile(path, "holds no video frame")
+    return frames
+
+
+def encode(path: Path, video: UInt8[np.ndarray, "f h w 3"], encoding: Encoding) -> None:
+    """Writes an mp4; a reader sees the whole file or none."""
+    height, width = video.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"{path}: frames of {height}x{width} cannot be stored as H.264 4:2:0, which needs even sides")
+    options = {"crf": str(encoding.crf), "preset": encoding.preset, "g": str(len(video))}
+    with atomic_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=Fraction(encoding.fps), options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1  # the bytes depend on the number of threads
+        for picture in video:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _decode_pyav(path: Path) -> UInt8[np.ndarray, "f h w 3"]:
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise BadFile(path, "holds no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"err_detect": "explode"}
+            reformatter = VideoReformatter()  # one a file: a new one a frame takes four fifths of the time
+            frames = [_picture(path, frame, reformatter) for frame in container.decode(stream)]
+    except FFmpegError as error:
+        raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error
+    if len({frame.shape for frame in frames}) > 1:
+        raise BadFile(path, "changes its picture size on the way")
+    return np.stack(frames) if frames else np.empty((0, 0, 0, 3), np.uint8)
+
+
+def _picture(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> UInt8[np.ndarray, "h w 3"]:
+    if frame.is_corrupt:
+        raise BadFile(path, "has a damaged frame")
+    return reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+
+
+def _decode_decord(path: Path) -> UInt8[np.ndarray, "f h w 3"]:
+    decord = import_module("decord")
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1)
+        return reader.get_batch(range(len(reader))).asnumpy()
+    except (RuntimeError, IndexError, decord.DECORDError) as error:
+        raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error

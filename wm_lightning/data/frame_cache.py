@@ -1,0 +1,115 @@
+"""The bounded cache of decoded frames: a split's store is built on first use, with a progress bar, and found later."""
+
+import os
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from wm_lightning.data.formats.frame_store import INDEX, BadBudget, FrameStore, check_budget
+from wm_lightning.data.formats.mp4_npz import find_episodes
+from wm_lightning.data.formats.mp4_npz_reader import Plan, Reading, build_store, check_actions, split_key
+from wm_lightning.data.formats.video_files import BadFile
+
+# Another run may be reading a store that was opened this recently, so it is not removed to make room.
+IN_USE_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How many unusable episodes are left out before the data are refused: none, or a share of a split."""
+
+    on_error: str
+    max_bad_share: float
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("raise", "quarantine"):
+            raise ValueError(f"data.on_error={self.on_error} is not one of raise, quarantine")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"data.max_bad_share={self.max_bad_share} is not a share in [0, 1]")
+
+    def allowed(self, candidates: int) -> int:
+        """Number of episodes out of `candidates` that may be bad."""
+        return int(self.max_bad_share * candidates + 1e-9) if self.on_error == "quarantine" else 0
+
+
+@dataclass(frozen=True)
+class FrameCache:
+    """Stores in `folder`, together at most `most_bytes` large, each called `frames-<label>-...`."""
+
+    folder: Path
+    label: str
+    most_bytes: float
+    reading: Reading
+    tolerance: Tolerance
+    workers: int
+
+    def store(self, split: Path) -> FrameStore:
+        """The store of a split's folder, found or built. Raises ValueError where its data are refused."""
+        found = find_episodes(split)
+        size = f"{self.reading.height}x{self.reading.width}"
+        place = self.folder / f"frames-{self.label}-{split.name}-{size}-{split_key(found, self.reading)}"
+        candidates = len(found.episodes) + len(found.bad)
+        allowed = self.tolerance.allowed(candidates)
+        try:
+            if not (place / INDEX).is_file():
+                self._build(place, check_actions(found), allowed)
+            store = FrameStore(place)
+            check_budget([BadFile(Path(path), why) for path, why in store.index.quarantine.items()], allowed)
+        except BadBudget as error:
+            raise ValueError(f"{split}: {error}\n{self._advice()}") from error
+        if not store.index.names:
+            first = "; ".join(f"{path}: {reason}" for path, reason in islice(store.index.quarantine.items(), 5))
+            raise ValueError(f"{split}: all {candidates} episodes are unusable, none is left to read. {first}")
+        with suppress(PermissionError):  # a cache shared read-only keeps no record of its use
+            os.utime(place / INDEX)
+        return store
+
+    def _advice(self) -> str:
+        return (
+            "Repair or remove these files, or leave them out with data.on_error=quarantine data.max_bad_share=0.2 "
+            f"(now {self.tolerance.on_error} and {self.tolerance.max_bad_share}); no file is ever changed."
+        )
+
+    def _build(self, place: Path, plan: Plan, allowed: int) -> None:
+        check_budget(plan.bad, allowed)
+        self._make_room(plan.frames * 3 * self.reading.height * self.reading.width)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+            bar = progress.add_task(f"decoding {self.label}", total=len(plan.episodes))
+            report = lambda steps: progress.advance(bar, steps)  # noqa: E731
+            build_store(place, plan, self.reading, allowed=allowed, workers=self.workers, report=report)
+
+    def _make_room(self, needed: int) -> None:
+        """Removes the stores unused for longest. Raises ValueError where the bound or the disk is too small."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{self.folder} cannot be made ({error}); name another with data.cache_dir=") from error
+        stores = sorted(self.folder.glob(f"frames-*/{INDEX}"), key=lambda path: path.stat().st_mtime)
+        sizes = {index: _bytes(index.parent) for index in stores}
+        total = sum(sizes.values())
+        for index in stores:
+            if total + needed > self.most_bytes and time.time() - index.stat().st_mtime > IN_USE_SECONDS:
+                shutil.rmtree(index.parent)
+                total -= sizes[index]
+        if total + needed > self.most_bytes:
+            raise ValueError(
+                f"{self.folder}: decoded frames need {needed / 2**30:.2f} GiB beside {total / 2**30:.2f} GiB in use, "
+                f"data.cache_gib={self.most_bytes / 2**30:g} are allowed; raise it, remove old frames-* folders, or "
+                f"lower data.height and data.width"
+            )
+        free = shutil.disk_usage(self.folder).free
+        if free < 1.05 * needed:
+            raise ValueError(
+                f"{self.folder} has {free / 2**20:.0f} MiB free, decoded frames need {needed / 2**20:.0f} MiB; make "
+                f"room or name another folder with data.cache_dir="
+            )
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())

@@ -1,0 +1,111 @@
+"""Windows: which frames of which episode make a clip, and the clips themselves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.utils.data import Dataset
+
+from wm_lightning.clip import Clip, Condition
+from wm_lightning.data.formats.episode import Episode, Reader
+from wm_lightning.randomness import generator
+
+
+@dataclass(frozen=True)
+class Window:
+    """`frames` frames of one episode from `start`; `index` is the global sample index (it seeds noise)."""
+
+    episode: int
+    start: int
+    frames: int
+    index: int
+
+
+class Windows(Dataset[Clip]):
+    """A reader seen through windows: a window gives a clip of batch size 1, a list of them a batch."""
+
+    def __init__(self, reader: Reader, *, truth: bool) -> None:
+        self.reader = reader
+        self.truth = truth
+
+    def __getitem__(self, window: Window) -> Clip:
+        return self.__getitems__([window])
+
+    def __getitems__(self, windows: Sequence[Window]) -> Clip:
+        """The batch of several windows; the torch loader calls this instead of item after item."""
+        episodes = [self.reader.read(w.episode, w.start, w.start + w.frames) for w in windows]
+        return collate(episodes, [w.index for w in windows], truth=self.truth)
+
+
+class WindowStream:
+    """The endless training stream: window k depends on the seed and on k alone.
+
+    Episodes are drawn in proportion to their number of valid starts, so every window of the data is
+    equally likely. Raises ValueError where no episode is long enough.
+    """
+
+    def __init__(self, reader: Reader, frames: int, seed: int) -> None:
+        self.frames = frames
+        self.seed = seed
+        self.ends = np.cumsum(_starts(reader, frames))
+
+    def __getitem__(self, index: int) -> Window:
+        place = int(generator(self.seed, "window", index).integers(self.ends[-1]))
+        return _window(self.ends, place, self.frames, index)
+
+
+def fixed_windows(reader: Reader, count: int, frames: int, seed: int) -> list[Window]:
+    """`count` distinct windows for evaluation, spread over the episodes: the same on every call.
+
+    Episodes are visited in turn, in an order drawn once; none is used twice before all that are long
+    enough were used once. Raises ValueError where the data hold fewer distinct windows.
+    """
+    counts = _starts(reader, frames)
+    ends = np.cumsum(counts)
+    if count > ends[-1]:
+        raise ValueError(f"{count} clips of {frames} frames asked for, the data hold {ends[-1]}; ask for fewer")
+    source = generator(seed, "fixed windows", frames)
+    order = [episode for episode in source.permutation(len(counts)) if counts[episode]]
+    left: dict[int, list[int]] = {}
+    windows: list[Window] = []
+    while len(windows) < count:
+        for episode in order[: count - len(windows)]:
+            if episode not in left:
+                left[episode] = source.permutation(counts[episode]).tolist()
+            windows.append(Window(int(episode), left[episode].pop(), frames, len(windows)))
+        order = [episode for episode in order if episode not in left or left[episode]]
+    return windows
+
+
+def collate(episodes: Sequence[Episode], indices: Sequence[int], *, truth: bool) -> Clip:
+    """A batch of episodes of equal length and size."""
+    keys = episodes[0].truth if truth else ()
+    return Clip(
+        torch.from_numpy(np.stack([e.video for e in episodes])),
+        Condition(
+            torch.from_numpy(np.stack([e.actions for e in episodes])),
+            torch.from_numpy(np.stack([e.state for e in episodes])),
+        ),
+        torch.tensor(indices, dtype=torch.int64),
+        {key: torch.from_numpy(np.stack([e.truth[key] for e in episodes])) for key in keys},
+    )
+
+
+def _starts(reader: Reader, frames: int) -> Int64[np.ndarray, "episodes"]:
+    lengths = np.array([reader.length(episode) for episode in range(len(reader))], np.int64)
+    starts = np.maximum(lengths - frames + 1, 0)
+    if not starts.any():
+        longest = lengths.max(initial=0)
+        raise ValueError(
+            f"no episode has {frames} frames (the longest of {len(lengths)} has {longest}); lower data.frames, "
+            f"data.val_frames or the number asked for"
+        )
+    return starts
+
+
+def _window(ends: Int64[np.ndarray, "episodes"], place: int, frames: int, index: int) -> Window:
+    episode = int(np.searchsorted(ends, place, side="right"))
+    start = place - (int(ends[episode - 1]) if episode else 0)
+    return Window(episode, start, frames, index)

@@ -1,0 +1,51 @@
+"""Where a result comes from: revision of the code, versions, machine. Imports no torch."""
+
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PROJECT = Path(__file__).resolve().parents[1]
+
+
+def revision(folder: Path = _PROJECT) -> str:
+    """Git's revision of the code, `-modified` where tracked files differ from it, `unknown` outside git."""
+    head = _git(folder, "rev-parse", "HEAD")
+    if head is None:
+        return "unknown"
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return f"{head}-modified" if changed else head
+
+
+def environment() -> dict[str, Any]:
+    """Python, the installed versions of the suite's dependencies, system and processor, as plain values."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "packages": _packages(),
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    return found.group(1) if found else platform.processor()
+
+
+def _packages() -> dict[str, str]:
+    required = metadata.requires("wm_lightning") or []
+    names = sorted({re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0] for line in required if "extra ==" not in line})
+    installed = {distribution.metadata["Name"].lower().replace("-", "_") for distribution in metadata.distributions()}
+    return {name: metadata.version(name) for name in names if name.lower().replace("-", "_") in installed}

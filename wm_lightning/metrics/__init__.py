@@ -1,0 +1,1 @@
+"""Measures of generated video: by horizon, and as a distribution."""

@@ -1,0 +1,94 @@
+"""All measures of a set of generated clips, collected batch by batch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from wm_lightning.metrics.distance import Distance, Scale, kernel_distance
+from wm_lightning.metrics.video import WINDOW, HorizonPSNR, HorizonSSIM
+
+Video = UInt8[Tensor, "b f c h w"]
+
+
+class Judged(Protocol):
+    """What a world's judge returns: per clip and frame, NaN where undefined."""
+
+    @property
+    def action_error(self) -> Float[Tensor, "b f"]: ...
+    @property
+    def object_error(self) -> Float[Tensor, "b f"]: ...
+    @property
+    def presence(self) -> Float[Tensor, "b f"]: ...
+    @property
+    def extra(self) -> Mapping[str, Tensor]: ...
+
+
+@dataclass
+class Scores:
+    """Streams generated clips beside their truth; `context` leading frames are left out of every measure."""
+
+    context: int
+    horizon: int
+    features: nn.Module
+    _psnr: HorizonPSNR = field(init=False)
+    _ssim: HorizonSSIM = field(init=False)
+    generated: list[Tensor] = field(default_factory=list)
+    truth: list[Tensor] = field(default_factory=list)
+    measures: dict[str, list[Tensor]] = field(default_factory=dict)
+    clips: int = 0
+
+    def __post_init__(self) -> None:
+        self._psnr = HorizonPSNR(context=self.context, horizon=self.horizon)
+        self._ssim = HorizonSSIM(context=self.context, horizon=self.horizon)
+
+    def add(self, video: Video, truth: Video, judged: Judged | None) -> None:
+        """Adds a batch: uint8 video of `context + horizon` frames and the real continuation."""
+        video, truth = video.cpu(), truth.cpu()
+        self._psnr.update(video, truth)
+        if min(video.shape[-2:]) >= WINDOW:
+            self._ssim.update(video, truth)
+        self.generated.append(self.features(video))
+        self.truth.append(self.features(truth))
+        self.clips += len(video)
+        if judged is None:
+            return
+        for name in ("action_error", "object_error", "presence"):
+            self.measures.setdefault(name, []).append(getattr(judged, name)[:, self.context :].cpu())
+        for name, values in judged.extra.items():
+            self.measures.setdefault(name, []).append(values.cpu())
+
+    def psnr(self) -> tuple[float, ...]:
+        """PSNR in dB by horizon."""
+        return self._psnr.values()
+
+    def ssim(self) -> tuple[float, ...] | None:
+        """SSIM by horizon; None where frames are smaller than its window."""
+        return self._ssim.values() if int(self._ssim.count) else None
+
+    def mean(self, name: str) -> float | None:
+        """Mean of a measure over all clips and frames where it is defined; None where it never is."""
+        value = self.all(name).float().nanmean()
+        return None if bool(value.isnan()) else float(value)
+
+    def by_horizon(self, name: str) -> tuple[float, ...]:
+        """Mean of a measure by horizon; NaN where it is never defined."""
+        return tuple(self.all(name).float().nanmean(dim=0).tolist())
+
+    def all(self, name: str) -> Tensor:
+        """Every value of a measure, clips first; empty where nothing judged the clips."""
+        return torch.cat(self.measures[name]) if name in self.measures else torch.empty(0, self.horizon)
+
+    def distance(
+        self, reference: Float[Tensor, "n d"], scale: Scale, *, minimum: int, draws: int, seed: int
+    ) -> Distance:
+        """Kernel distance to real reference clips, of which as many as there are generated ones are used."""
+        generated, truth = torch.cat(self.generated), torch.cat(self.truth)
+        extractor = f"{self.features.name}:{self.features.extractor_hash}"
+        return kernel_distance(
+            generated, truth, reference[: len(generated)], scale=scale, extractor=extractor, minimum=minimum,
+            draws=draws, seed=seed,
+        )  # fmt: skip

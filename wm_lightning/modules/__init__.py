@@ -1,0 +1,1 @@
+"""LightningModules: run networks, call an objective, log."""

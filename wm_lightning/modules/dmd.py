@@ -1,0 +1,300 @@
+"""Few-step distillation: a student that rolls out its own video, matched to the teacher by two scores (DMD).
+
+The critic is what DMD calls the fake score: it learns the score of what the student makes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wm_lightning.checkpoints import NetworkFile, load_into
+from wm_lightning.clip import Clip, Levels, to_unit
+from wm_lightning.modules.average import Average
+from wm_lightning.modules.base import WorldModelModule
+from wm_lightning.modules.frozen import Frozen
+from wm_lightning.modules.initialisation import Initialisation, Lesson, Players
+from wm_lightning.modules.optimizers import Schedule
+from wm_lightning.modules.replay import Replay, Window
+from wm_lightning.networks.masks import FrameMask, chunk_blocks
+from wm_lightning.noising import GaussianPath, NoiseLaw
+from wm_lightning.objectives.denoising import Scalar, denoising_weight, weighted_mse
+from wm_lightning.objectives.dmd import dmd_loss, sid_loss
+from wm_lightning.randomness import generator
+from wm_lightning.sampling.guidance import Guided, NullPattern
+from wm_lightning.sampling.rollout import rollout
+
+
+@dataclass(frozen=True)
+class Score:
+    """How both scores look at a generated window: mask, noise law (one level per clip), clean context, guidance."""
+
+    mask: FrameMask
+    law: NoiseLaw
+    smallest: float
+    largest: float
+    context: int
+    guidance: float
+    null: NullPattern
+
+    def level(self, path: GaussianPath, source: np.random.Generator) -> Float[Tensor, "1"]:
+        """The time of one sample."""
+        return self.law.sample(path, (1,), source).clamp(self.smallest, self.largest)
+
+
+@dataclass(frozen=True)
+class SelfRollout:
+    """Training rollouts: possible lengths, how many last frames are scored, how many carry gradient.
+
+    `exits`: "shared" draws one exit step for all chunks, "per_chunk" one each, "last" runs every step.
+    `grad_frames` null lets every generated frame learn.
+    """
+
+    lengths: tuple[int, ...]
+    scored: int
+    grad_frames: int | None
+    exits: Literal["shared", "per_chunk", "last"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", tuple(self.lengths))
+
+    def check(self, context: int, chunk: int, frames: int) -> None:
+        """Raises ValueError for a rollout whose chunks do not come out even, or longer than the clips."""
+        for length in self.lengths:
+            if (length - context) % chunk:
+                raise ValueError(
+                    f"a training rollout of {length} frames leaves {length - context} after {context} of context, "
+                    f"which chunks of {chunk} do not divide; choose module.rollout.lengths to fit"
+                )
+            if length > frames:
+                raise ValueError(f"a rollout of {length} frames needs as many actions, clips have {frames}")
+            if self.scored > length - 1:
+                raise ValueError(f"{self.scored} scored frames and their context do not fit into {length} frames")
+
+    def draw_exits(self, source: np.random.Generator, chunks: int, steps: int) -> list[int]:
+        """One exit step per chunk. A pure function of the iteration, so every rank draws the same."""
+        if self.exits == "last":
+            return [steps - 1] * chunks
+        drawn = source.integers(steps, size=chunks)
+        return [int(drawn[0])] * chunks if self.exits == "shared" else [int(step) for step in drawn]
+
+
+class DMDModule(WorldModelModule):
+    """Student, frozen teacher and critic, all of one architecture, in alternating updates."""
+
+    def __init__(
+        self,
+        *,
+        network: Callable[[], nn.Module],
+        teacher: NetworkFile,
+        score: Score,
+        rollout: SelfRollout,
+        init: Initialisation,
+        variant: Literal["dmd", "sid"],
+        sid_alpha: float,
+        regression: Initialisation | None,
+        regression_weight: float,
+        ratio: int,
+        critic_warmup: int,
+        fresh_every: int,
+        replay_slots: int,
+        student_optimizer: Callable[[nn.Module], list[Optimizer]],
+        critic_optimizer: Callable[[nn.Module], list[Optimizer]],
+        schedule: Schedule,
+        ema_decay: float,
+        ema_start: int,
+        batch_size: int,
+        frames: int,
+        compile: bool,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.student, self.critic, frozen = network(), network(), network()
+        for copy in (self.student, self.critic, frozen):
+            load_into(copy, teacher, "the teacher's checkpoint")
+        self.teacher = Frozen(frozen)
+        self.teacher_hash, self.teacher_card = teacher.sha256, teacher.card
+        self.average = Average(self.student, decay=ema_decay, start=ema_start)
+        if compile:
+            self.student.compile()
+            self.critic.compile()
+        self.score, self.self_rollout, self.init = score, rollout, init
+        self.variant, self.sid_alpha = variant, sid_alpha
+        self.regression, self.regression_weight = regression, regression_weight
+        self.ratio, self.critic_warmup, self.fresh_every = ratio, critic_warmup, fresh_every
+        self.make_student_optimizer, self.make_critic_optimizer = student_optimizer, critic_optimizer
+        self.schedule, self.frames = schedule, frames
+        self.replay = Replay(replay_slots)
+        self.register_buffer("student_updates", torch.zeros((), dtype=torch.long))
+        self.register_buffer("critic_updates", torch.zeros((), dtype=torch.long))
+        self._check()
+
+    student_updates: Tensor
+    critic_updates: Tensor
+
+    def _check(self) -> None:
+        card, plan = self.teacher_card, self.plan
+        self.self_rollout.check(self.context, plan.chunk, self.frames)
+        card.require_mask(self.score.mask.chunk, "the score")
+        if self.init.iterations == 0:
+            card.require_mask(plan.mask.chunk, "init=teacher (choose init=causal_cd to teach the mask first):")
+        if self.score.guidance != 1:
+            card.require_null(self.score.null, "guidance of the teacher's score")
+        if self.score.context > self.context and min(self.self_rollout.lengths) <= self.self_rollout.scored:
+            raise ValueError(f"{self.score.context} clean frames before the scored ones do not exist in the rollout")
+
+    @property
+    def deployed(self) -> nn.Module:
+        return self.average.network
+
+    def trained_for(self) -> dict[str, Any]:
+        commit = self.plan.commit
+        return {
+            "chunks": [self.plan.mask.chunk], "context": self.context, "clean_history": 1.0, "history_level": 0.0,
+            "shared": 1.0, "steps": len(self.student_times()) - 1, "commit": [{"mode": commit.mode, "t": commit.t}],
+            "action_dropout": {"share": 0.0, "granularity": "frame"}, "teacher": self.teacher_hash,
+        }  # fmt: skip
+
+    def student_times(self) -> Float[Tensor, "k"]:  # noqa: F821
+        """The student's step times, the last of them 0."""
+        return self.sampler.levels(self.path, 1)[:, 0]
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        student, critic = self.make_student_optimizer(self.student), self.make_critic_optimizer(self.critic)
+        self.optimizer_counts = (len(student), len(critic))
+        return student + critic
+
+    def training_step(self, clip: Clip, batch_idx: int) -> None:
+        """One iteration: the student every `ratio`-th time, the critic every time, after the initialisation."""
+        student, critic = self.split_optimizers()
+        self.schedule.apply(student + critic, self.iterations, self.total_iterations)
+        iteration = self.iterations - self.init.iterations
+        if iteration < 0:
+            loss = self.update(student, self.student, [lambda: self.lesson_loss(self.init, clip)])
+            self.average.update(self.student)
+            self.log("train/init", loss, prog_bar=True)
+        else:
+            if iteration >= self.critic_warmup and (iteration - self.critic_warmup) % self.ratio == 0:
+                self.update_student(student, clip)
+            self.update_critic(critic, clip, iteration)
+        self.iteration += 1
+
+    def update_student(self, optimizers: list[Optimizer], clip: Clip) -> None:
+        """One self-forcing rollout with gradient, scored by teacher and critic."""
+        loss = self.update(optimizers, self.student, [lambda: self.student_loss(clip)])
+        self.average.update(self.student)
+        self.student_updates += 1
+        self.log("train/student", loss, prog_bar=True)
+
+    def update_critic(self, optimizers: list[Optimizer], clip: Clip, iteration: int) -> None:
+        """The critic learns to denoise what the student makes, from a fresh rollout or from the replay."""
+        if iteration % self.fresh_every == 0 or not self.replay.windows:
+            window = self.generate(clip, "critic rollout", learn=False)
+            self.replay.push(window)
+        else:
+            window = self.replay.pick(generator(self.seed, "replay", self.iterations, self.global_rank))
+        loss = self.update(optimizers, self.critic, [lambda: self.critic_loss(window)])
+        self.critic_updates += 1
+        self.log("train/critic", loss, prog_bar=True)
+
+    def generate(self, clip: Clip, purpose: str, *, learn: bool) -> Window:
+        """The student's own rollout from the clip's context, cut to the scored window and its clean context."""
+        source = generator(self.seed, f"{purpose}/plan", self.iterations)
+        lengths = self.self_rollout.lengths
+        length = lengths[int(source.integers(len(lengths)))]
+        chunks = (length - self.context) // self.plan.chunk
+        exits = self.self_rollout.draw_exits(source, chunks, len(self.student_times()) - 1)
+        grad_frames = self.self_rollout.grad_frames
+        with torch.set_grad_enabled(learn):
+            x = rollout(
+                self.denoiser(self.student), self.sampler, to_unit(clip.video[:, : self.context]),
+                clip.condition.frames(0, length), self.plan, self.rollout_noise(purpose, clip.index),
+                exits=exits, grad_from=0 if grad_frames is None else length - grad_frames,
+            )  # fmt: skip
+        start = max(0, length - self.self_rollout.scored - self.score.context)
+        return Window(x[:, start:], clip.condition.frames(start, length), clip.index)
+
+    def counted(self, window: Window) -> Bool[Tensor, "b f"]:
+        """Frames of a window that are scored: all but its clean context, and only those that may learn."""
+        mask = torch.ones(window.x.shape[:2], dtype=torch.bool, device=window.x.device)
+        mask[:, : self.score.context] = False
+        if self.self_rollout.grad_frames is not None:
+            mask[:, : mask.shape[1] - self.self_rollout.grad_frames] = False
+        return mask
+
+    def scored_levels(self, window: Window, purpose: str) -> Levels:
+        """One level per sample on the scored frames, 0 on the clean context."""
+        level = self.per_sample(purpose, window.index, lambda source: self.score.level(self.path, source))
+        t = level.expand(window.x.shape[:2]).clone()
+        t[:, : self.score.context] = 0.0
+        return t
+
+    def student_loss(self, clip: Clip) -> Scalar:
+        """DMD (or SiD) on the student's own window, plus the optional regression."""
+        window = self.generate(clip, "student rollout", learn=True)
+        context = self.score.context
+        x = torch.cat([window.x[:, :context].detach(), window.x[:, context:]], dim=1)
+        t = self.scored_levels(window, "student level")
+        noise = self.noise_like(x, "student score", window.index)
+        self.critic.requires_grad_(False)
+        with torch.set_grad_enabled(self.variant == "sid"):
+            x_t = self.path.add_noise(x, noise, t)
+            real, _ = self.teacher_score().x0(x_t, t, window.condition, None, self.score.mask)
+            fake, _ = self.denoiser(self.critic).x0(x_t, t, window.condition, None, self.score.mask)
+        self.critic.requires_grad_(True)
+        counted = self.counted(window)
+        if self.variant == "dmd":
+            loss = dmd_loss(x, real, fake, counted)
+        else:
+            loss = sid_loss(x, real, fake, counted, alpha=self.sid_alpha)
+        if self.regression is not None:
+            loss = loss + self.regression_weight * self.lesson_loss(self.regression, clip)
+        self.log("train/score_gap", (real - fake).detach().abs().mean())
+        return loss
+
+    def teacher_score(self) -> Any:
+        """The teacher as a score, guided where asked for."""
+        teacher = self.denoiser(self.teacher)
+        return teacher if self.score.guidance == 1 else Guided(teacher, self.score.guidance, self.score.null)
+
+    def critic_loss(self, window: Window) -> Scalar:
+        """Denoising loss in the network's own target, on the frames the scores look at."""
+        t = self.scored_levels(window, "critic level")
+        noise = self.noise_like(window.x, "critic noise", window.index)
+        x_t = self.path.add_noise(window.x, noise, t)
+        prediction, _ = self.denoiser(self.critic).predict(x_t, t, window.condition, None, self.score.mask)
+        return weighted_mse(prediction, self.path.target(window.x, noise, t), denoising_weight(self.path, t))
+
+    def lesson_loss(self, init: Initialisation, clip: Clip) -> Scalar:
+        """The loss of an initialisation (or regression) on real clips."""
+        x0 = to_unit(clip.video)
+        blocks = chunk_blocks(x0.shape[1], self.plan.mask.chunk, first_alone=True)
+        place = self.per_sample("lesson place", clip.index, lambda source: _per_block(source, blocks))
+        noise = self.noise_like(x0, "lesson noise", clip.index)
+        lesson = Lesson(x0, clip.condition, noise, place, self.plan.mask.chunk or x0.shape[1], self.context)
+        players = Players(*(self.denoiser(n) for n in (self.student, self.average.network, self.teacher)))
+        return init.loss(players, lesson, self.student_times())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the card, the teacher's hash and every rank's replay."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["teacher_hash"] = self.teacher_hash
+        checkpoint["replay"] = self.replay.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the replay. Raises ValueError where the run continues with another teacher."""
+        if checkpoint["teacher_hash"] != self.teacher_hash:
+            raise ValueError(
+                f"the checkpoint was distilled from teacher {checkpoint['teacher_hash'][:12]}, this run has "
+                f"{self.teacher_hash[:12]}; name the same file with module.teacher.ckpt_path"
+            )
+        self.replay.load_state_dict(checkpoint["replay"], self.device)
+
+
+def _per_block(source: np.random.Generator, blocks: Int[Tensor, "f"]) -> Float[Tensor, "f"]:  # noqa: F821
+    return torch.from_numpy(source.random(int(blocks[-1]) + 1)).float()[blocks]

@@ -1,0 +1,62 @@
+"""Denoising losses, and how noise levels are laid over the frames of a training clip."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wm_lightning.clip import Latents, Levels
+from wm_lightning.noising import GaussianPath, NoiseLaw
+
+Scalar = Float[Tensor, ""]
+
+
+def weighted_mse(prediction: Latents, target: Latents, weight: Levels) -> Scalar:
+    """Mean over all elements of weight · (prediction − target)², one weight per frame.
+
+    A frame of weight 0 contributes nothing but is counted, so that the mean over two halves of a
+    batch is the mean over the batch whatever each half leaves out.
+    """
+    error = (prediction.float() - target.float()).square().mean(dim=(2, 3, 4))
+    return (weight.float() * error).mean()
+
+
+@dataclass(frozen=True)
+class FrameLevels:
+    """How the levels of one clip are laid out (diffusion forcing 2407.01392, with shares of simpler cases).
+
+    The first `context` frames are clean. A causal clip has, with probability `clean_history`, a
+    history up to a random block that is clean or noised up to `history_level`, and an independent
+    level per block after it; otherwise every block has its own level. A bidirectional clip has one
+    level for all frames with probability `shared`, else one per frame.
+    """
+
+    law: NoiseLaw
+    context: int
+    clean_history: float
+    history_level: float
+    shared: float
+
+    def sample(
+        self, path: GaussianPath, blocks: Int[Tensor, "f"], source: np.random.Generator  # noqa: F821
+    ) -> Float[Tensor, "f"]:  # noqa: F821
+        """Times of one clip; `blocks` are its block indices, all equal when bidirectional."""
+        frames, last = len(blocks), int(blocks[-1])
+        per_block = self.law.sample(path, (max(frames, last + 1),), source)
+        coins, cut, level = source.random(2), source.random(), source.random()
+        if last == 0:
+            t = per_block[:1].expand(frames).clone() if coins[0] < self.shared else per_block[:frames].clone()
+        else:
+            t = per_block[blocks]
+            if coins[0] < self.clean_history:
+                history = blocks < 1 + int(cut * last)
+                t[history] = 0.0 if coins[1] < 0.5 else level * self.history_level
+        t[: self.context] = 0.0
+        return t
+
+
+def denoising_weight(path: GaussianPath, t: Levels) -> Levels:
+    """The path's loss weight where there is noise to remove, 0 on clean frames."""
+    return torch.where(t > 0, path.loss_weight(t), torch.zeros_like(t))

@@ -1,0 +1,1 @@
+"""Tasks: one verb of the suite a file."""

@@ -1,0 +1,107 @@
+"""Builds what a config names: data, card, module, trainer. Nothing here trains or measures."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from wm_lightning.card import Card
+from wm_lightning.checkpoint_io import AtomicCheckpointIO
+from wm_lightning.checkpoints import NetworkFile
+from wm_lightning.config_record import config_hash, plain
+from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.environment import revision
+from wm_lightning.modules.base import WorldModelModule
+
+log = logging.getLogger(__name__)
+
+
+def build_data(config: DictConfig) -> ClipDataModule:
+    """The DataModule, its data checked or simulated; the network learns how many actions there are.
+
+    Raises ValueError where the data cannot be read, or where the network expects other actions.
+    """
+    data: ClipDataModule = instantiate(config.data, _convert_="all")
+    actions = config.network.actions
+    if actions not in (None, data.spec.dim):
+        raise ValueError(f"network.actions={actions}, but the data have {data.spec.dim}: {list(data.spec.names)}")
+    data.prepare_data()
+    config.network.actions = data.spec.dim
+    kind = "simulated" if data.simulated else "real"
+    log.info("Data: %s (%s), %s", data.name, kind, data.folder)
+    return data
+
+
+def build_card(config: DictConfig, data: ClipDataModule, kind: str) -> Card:
+    """The card of a network of this run, except for what its module says it was trained for."""
+    network = plain_node(config, "network")
+    network.pop("_partial_")
+    return Card(
+        kind=kind, network=network, path=plain_node(config, "noising"), action_spec=data.spec.to_dict(),
+        action_shift=data.action_shift, frame_shape=data.frame_shape, trained_for={}, data=data.name,
+        revision=revision(), config_hash=config_hash(plain(config)), command=shown_command(),
+    )  # fmt: skip
+
+
+def plain_node(config: DictConfig, key: str) -> dict[str, Any]:
+    """A node of the config as plain containers, resolved."""
+    node = OmegaConf.to_container(config[key], resolve=True)
+    assert isinstance(node, dict)
+    return {str(name): value for name, value in node.items()}
+
+
+def shown_command() -> str:
+    """The command as the user typed it."""
+    return "python run.py " + " ".join(sys.argv[1:])
+
+
+def build_module(config: DictConfig, card: Card, teacher: NetworkFile | None) -> WorldModelModule:
+    """The LightningModule with its card; a distillation gets the teacher's weights."""
+    settings = plain_node(config, "module")
+    extra = {}
+    if teacher is not None:
+        settings.pop("teacher")
+        extra["teacher"] = teacher
+    # Building consumes random numbers, so it starts from the seed whatever came before.
+    seed_everything(config.seed, workers=True, verbose=False)
+    module: WorldModelModule = instantiate(settings, _convert_="all", **extra)
+    module.card = card.to_dict()
+    return module
+
+
+def build_trainer(config: DictConfig) -> Trainer:
+    """The Trainer with callbacks, logger and atomic checkpoints."""
+    callbacks = [instantiate(node, _convert_="all") for node in (config.callbacks or {}).values() if node is not None]
+    logger = [instantiate(node, _convert_="all") for node in (config.logger or {}).values()]
+    return instantiate(
+        config.trainer, callbacks=callbacks, logger=logger, plugins=[AtomicCheckpointIO()], _convert_="all"
+    )
+
+
+def resume_path(config: DictConfig) -> str | None:
+    """The checkpoint to continue from: for `last`, that of the run folder where there is one."""
+    if config.ckpt_path != "last":
+        return config.ckpt_path
+    last = Path(config.run_dir) / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        log.info("Continuing %s", last)
+        return str(last)
+    log.info("No checkpoint in %s yet: starting", last.parent)
+    return None
+
+
+def without(config: DictConfig, changes: dict[str, Any], dropped: Sequence[str] = ()) -> DictConfig:
+    """A copy of the config with top-level nodes replaced or dropped."""
+    copied = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    assert isinstance(copied, DictConfig)
+    with open_dict(copied):
+        for key, value in changes.items():
+            copied[key] = value
+        for key in dropped:
+            copied[key] = None
+    return copied

@@ -1,0 +1,97 @@
+"""task=evaluate: the results table of a checkpoint, and the same after a training."""
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import nn
+
+from wm_lightning.card import Card
+from wm_lightning.checkpoints import NetworkFile, load_into, read_network
+from wm_lightning.config_record import config_hash, plain
+from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.environment import revision
+from wm_lightning.results.results import Results
+from wm_lightning.tasks.build import build_card, build_data, plain_node
+from wm_lightning.tasks.evaluation import Origin, TableSettings, evaluate_cast, prepare
+from wm_lightning.tasks.subjects import Cast
+from wm_lightning.tasks.teachers import prepare_teacher
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(config: DictConfig) -> dict[str, float]:
+    """Measures the checkpoint at `ckpt_path` on the test clips and writes results.json, results.md and pictures."""
+    started = time.time()
+    data = build_data(config)
+    teacher = prepare_teacher(config, data) if "teacher" in config.module else None
+    file = read_checkpoint(config, data, "teacher" if teacher is None else "student")
+    return summary(evaluate_files(config, data, file, teacher, started))
+
+
+def read_checkpoint(config: DictConfig, data: ClipDataModule, kind: str) -> NetworkFile:
+    """The network at `ckpt_path`. Raises ValueError where there is none or it is not for this run."""
+    if config.ckpt_path is None:
+        raise ValueError("ckpt_path=null: name the checkpoint, ckpt_path=RUN/checkpoints/best.ckpt")
+    named = Path(config.run_dir) / "checkpoints" / "best.ckpt" if config.ckpt_path == "last" else Path(config.ckpt_path)
+    expected = build_card(config, data, kind)
+    file = read_network(named, expected)
+    differences = file.card.differences(expected)
+    if differences:
+        raise ValueError(f"{named} is not for this config: {'; '.join(differences)} (checkpoint against config)")
+    return file
+
+
+def evaluate_files(
+    config: DictConfig, data: ClipDataModule, file: NetworkFile, teacher: NetworkFile | None, started: float
+) -> Results:
+    """Measures a student beside its teacher, or a teacher alone."""
+    settings: TableSettings = instantiate(config.metrics, _convert_="all")
+    device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
+    cast = build_cast(config, file, teacher, device)
+    bench = prepare(data, settings, device, str(config.trainer.precision))
+    origin = Origin(config.name, config_hash(plain(config)), revision(), config.seed, started)
+    return evaluate_cast(cast, bench, settings, origin, Path(config.run_dir), Console())
+
+
+def build_cast(config: DictConfig, file: NetworkFile, teacher: NetworkFile | None, device: torch.device) -> Cast:
+    """Networks on their device, with the samplers of the config."""
+    own = network_of(config, file, device)
+    module = plain_node(config, "module")
+    recipe = module if teacher is None else module["teacher"]["recipe"]
+    history = (file if teacher is None else teacher).card.trained_for["history_level"]
+    require(file.card, config)
+    return Cast(
+        teacher=own if teacher is None else network_of(config, teacher, device),
+        student=None if teacher is None else own,
+        path=instantiate(plain_node(config, "noising"), _convert_="all"),
+        teacher_sampler=instantiate(recipe["sampler"], _convert_="all"),
+        student_sampler=None if teacher is None else instantiate(module["sampler"], _convert_="all"),
+        plan=instantiate(plain_node(config, "rollout"), _convert_="all"),
+        history_level=history,
+    )
+
+
+def require(card: Card, config: DictConfig) -> None:
+    """Raises ValueError where the rollout asks of the network what its card does not declare."""
+    card.require_mask(config.rollout.mask.chunk, "rollout.mask")
+    card.require_commit(config.rollout.commit.mode, config.rollout.commit.t, "rollout.commit")
+
+
+def network_of(config: DictConfig, file: NetworkFile, device: torch.device) -> nn.Module:
+    """The config's network with the file's weights, ready to generate."""
+    network = instantiate(plain_node(config, "network"), _convert_="all")()
+    load_into(network, file, "the checkpoint")
+    return network.to(device).eval().requires_grad_(False)
+
+
+def summary(results: Results) -> dict[str, float]:
+    """A few numbers by name, for whoever called the task."""
+    last = (results.of("student") or results.of("teacher"))[0]
+    names = ("psnr", "action_error", "distance", "fps_b1")
+    found = {name: last.measured(name) for name in names}
+    return {name: float(value) for name, value in found.items() if value is not None}

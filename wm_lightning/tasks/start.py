@@ -1,0 +1,26 @@
+"""What every task begins with: the config checked and recorded, seeds and compute settings applied."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.utils import instantiate
+from lightning.pytorch import seed_everything
+from omegaconf import DictConfig
+
+from wm_lightning.config_check import check
+from wm_lightning.config_record import save_record
+
+
+def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | None:
+    """Runs `config.task` in the folder `config.run_dir`; returns what the task measured, if anything.
+
+    The whole config is checked before anything is built. Raises ConfigError for one that cannot be used.
+    """
+    check(config)
+    if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
+        save_record(config, overrides, Path(config.run_dir))
+    seed_everything(config.seed, workers=True, verbose=False)
+    if config.compute is not None:
+        instantiate(config.compute)()
+    return instantiate(config.task)(config)

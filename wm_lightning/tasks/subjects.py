@@ -1,0 +1,120 @@
+"""The generators a results table compares: teachers, controls, students and baselines."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from wm_lightning.clip import Clip, Pixels, to_pixels, to_unit
+from wm_lightning.networks.denoiser import Denoiser
+from wm_lightning.networks.rerun import Rerun
+from wm_lightning.noising import GaussianPath
+from wm_lightning.sampling.rollout import Commit, Plan, SeededNoise, rollout
+from wm_lightning.sampling.samplers import DDIMSampler, FewStepSampler, Sampler
+
+CLEAN = Commit(mode="clean", t=0.0)
+LAST = Commit(mode="last", t=0.0)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A generator of video and how the table names it.
+
+    `unjudged` says why its quality is not measured (None: it is).
+    """
+
+    role: str
+    name: str
+    model: Denoiser
+    sampler: Sampler
+    plan: Plan
+    steps: int
+    cached: bool
+    unjudged: str | None = None
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes per chunk; a commit of its own is one more."""
+        commits = self.cached and self.plan.commit.mode != "last"
+        return self.steps + int(commits)
+
+    @torch.no_grad()
+    def generate(self, clip: Clip, context: int, seed: int, device: torch.device) -> Pixels:
+        """Video of the clip's length from its first `context` frames, on the CPU."""
+        noise = SeededNoise(seed, "evaluation", tuple(clip.index.tolist()), device)
+        start = to_unit(clip.video[:, :context].to(device))
+        made = rollout(self.model, self.sampler, start, clip.condition.to(device), self.plan, noise)
+        return to_pixels(made).cpu()
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Networks and settings the subjects are made of; `student` is None when only a teacher was trained."""
+
+    teacher: nn.Module
+    student: nn.Module | None
+    path: GaussianPath
+    teacher_sampler: DDIMSampler
+    student_sampler: FewStepSampler | None
+    plan: Plan
+    history_level: float  # how noisy a history the teacher was trained on
+
+    def subjects(self, teacher_steps: tuple[int, ...], student_steps: tuple[int, ...]) -> Iterator[Subject]:
+        """Rows of the table in their order, baselines aside."""
+        yield from self._teachers(teacher_steps)
+        if self.student is not None and self.student_sampler is not None:
+            yield from self._controls(student_steps, self.student_sampler)
+            yield from self._students(student_steps, self.student, self.student_sampler)
+
+    def _teachers(self, steps: tuple[int, ...]) -> Iterator[Subject]:
+        teacher, most = Denoiser(self.teacher, self.path), max(steps)
+        clean = replace(self.plan, commit=CLEAN)
+
+        def made(count: int, model: Denoiser, plan: Plan, cached: bool, unjudged: str | None) -> Subject:
+            return Subject("teacher", "teacher", model, self._euler(count), plan, count, cached, unjudged)
+
+        for count in steps:
+            yield made(count, teacher, clean, True, None)
+        same = "speed only: without a cache the same model makes the same video as the row with one"
+        yield made(most, Denoiser(Rerun(self.teacher), self.path), clean, False, same)
+        last_level = float(self._euler(most).levels(self.path, 1)[-2, 0])
+        untrained = last_level > self.history_level
+        reason = "speed only: the teacher was not trained on a history this noisy" if untrained else None
+        yield made(most, teacher, replace(self.plan, commit=LAST), True, reason or "speed only in this table")
+
+    def _controls(self, steps: tuple[int, ...], sampler: FewStepSampler) -> Iterator[Subject]:
+        """The teacher's weights at the student's steps: what few steps give without any distillation."""
+        teacher, plan = Denoiser(self.teacher, self.path), replace(self.plan, commit=CLEAN)
+        for count in steps:
+            yield Subject("control", "undistilled, Euler", teacher, self._euler(count), plan, count, True)
+            renoise = replace(sampler, steps=sampler.steps.with_steps(count))
+            yield Subject("control", "undistilled, re-noised", teacher, renoise, plan, count, True)
+
+    def _students(self, steps: tuple[int, ...], network: nn.Module, sampler: FewStepSampler) -> Iterator[Subject]:
+        student, trained = Denoiser(network, self.path), self.plan.commit
+        for commit in (CLEAN, LAST):
+            own = commit.mode == trained.mode or (commit is CLEAN and trained.mode in ("noised", "scaled"))
+            plan = self.plan if own else replace(self.plan, commit=commit)
+            reason = None if own else f"speed only: the student was trained to commit with mode {trained.mode}"
+            for count in steps:
+                few = replace(sampler, steps=sampler.steps.with_steps(count))
+                yield Subject("student", "student", student, few, plan, count, True, reason)
+
+    def _euler(self, steps: int) -> DDIMSampler:
+        return replace(self.teacher_sampler, steps=self.teacher_sampler.steps.with_steps(steps))
+
+
+def baseline_copy(clip: Clip, context: int) -> Pixels:
+    """The last given frame, held."""
+    held = clip.video[:, context - 1 : context].expand(-1, clip.video.shape[1] - context, -1, -1, -1)
+    return torch.cat([clip.video[:, :context], held], dim=1).cpu()
+
+
+def with_shuffled_actions(clip: Clip) -> Clip:
+    """The clip driven by its neighbour's actions; everything it is judged against stays its own."""
+    condition = clip.condition
+    shuffled = replace(condition, actions=condition.actions.roll(1, dims=0))
+    values: dict[str, Any] = {"condition": shuffled}
+    return replace(clip, **values)

@@ -1,0 +1,73 @@
+"""Where a distillation's teacher comes from: a file, the repository, or a training of its own."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from wm_lightning.card import Card
+from wm_lightning.checkpoints import NetworkFile, read_card, read_network
+from wm_lightning.config_record import save_record
+from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.tasks.build import build_card, build_data, plain_node, without
+from wm_lightning.tasks.fit import fit
+
+log = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parents[1] / "teachers"
+
+
+def prepare_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
+    """The teacher that `module.teacher.ckpt_path` names.
+
+    A path is read. `shipped` is the file of this data set that comes with the suite, where its card
+    equals the run; otherwise, and for null, a teacher is trained by `module.teacher.recipe` into the
+    cache, or found there. Raises ValueError where a named file does not fit the run.
+    """
+    expected = build_card(config, data, "teacher")
+    wanted = config.module.teacher.ckpt_path
+    if wanted == "shipped":
+        wanted = _shipped(data, expected)
+    path = train_teacher(config, data) if wanted is None else Path(wanted)
+    file = read_network(path, expected)
+    differences = file.card.differences(expected)
+    if differences:
+        raise ValueError(
+            f"the teacher {path} is not for this run: {'; '.join(differences)} (teacher against run); change "
+            f"network=, noising= or data.action_shift to match it, or set module.teacher.ckpt_path=null to train one"
+        )
+    log.info("Teacher: %s (%s, %d iterations, %s)", path, file.card.data, file.card.iterations, file.sha256[:12])
+    return file
+
+
+def _shipped(data: ClipDataModule, expected: Card) -> str | None:
+    path = SHIPPED / f"{data.name}.safetensors"
+    if not path.is_file():
+        log.info("No teacher for %s comes with the suite: training one", data.name)
+        return None
+    differences = read_card(path).differences(expected)
+    if differences:
+        log.info("The teacher in %s is not for this run (%s): training one", path.name, "; ".join(differences))
+        return None
+    return str(path)
+
+
+def train_teacher(config: DictConfig, data: ClipDataModule) -> Path:
+    """Trains the recipe's teacher in the cache, once per config; an interrupted training is continued."""
+    recipe = without(config, {"module": config.module.teacher.recipe, "name": "teacher", "ckpt_path": "last"})
+    nodes = {key: plain_node(recipe, key) for key in ("module", "network", "noising", "rollout")}
+    nodes["data"] = {key: value for key, value in plain_node(recipe, "data").items() if key not in ("cache_dir", "root")}
+    identity = {**nodes, "seed": config.seed, "content": data.manifest["hash"]}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    folder = Path(config.cache_dir) / "teachers" / f"{data.name}-{key}"
+    path = folder / "teacher.safetensors"
+    if path.is_file():
+        log.info("Reusing the teacher trained before: %s", path)
+        return path
+    log.info("Training a teacher first, into %s", folder)
+    recipe.run_dir = str(folder)
+    save_record(recipe, [], folder)
+    fit(recipe, build_data(recipe), build_card(recipe, data, "teacher"), None, export=path)
+    return path

@@ -1,0 +1,1 @@
+"""Simulators that write the on-disk formats and judge pixels."""

@@ -1,0 +1,56 @@
+"""What a simulated world offers besides data: a judge of generated pixels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wm_lightning.clip import ActionSpec, Clip, Pixels
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Judgement of every frame of every clip; NaN where undefined, as in the context frames.
+
+    `action_error` is how far the motion seen is from the motion commanded, `object_error` how wrong
+    the content is that the context determines, `presence` the share (0..1) of the content expected
+    to exist that does. `extra` holds what only one world knows, each `b ...`.
+    """
+
+    action_error: Float[Tensor, "b f"]
+    object_error: Float[Tensor, "b f"]
+    presence: Float[Tensor, "b f"]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def cat(parts: Sequence["Measures"]) -> "Measures":
+        """Joins the measures of several batches of clips of equal length."""
+        return Measures(
+            torch.cat([p.action_error for p in parts]),
+            torch.cat([p.object_error for p in parts]),
+            torch.cat([p.presence for p in parts]),
+            {key: torch.cat([p.extra[key] for p in parts]) for key in parts[0].extra},
+        )
+
+
+@runtime_checkable
+class World(Protocol):
+    """A simulator's name, its actions, and its program judge."""
+
+    name: str
+    spec: ActionSpec
+
+    def measure(self, video: Pixels, clip: Clip, context: int) -> Measures:
+        """Judges `video`, generated from the first `context` frames of `clip` and its condition.
+
+        `video` has the frames of `clip`. Judged by pixels, against `clip.video`, `clip.truth` and
+        `clip.condition`. Raises ValueError where the shapes differ or `context` leaves nothing to judge.
+        """
+        ...
+
+    def compare(self, generated: Measures, true: Measures) -> Mapping[str, float]:
+        """What only this world can say of all clips together, as numbers by name; less is better."""
+        ...
