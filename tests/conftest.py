@@ -5,12 +5,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import wm_lightning  # noqa: F401, I001  its import hook has to come before the first import of lightning
 import pytest
 import torch
 import yaml
 
-from wm_lightning.config import CONFIG_DIR
+from wm_lightning.config import CONFIG_DIR  # also puts the package's import hook before lightning's first import
 
 TESTS = Path(__file__).parent
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any
 
 MASK_NAMES = {None: "bidirectional", 1: "framewise"}
 
@@ -41,7 +41,7 @@ class Card:
         return {**values, "frame_shape": list(self.frame_shape)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "Card":
         """Inverse of `to_dict`. Raises TypeError for a key that is none of a card's."""
         return cls(**{**values, "frame_shape": tuple(values["frame_shape"])})
 

@@ -44,7 +44,7 @@ def check(config: DictConfig) -> None:
     alias leads to it) where configs may build from, and each of its keys must be one of its
     parameters. Nothing is instantiated; the modules of allowed packages are imported.
     """
-    bare = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    bare = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     container = OmegaConf.to_container(bare, resolve=True, throw_on_missing=False)
     faults = list(_missing(container, ""))
     for target in targets(container):

@@ -11,9 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 # Where a run lies, how it is logged and on what it was launched change no number it computes.
-_NOT_HASHED = frozenset(
-    {"run_dir", "default_root_dir", "ckpt_path", "cache_dir", "logger", "tags", "hydra", "compute"}
-)
+_NOT_HASHED = frozenset({"run_dir", "default_root_dir", "ckpt_path", "cache_dir", "logger", "tags", "hydra", "compute"})
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)")
 # The variables that only say where things lie may be written down.
@@ -27,7 +25,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     Every value that came from the environment (the user's own folders aside), or that equals one of
     the environment's keys, is replaced by the name of its variable. Unset values stay `???`.
     """
-    bare = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    bare = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     container = OmegaConf.to_container(bare, resolve=True, throw_on_missing=False)
     assert isinstance(container, dict)
     return _redact(container, _secrets(OmegaConf.to_yaml(bare, resolve=False)))
@@ -81,9 +79,7 @@ def _hashed(value: Any) -> Any:
 def _secrets(unresolved: str) -> dict[str, str]:
     """Value to variable name, of what must not be written: named in the config, or a key by its name."""
     named = {name for name in _ENVIRONMENT.findall(unresolved) if not _HARMLESS.fullmatch(name)}
-    return {
-        value: name for name, value in os.environ.items() if value and (name in named or _SECRET_NAME.search(name))
-    }
+    return {value: name for name, value in os.environ.items() if value and (name in named or _SECRET_NAME.search(name))}
 
 
 def _redact(value: Any, secrets: Mapping[str, str]) -> Any:

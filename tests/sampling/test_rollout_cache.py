@@ -9,7 +9,6 @@ from tests.sampling.recording import (
     COMMITS,
     DDIM,
     DIFFUSION,
-    FEW_STEP,
     FLOW,
     Call,
     Recorder,
@@ -24,9 +23,11 @@ from wm_lightning.networks.rerun import Rerun
 from wm_lightning.networks.video_dit import VideoDiT
 from wm_lightning.noising import GaussianPath
 from wm_lightning.sampling.rollout import Commit, rollout
-from wm_lightning.sampling.samplers import PyramidSampler, Sampler
+from wm_lightning.sampling.samplers import FewStepSampler, PyramidSampler, Sampler, StepList
 
-BATCH, FRAMES = 2, 9
+BATCH, FRAMES = 2, 6  # one given, then single frames, or a chunk of 3 and a shorter one of 2
+STEPS = 2
+FEW_STEP = FewStepSampler(StepList(kind="matched", steps=STEPS, shift=2.0))
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
@@ -75,16 +76,15 @@ def recorded(
     return recorder, given
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
-@pytest.mark.parametrize(("chunk", "window"), [(1, None), (3, None), (1, 3), (3, 5)])
+@pytest.mark.parametrize(("chunk", "window"), [(3, None), (1, 3), (3, 4)])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_every_pass_equals_a_full_forward_over_the_committed_inputs(
-    attention: Attention, chunk: int, window: int | None, commit: Commit, dtype: torch.dtype
+    attention: Attention, chunk: int, window: int | None, commit: Commit
 ) -> None:
     """With "last" the history inputs are the stored x_t with their own times; a window is a band."""
-    network = tiny(attention, dtype=dtype)
-    recorder, given = recorded(network, chunk, commit, window, 0, dtype)
+    network = tiny(attention, dtype=torch.float64)
+    recorder, given = recorded(network, chunk, commit, window, 0, torch.float64)
     for call in recorder.passes():
         x_t, t = full_inputs(recorder, call)
         with torch.no_grad():
@@ -93,7 +93,7 @@ def test_every_pass_equals_a_full_forward_over_the_committed_inputs(
             )
         expected = FLOW.x0(x_t, prediction, t)[:, call.start :]
         assert call.x0 is not None
-        torch.testing.assert_close(call.x0, expected, atol=TOLERANCE[dtype] / 5, rtol=0)
+        torch.testing.assert_close(call.x0, expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize(("chunk", "window", "sink"), [(1, 3, 1), (3, 5, 1)])
@@ -125,7 +125,7 @@ def test_committed_inputs_are_what_the_mode_says(commit: Commit) -> None:
     for start, kept in recorder.committed().items():
         x0 = videos(BATCH, 1, seed=1, dtype=dtype) if start == 0 else made[start]
         assert x0 is not None
-        if start == 7:
+        if start == 4:
             continue  # the last chunk is not committed
         if commit.mode == "last":
             level = 0.0 if start == 0 else FEW_STEP.levels(FLOW, 1)[-2].item()
@@ -135,9 +135,9 @@ def test_committed_inputs_are_what_the_mode_says(commit: Commit) -> None:
         factor = {"clean": (1.0, 0.0), "noised": (0.9, 0.1), "scaled": (0.9, 0.0)}[commit.mode]
         torch.testing.assert_close(kept.x_t, factor[0] * x0 + factor[1] * noise, atol=1e-12, rtol=0)
         assert torch.equal(kept.t, torch.full_like(kept.t, commit.t))
-    passes, chunks = len(recorder.passes()), 3
-    assert passes == 3 * chunks
-    assert len(recorder.calls) == passes + (1 if commit.mode == "last" else chunks)
+    # Every chunk but the last is committed, and so is the context; "last" spends a pass on the context only.
+    assert len(recorder.passes()) == STEPS * 2
+    assert len(recorder.calls) == STEPS * 2 + (1 if commit.mode == "last" else 2)
 
 
 @pytest.mark.parametrize(("chunk", "window", "sink"), [(1, 2, 0), (3, 4, 0), (3, 4, 1), (1, 4, 2)])

@@ -24,7 +24,7 @@ from wm_lightning.networks.video_dit import VideoDiT
 from wm_lightning.sampling.rollout import Commit, rollout
 from wm_lightning.sampling.samplers import Sampler
 
-BATCH, FRAMES, CHUNK = 2, 10, 3
+BATCH, FRAMES, CHUNK = 2, 8, 3  # one given, two chunks and a shorter one
 CHUNKS = 3
 
 
@@ -51,30 +51,28 @@ def score(frames: Tensor, start: int) -> Tensor:
     return (weight[:, start : start + frames.shape[1]] * frames.square()).mean((0, 2, 3, 4)).sum()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sampler", [FEW_STEP, DDIM], ids=["few_step", "ddim"])
 @pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_leaving_at_the_last_step_is_the_inference_rollout_bit_for_bit(
-    attention: Attention, commit: Commit, sampler: Sampler, dtype: torch.dtype
+    attention: Attention, commit: Commit, sampler: Sampler
 ) -> None:
-    model = denoiser(tiny(attention, dtype=dtype))
-    training = run(model, commit, [STEPS - 1] * CHUNKS, sampler=sampler, dtype=dtype)
+    model = denoiser(tiny(attention))
+    training = run(model, commit, [STEPS - 1] * CHUNKS, sampler=sampler, dtype=torch.float32)
     with torch.no_grad():
-        inference = run(model, commit, None, sampler=sampler, dtype=dtype)
+        inference = run(model, commit, None, sampler=sampler, dtype=torch.float32)
     assert training.requires_grad and not inference.requires_grad
     assert torch.equal(training, inference)
 
 
-@pytest.mark.parametrize("cached", [True, False], ids=["cached", "rerun"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("cached", [True, False], ids=["cached_checkpointing", "rerun"])
 @pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_gradient_is_that_of_the_exit_passes_with_frozen_past(
-    attention: Attention, commit: Commit, checkpointing: bool, cached: bool
+    attention: Attention, commit: Commit, cached: bool
 ) -> None:
     exits = (1, 0, 2)
-    network = tiny(attention, dtype=torch.float64, gradient_checkpointing=checkpointing)
+    network = tiny(attention, dtype=torch.float64, gradient_checkpointing=cached)
     model = denoiser(network if cached else Rerun(network))
     made = run(model, commit, exits)
     found = gradients(network, score(made, 0))
@@ -95,47 +93,33 @@ def test_gradient_is_that_of_the_exit_passes_with_frozen_past(
 
 @pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
 def test_no_gradient_crosses_chunks(commit: Commit) -> None:
-    """Of all noise drawn, a chunk's gradient reaches the one draw its exit pass starts from, and no earlier chunk."""
+    """Of all that was given or drawn, a chunk's gradient reaches the noise its exit pass starts from, if any."""
     leaves: dict[tuple[int, int], Tensor] = {}
     source = noise_of((4, 9), torch.float64)
 
     def noise(shape: tuple[int, ...], first: Sequence[int], frames: int, step: int) -> Tensor:
-        leaf = source(shape, first, frames, step).requires_grad_()
-        leaves[first[0], step] = leaf
-        return leaf
+        return leaves.setdefault((first[0], step), source(shape, first, frames, step).requires_grad_())
 
-    context = videos(BATCH, 1, seed=1, dtype=torch.float64).requires_grad_()
-    network = tiny("joint", dtype=torch.float64)
-    made = run(denoiser(network), commit, (0, 0, 0), noise=noise, context=context)
-    for start in (1, 4, 7):
+    context = leaves[0, 0] = videos(BATCH, 1, seed=1, dtype=torch.float64).requires_grad_()
+    made = run(denoiser(tiny("joint", dtype=torch.float64)), commit, (0, 2, 0), noise=noise, context=context)
+    for start, exit_step in ((1, 0), (4, 2), (7, 0)):
         loss = made[:, start : start + CHUNK].square().sum()
-        reached = {
-            place for place, leaf in leaves.items()
-            if (grad := torch.autograd.grad(loss, leaf, retain_graph=True, allow_unused=True)[0]) is not None
-            and grad.abs().sum() > 0
-        }  # fmt: skip
-        assert reached == {(start, 0)}
-        assert torch.autograd.grad(loss, context, retain_graph=True, allow_unused=True)[0] is None
-    later = run(denoiser(network), commit, (2, 1, 1), noise=noise)
-    assert all(
-        torch.autograd.grad(later.square().sum(), leaf, retain_graph=True, allow_unused=True)[0] is None
-        for leaf in leaves.values()
-    )
+        found = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)
+        reached = [place for place, g in zip(leaves, found, strict=True) if g is not None and g.any()]
+        assert reached == ([(start, 0)] if exit_step == 0 else [])
 
 
-def test_chunks_that_end_before_grad_from_carry_no_gradient() -> None:
+@pytest.mark.parametrize(("grad_from", "free"), [(0, [1, 4, 7]), (3, [1, 4, 7]), (4, [4, 7]), (7, [7]), (8, [])])
+def test_chunks_that_end_before_grad_from_carry_no_gradient(grad_from: int, free: list[int]) -> None:
     network = tiny("factorised", dtype=torch.float64)
-    for grad_from, free in ((0, 1), (4, 4), (5, 4), (7, 7), (10, 10)):
-        made = run(denoiser(network), COMMITS[0], (1, 0, 2), grad_from=grad_from)
-        alone = [made[:, start : start + CHUNK] for start in (1, 4, 7)]
-        if free == FRAMES:
-            assert not made.requires_grad
-            continue
-        for start, chunk in zip((1, 4, 7), alone, strict=True):
-            grads = gradients(network, chunk.square().sum().clone()) if start >= free else None
-            assert grads is None or any(g is not None and g.abs().sum() > 0 for g in grads.values())
-            made = run(denoiser(network), COMMITS[0], (1, 0, 2), grad_from=grad_from)
+    made = run(denoiser(network), COMMITS[0], (1, 0, 2), grad_from=grad_from)
     assert torch.equal(made, run(denoiser(network), COMMITS[0], (1, 0, 2)))
+    assert made.requires_grad == bool(free)
+    for start in (1, 4, 7) if free else ():
+        weights = list(network.parameters())
+        loss = made[:, start : start + CHUNK].square().sum()
+        found = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        assert any(g is not None and bool(g.any()) for g in found) == (start in free)
 
 
 @pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
@@ -155,5 +139,5 @@ def test_without_gradient_there_is_no_graph(commit: Commit) -> None:
 
 @pytest.mark.parametrize("exits", [(1, 0), (1, 0, 2, 2), (1, STEPS, 0), (-1, 0, 0)])
 def test_impossible_exits_are_refused(exits: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="exits"):
+    with pytest.raises(ValueError, match="exit"):
         run(denoiser(tiny("joint", dtype=torch.float64)), COMMITS[0], exits)

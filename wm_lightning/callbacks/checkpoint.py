@@ -59,7 +59,7 @@ class IterationCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the best, then the last if it is due. Raises ValueError where the metric was never logged."""
-        if trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         if self.monitor is not None and self._improves(trainer, self.monitor):
             self.best_iteration = _iterations(pl_module)
@@ -97,7 +97,8 @@ class IterationCheckpoint(Checkpoint):
         if monitor not in logged:
             known = ", ".join(sorted(logged)) or "nothing"
             raise ValueError(f"callbacks.checkpoint.monitor={monitor} was not logged in validation; logged: {known}")
-        score = float(torch.as_tensor(logged[monitor]))
+        # Saving is a step of all ranks together, so one of them decides.
+        score = float(trainer.strategy.broadcast(float(torch.as_tensor(logged[monitor]))))
         sign = 1.0 if self.mode == "min" else -1.0
         if math.isnan(score) or (self.best is not None and sign * score >= sign * self.best):
             return False
@@ -114,4 +115,4 @@ def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
     if not trainer.enable_validation:
         return False
     interval = trainer.val_check_batch
-    return math.isfinite(interval) and (batch_idx + 1) % int(interval) == 0
+    return interval is not None and math.isfinite(interval) and (batch_idx + 1) % int(interval) == 0

@@ -40,7 +40,7 @@ class Score:
     largest: float
     context: int
     guidance: float
-    null: NullPattern
+    null_pattern: NullPattern
 
     def level(self, path: GaussianPath, source: np.random.Generator) -> Float[Tensor, "1"]:
         """The time of one sample."""
@@ -144,7 +144,7 @@ class DMDModule(WorldModelModule):
         if self.init.iterations == 0:
             card.require_mask(plan.mask.chunk, "init=teacher (choose init=causal_cd to teach the mask first):")
         if self.score.guidance != 1:
-            card.require_null(self.score.null, "guidance of the teacher's score")
+            card.require_null(self.score.null_pattern, "guidance of the teacher's score")
         if self.score.context > self.context and min(self.self_rollout.lengths) <= self.self_rollout.scored:
             raise ValueError(f"{self.score.context} clean frames before the scored ones do not exist in the rollout")
 
@@ -260,7 +260,7 @@ class DMDModule(WorldModelModule):
     def teacher_score(self) -> Any:
         """The teacher as a score, guided where asked for."""
         teacher = self.denoiser(self.teacher)
-        return teacher if self.score.guidance == 1 else Guided(teacher, self.score.guidance, self.score.null)
+        return teacher if self.score.guidance == 1 else Guided(teacher, self.score.guidance, self.score.null_pattern)
 
     def critic_loss(self, window: Window) -> Scalar:
         """Denoising loss in the network's own target, on the frames the scores look at."""

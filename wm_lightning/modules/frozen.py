@@ -1,7 +1,7 @@
 """A network that is used and never trained."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from torch import nn
 
@@ -18,7 +18,7 @@ class Frozen(nn.Module):
         self.network = network.requires_grad_(False).eval()
         self.register_load_state_dict_pre_hook(_put_back)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Frozen":
         """Stays in eval mode."""
         return super().train(False)
 

@@ -219,6 +219,8 @@ def rollout(
     """
     total, given = condition.actions.shape[1], context.shape[1]
     shape = tuple(context.shape[2:])
+    if exits is not None:
+        _check_exits(exits, chunks=-(-(total - given) // plan.chunk), steps=len(sampler.levels(model.path, 1)) - 1)
     past = remember_context(model, context, condition, plan, noise)
     made = [context]
     for index, start in enumerate(range(given, total, plan.chunk)):
@@ -232,3 +234,8 @@ def rollout(
         made.append(chunk.frames)
         past = past if chunk.past is None else chunk.past
     return torch.cat(made, dim=1)
+
+
+def _check_exits(exits: Sequence[int], *, chunks: int, steps: int) -> None:
+    if len(exits) != chunks or not all(0 <= step < steps for step in exits):
+        raise ValueError(f"exits={list(exits)}: {chunks} chunks need one exit step each, from 0 to {steps - 1}")

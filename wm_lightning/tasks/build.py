@@ -69,7 +69,9 @@ def build_module(config: DictConfig, card: Card, teacher: NetworkFile | None) ->
         extra["teacher"] = teacher
     # Building consumes random numbers, so it starts from the seed whatever came before.
     seed_everything(config.seed, workers=True, verbose=False)
-    module: WorldModelModule = instantiate(settings, _convert_="all", **extra)
+    # Called by hand: given to Hydra, the teacher's weights would be merged into the config.
+    build = instantiate({**settings, "_partial_": True}, _convert_="all")
+    module: WorldModelModule = build(**extra)
     module.card = card.to_dict()
     return module
 
