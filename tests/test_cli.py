@@ -83,12 +83,14 @@ def test_a_grid_runs_every_point_in_its_own_folder_over_every_file(project: Path
     assert {point["seed"] for point in points} == {11}
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_users_own(project: Path) -> None:
     done = run(project, "-m", "seed=1,2")
     assert done.returncode == 0, done.stderr
     assert sorted(record(path.parent)["seed"] for path in project.glob("logs/run/*/*/config.yaml")) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_named_folder_is_used_as_it_is(project: Path) -> None:
     assert run(project, "run_dir=here", "ckpt_path=last").returncode == 0
     assert record(project / "here")["run_dir"] == str(project / "here")

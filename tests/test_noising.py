@@ -77,7 +77,14 @@ def test_velocity_and_v_belong_to_their_own_paths() -> None:
 
 @pytest.mark.parametrize(
     ("index", "published", "tolerance"),
-    [(0, 0.9997, 5e-5), (14, 0.9953, 5e-5), (249, 0.851, 5e-4), (499, 0.500, 5e-4), (749, 0.149, 5e-4), (999, 3.0e-7, 5e-9)],
+    [
+        (0, 0.9997, 5e-5),
+        (14, 0.9953, 5e-5),
+        (249, 0.851, 5e-4),
+        (499, 0.500, 5e-4),
+        (749, 0.149, 5e-4),
+        (999, 3.0e-7, 5e-9),
+    ],
 )
 def test_sigmoid_schedule_has_its_published_values(index: int, published: float, tolerance: float) -> None:
     path, t = diffusion(), torch.tensor((index + 1) / 1000, dtype=torch.float64)

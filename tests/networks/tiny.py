@@ -182,4 +182,3 @@ def _turned(x: Tensor, angles: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     first, second = x.double().chunk(2, dim=-1)
     turned = torch.complex(first, second) * torch.polar(torch.ones_like(angles), angles)[:, None]
     return torch.cat([turned.real, turned.imag], dim=-1).to(x.dtype)
-

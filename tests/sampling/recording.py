@@ -16,7 +16,7 @@ from wm_lightning.sampling.samplers import DDIMSampler, FewStepSampler, StepList
 
 FLOW = RectifiedFlow(prediction="velocity", loss_sigma_floor=0.05, label_scale=20.0)
 DIFFUSION = VPDiffusion(prediction="v", loss_sigma_floor=0.05, steps=1000, start=-3.0, end=3.0, tau=1.0)
-STEPS = 3
+STEPS = 2
 FEW_STEP = FewStepSampler(StepList(kind="matched", steps=STEPS, shift=2.0))
 DDIM = DDIMSampler(StepList(kind="uniform", steps=STEPS), eta=0.0)
 COMMITS = [Commit("clean", 0.0), Commit("noised", 0.1), Commit("scaled", 0.1), Commit("last", 0.0)]

@@ -8,24 +8,16 @@ import torch
 from torch import Tensor
 
 from tests.networks.tiny import ATTENTIONS, Attention, condition, randn, tiny, videos
-from tests.sampling.recording import (
-    COMMITS,
-    DDIM,
-    FEW_STEP,
-    STEPS,
-    Recorder,
-    commit_name,
-    denoiser,
-    noise_of,
-    plan,
-)
+from tests.sampling.recording import COMMITS, Recorder, commit_name, denoiser, noise_of, plan
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.networks.video_dit import VideoDiT
 from wm_lightning.sampling.rollout import Commit, rollout
-from wm_lightning.sampling.samplers import Sampler
+from wm_lightning.sampling.samplers import DDIMSampler, FewStepSampler, Sampler, StepList
 
 BATCH, FRAMES, CHUNK = 2, 8, 3  # one given, two chunks and a shorter one
-CHUNKS = 3
+CHUNKS = STEPS = 3
+FEW_STEP = FewStepSampler(StepList(kind="matched", steps=STEPS, shift=2.0))
+DDIM = DDIMSampler(StepList(kind="uniform", steps=STEPS), eta=0.0)
 
 
 def run(
@@ -51,9 +43,8 @@ def score(frames: Tensor, start: int) -> Tensor:
     return (weight[:, start : start + frames.shape[1]] * frames.square()).mean((0, 2, 3, 4)).sum()
 
 
-@pytest.mark.parametrize("sampler", [FEW_STEP, DDIM], ids=["few_step", "ddim"])
+@pytest.mark.parametrize(("attention", "sampler"), [("joint", FEW_STEP), ("factorised", DDIM)])
 @pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
-@pytest.mark.parametrize("attention", ATTENTIONS)
 def test_leaving_at_the_last_step_is_the_inference_rollout_bit_for_bit(
     attention: Attention, commit: Commit, sampler: Sampler
 ) -> None:

@@ -1,6 +1,7 @@
 """The DataModule of clips: where the data come from, the exact training stream, and fixed evaluation clips."""
 
 import hashlib
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -14,8 +15,10 @@ from wm_lightning.clip import ActionSpec, Clip
 from wm_lightning.data import cache
 from wm_lightning.data.formats.episode import Reader
 from wm_lightning.data.loader import ClipLoader, evaluation_loader
-from wm_lightning.data.windows import Windows, fixed_windows
+from wm_lightning.data.windows import Window, Windows, count_windows, fixed_windows
 from wm_lightning.worlds.world import World
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -132,13 +135,13 @@ class ClipDataModule(LightningDataModule):
         rank, world_size = self._place()
         if self.val_clips % world_size:
             raise ValueError(f"data.val_clips={self.val_clips} is not a multiple of {world_size} ranks; change one")
-        windows = fixed_windows(self.reader("val"), self.val_clips, self.val_frames, self.seed)
+        windows = self._fixed("val", self.val_clips, self.val_frames)
         dataset = Windows(self.reader("val"), truth=True)
         return evaluation_loader(dataset, windows[rank::world_size], self.batch_size, self.num_workers)
 
     def clips(self, split: str, count: int, frames: int, batch_size: int) -> Iterator[Clip]:
-        """The same `count` clips of a split on every call, in batches, truth included."""
-        windows = fixed_windows(self.reader(split), count, frames, self.seed)
+        """The same `count` clips of a split on every call, in batches, truth included; all there are if fewer."""
+        windows = self._fixed(split, count, frames)
         yield from evaluation_loader(Windows(self.reader(split), truth=True), windows, batch_size, num_workers=0)
 
     @cached_property
@@ -157,6 +160,12 @@ class ClipDataModule(LightningDataModule):
             "quarantined": dict(self.quarantined),
             "hash": self.content_hash(),
         }
+
+    def _fixed(self, split: str, count: int, frames: int) -> list[Window]:
+        there = count_windows(self.reader(split), frames)
+        if there < count:
+            log.info("%s: %d clips of %d frames in %s, fewer than %d", self.name, there, frames, split, count)
+        return fixed_windows(self.reader(split), min(count, there), frames, self.seed)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -79,6 +79,11 @@ def fixed_windows(reader: Reader, count: int, frames: int, seed: int) -> list[Wi
     return windows
 
 
+def count_windows(reader: Reader, frames: int) -> int:
+    """How many distinct windows the data hold. Raises ValueError where no episode is long enough."""
+    return int(_starts(reader, frames).sum())
+
+
 def collate(episodes: Sequence[Episode], indices: Sequence[int], *, truth: bool) -> Clip:
     """A batch of episodes of equal length and size."""
     keys = episodes[0].truth if truth else ()

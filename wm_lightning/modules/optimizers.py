@@ -12,27 +12,26 @@ from torch.optim import Optimizer
 OUTSIDE_BLOCKS = ("embed", "places", "level", "action", "head")
 
 
-def adamw(
-    network: nn.Module, *, lr: float, betas: Sequence[float], weight_decay: float, eps: float
+def optimizers(
+    network: nn.Module,
+    *,
+    lr: float,
+    betas: Sequence[float],
+    weight_decay: float,
+    eps: float,
+    muon_lr: float | None,
+    momentum: float,
 ) -> list[Optimizer]:
-    """AdamW on every parameter."""
-    beta1, beta2 = betas
-    return [torch.optim.AdamW(network.parameters(), lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps)]
-
-
-def muon_adamw(
-    network: nn.Module, *, muon_lr: float, momentum: float, lr: float, betas: Sequence[float], weight_decay: float
-) -> list[Optimizer]:
-    """Muon on the matrices of the blocks, AdamW on all else."""
+    """AdamW on every parameter; with `muon_lr`, Muon on the matrices of the blocks and AdamW on all else."""
     matrices, others = [], []
     for name, parameter in network.named_parameters():
         inside = parameter.ndim == 2 and name.split(".")[0] not in OUTSIDE_BLOCKS
-        (matrices if inside else others).append(parameter)
+        (matrices if inside and muon_lr is not None else others).append(parameter)
     beta1, beta2 = betas
-    return [
-        torch.optim.Muon(matrices, lr=muon_lr, momentum=momentum, weight_decay=weight_decay),
-        torch.optim.AdamW(others, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay),
-    ]
+    found: list[Optimizer] = []
+    if muon_lr is not None:
+        found.append(torch.optim.Muon(matrices, lr=muon_lr, momentum=momentum, weight_decay=weight_decay))
+    return [*found, torch.optim.AdamW(others, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps)]
 
 
 @dataclass(frozen=True)

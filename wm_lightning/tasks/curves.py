@@ -1,0 +1,67 @@
+"""The curves of a training, drawn from what its csv logger wrote."""
+
+import logging
+from pathlib import Path
+
+from wm_lightning.results.curves import Curve, Panel, draw_curves, panels, read_curves
+
+log = logging.getLogger(__name__)
+
+X = "iteration"
+# One measure a panel: they share no unit.
+GROUPS = {
+    "Loss": ["train/loss"],
+    "Initialisation": ["train/init"],
+    "Student": ["train/student"],
+    "Critic": ["train/critic"],
+    "Gap between the scores": ["train/score_gap"],
+    "Validation: score": ["val/score"],
+    "Validation: excess distance": ["val/excess"],
+    "Validation: action error": ["val/action_error"],
+    "Validation: object error": ["val/object_error"],
+    "Validation: presence": ["val/presence"],
+    "Validation: PSNR (dB)": ["val/psnr"],
+}
+
+
+def draw_run_curves(run_dir: Path, caption: str) -> Path | None:
+    """Writes `curves.png` into the run folder; None, said in the log, where nothing was logged.
+
+    Every start of a run has its own metrics.csv; where a continued run repeats iterations, its values stand.
+    """
+    files = sorted((run_dir / "csv").rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    shown = panels(tuple(joined([curves_of(path) for path in files]).values()), GROUPS, X)
+    if not shown:
+        log.info("No curves: no metrics.csv in %s has values over a column %r", run_dir / "csv", X)
+        return None
+    path = run_dir / "curves.png"
+    draw_curves(path, tuple(with_log_axis(panel) for panel in shown), caption)
+    return path
+
+
+def curves_of(path: Path) -> tuple[Curve, ...]:
+    """The curves of one file; none where it holds no iteration, as after a run too short to log."""
+    with path.open(encoding="utf-8") as file:
+        named = X in file.readline().strip().split(",")
+    return read_curves(path, X) if named else ()
+
+
+def joined(starts: list[tuple[Curve, ...]]) -> dict[str, Curve]:
+    """The curves of several starts of one run, by name; a later start replaces what came after its beginning."""
+    found: dict[str, Curve] = {}
+    for curves in starts:
+        begin = min((curve.x[0] for curve in curves), default=float("inf"))
+        for name, curve in found.items():
+            kept = sum(x < begin for x in curve.x)
+            found[name] = Curve(name, curve.x[:kept], curve.y[:kept])
+        for curve in curves:
+            old = found.get(curve.name, Curve(curve.name, (), ()))
+            found[curve.name] = Curve(curve.name, old.x + curve.x, old.y + curve.y)
+    return found
+
+
+def with_log_axis(panel: Panel) -> Panel:
+    """The panel on a logarithmic axis where its values are positive and span more than a decade."""
+    values = [value for curve in panel.curves for value in curve.y]
+    wide = bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+    return Panel(panel.title, panel.curves, panel.x_label, log=wide)
