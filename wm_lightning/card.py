@@ -76,10 +76,9 @@ class Card:
         """Raises ValueError where history was never shown in the way the commit would show it."""
         trained = self.trained_for
         modes = {entry["mode"]: entry["t"] for entry in trained["commit"]}
-        within_history = mode in ("noised", "scaled", "last") and t <= trained["history_level"]
-        if mode in modes and (mode == "last" or t <= modes[mode] + 1e-9):
-            return
-        if within_history:
+        # "last" has no t of its own: it shows the level of the sampler's last step, so it counts only where declared.
+        within_history = mode in ("noised", "scaled") and t <= trained["history_level"]
+        if within_history or (mode in modes and (mode == "last" or t <= modes[mode] + 1e-9)):
             return
         known = ", ".join(f"{entry['mode']} at t <= {entry['t']}" for entry in trained["commit"])
         raise ValueError(

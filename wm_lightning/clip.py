@@ -53,7 +53,8 @@ class ActionSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ActionSpec":
         """Inverse of `to_dict`."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
 
 @dataclass(frozen=True)

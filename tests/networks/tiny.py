@@ -25,7 +25,7 @@ def tiny(
     """Two layers of width 24, every parameter noisy: a fresh network outputs zeros and proves nothing."""
     network = VideoDiT(
         channels=SHAPE[0], height=SHAPE[1], width=SHAPE[2], patch=2, dim=24, depth=2, heads=2, mlp_ratio=2.0,
-        attention=attention, qk_norm=True, spatial_positions=True, rope_base=100.0, frequencies=8, actions=ACTIONS,
+        gelu="none", attention=attention, qk_norm=True, spatial_positions=True, rope_base=100.0, frequencies=8, actions=ACTIONS,
         action_kind="mlp", action_none="learned", action_dropped="learned",
         gradient_checkpointing=gradient_checkpointing,
     )  # fmt: skip
@@ -175,10 +175,10 @@ def _angles(network: VideoDiT, position: int, like: Tensor) -> Tensor | tuple[Te
 
 
 def _turned(x: Tensor, angles: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """Channels i and i + half as one complex number, turned by its angle; x is `... n h e`."""
+    """Neighbouring channels as one complex number, turned by its angle; x is `... n h e`."""
     if isinstance(angles, tuple):
         temporal = 2 * angles[0].shape[-1]
         return torch.cat([_turned(x[..., :temporal], angles[0]), _turned(x[..., temporal:], angles[1])], dim=-1)
-    first, second = x.double().chunk(2, dim=-1)
-    turned = torch.complex(first, second) * torch.polar(torch.ones_like(angles), angles)[:, None]
-    return torch.cat([turned.real, turned.imag], dim=-1).to(x.dtype)
+    turned = torch.complex(x[..., ::2].double(), x[..., 1::2].double())
+    turned = turned * torch.polar(torch.ones_like(angles), angles)[:, None]
+    return torch.stack([turned.real, turned.imag], dim=-1).flatten(-2).to(x.dtype)

@@ -62,6 +62,17 @@ def test_every_sampler_and_path_agrees_with_rerunning(sampler: Sampler, path: Ga
     torch.testing.assert_close(cached, again, atol=1e-9, rtol=0)
 
 
+def test_a_window_in_the_mask_holds_for_reruns_too() -> None:
+    network, given = tiny("joint", dtype=torch.float64), condition(BATCH, FRAMES, seed=3, dtype=torch.float64)
+    setting = plan(1, mask=FrameMask(1, window=2, sink=1))
+    cached, again, open_ = (
+        rollout(denoiser(n), FEW_STEP, videos(BATCH, 1, seed=1).double(), given, p, noise_of((4, 9), torch.float64))
+        for n, p in ((network, setting), (Rerun(network), setting), (network, plan(1)))
+    )
+    torch.testing.assert_close(cached, again, atol=1e-9, rtol=0)
+    assert (cached - open_)[:, -1].abs().max() > 1e-3
+
+
 def full_inputs(recorder: Recorder, call: Call) -> tuple[Tensor, Tensor]:
     """What a full forward is shown for one pass: all that was committed before it, and its own input."""
     before = [kept for start, kept in sorted(recorder.committed().items()) if start < call.start]

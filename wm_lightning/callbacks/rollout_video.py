@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from lightning.fabric.utilities.seed import isolate_rng
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor, nn
 
@@ -41,24 +41,27 @@ class RolloutVideo(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The first picture, before the first step."""
-        self._show(trainer, pl_module)
+        self.show(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A picture of every validated state."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._show(trainer, pl_module)
+            self.show(trainer, pl_module)
+
+    def show(self, trainer: Trainer, module: LightningModule) -> None:
+        """Makes, draws and logs; what the global random states were before, they are after."""
+        if trainer.is_global_zero:
+            with isolate_rng():
+                self._show(trainer, module)
 
     def _show(self, trainer: Trainer, module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(module, WorldModelModule) and isinstance(data, ClipDataModule)
-        if self._clip is None:
-            self._clip = next(data.clips("val", self.clips, data.val_frames, self.clips))
-        truth = self._clip.video
         with trainer.precision_plugin.forward_context():
+            if self._clip is None:
+                self._clip = next(data.clips("val", self.clips, data.val_frames, self.clips))
             made = made_by(module, self._clip)
-        kind = module.card.get("kind", "model")
+        truth, kind = self._clip.video, module.card.get("kind", "model")
         mark = "_simulated" if data.simulated else ""
         path = self.folder / f"iteration_{module.iterations:06d}{mark}.png"
         films = [Film("truth", truth), Film(kind, made)]
@@ -91,7 +94,7 @@ def made_by(module: WorldModelModule, clip: Clip) -> UInt8[Tensor, "b f c h w"]:
     noise = SeededNoise(module.seed, "validation", tuple(clip.index.tolist()), module.device)
     context = to_unit(clip.video[:, : module.context].to(module.device))
     condition = clip.condition.to(module.device)
-    with isolate_rng(), evaluating(module.deployed):
+    with evaluating(module.deployed):
         made = rollout(module.denoiser(module.deployed), module.sampler, context, condition, module.plan, noise)
     return to_pixels(made).cpu()
 

@@ -125,6 +125,10 @@ class WorldModelModule(LightningModule):
             self.skipped += 1
         return total
 
+    def of_all_ranks(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks as those of the global batch. All ranks must call it."""
+        return rows if self.trainer.world_size == 1 else self.all_gather(rows).flatten(0, 1)  # type: ignore[union-attr]
+
     def split_optimizers(self) -> list[list[Optimizer]]:
         """The optimizers in the groups `configure_optimizers` made them in, one group per network."""
         flat = self.optimizers()

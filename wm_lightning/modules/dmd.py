@@ -3,7 +3,7 @@
 The critic is what DMD calls the fake score: it learns the score of what the student makes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from wm_lightning.noising import GaussianPath, NoiseLaw
 from wm_lightning.objectives.denoising import Scalar, denoising_weight, weighted_mse
 from wm_lightning.objectives.dmd import dmd_loss, sid_loss
 from wm_lightning.randomness import generator
-from wm_lightning.sampling.guidance import Guided, NullPattern
+from wm_lightning.sampling.guidance import Guided
 from wm_lightning.sampling.rollout import rollout
 
 
@@ -40,7 +40,6 @@ class Score:
     largest: float
     context: int
     guidance: float
-    null_pattern: NullPattern
 
     def level(self, path: GaussianPath, source: np.random.Generator) -> Float[Tensor, "1"]:
         """The time of one sample."""
@@ -55,7 +54,7 @@ class SelfRollout:
     `grad_frames` null lets every generated frame learn.
     """
 
-    lengths: tuple[int, ...]
+    lengths: Sequence[int]
     scored: int
     grad_frames: int | None
     exits: Literal["shared", "per_chunk", "last"]
@@ -63,8 +62,10 @@ class SelfRollout:
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", tuple(self.lengths))
 
-    def check(self, context: int, chunk: int, frames: int) -> None:
-        """Raises ValueError for a rollout whose chunks do not come out even, or longer than the clips."""
+    def check(self, context: int, clean: int, chunk: int, frames: int) -> None:
+        """Raises ValueError where chunks do not come out even, or where a rollout does not hold what is scored."""
+        if self.grad_frames == 0:
+            raise ValueError("module.rollout.grad_frames=0 lets nothing learn; give 1 or more, or null")
         for length in self.lengths:
             if (length - context) % chunk:
                 raise ValueError(
@@ -73,7 +74,7 @@ class SelfRollout:
                 )
             if length > frames:
                 raise ValueError(f"a rollout of {length} frames needs as many actions, clips have {frames}")
-            if self.scored > length - 1:
+            if self.scored > length - max(context, clean):
                 raise ValueError(f"{self.scored} scored frames and their context do not fit into {length} frames")
 
     def draw_exits(self, source: np.random.Generator, chunks: int, steps: int) -> list[int]:
@@ -139,14 +140,12 @@ class DMDModule(WorldModelModule):
 
     def _check(self) -> None:
         card, plan = self.teacher_card, self.plan
-        self.self_rollout.check(self.context, plan.chunk, self.frames)
-        card.require_mask(self.score.mask.chunk, "the score")
-        if self.init.iterations == 0:
-            card.require_mask(plan.mask.chunk, "init=teacher (choose init=causal_cd to teach the mask first):")
+        self.self_rollout.check(self.context, self.score.context, plan.chunk, self.frames)
+        card.require_mask(self.score.mask.chunk, "module.score.mask")
+        # Every initialisation, that without iterations too, takes the teacher under the student's mask.
+        card.require_mask(plan.mask.chunk, "rollout.mask")
         if self.score.guidance != 1:
-            card.require_null(self.score.null_pattern, "guidance of the teacher's score")
-        if self.score.context > self.context and min(self.self_rollout.lengths) <= self.self_rollout.scored:
-            raise ValueError(f"{self.score.context} clean frames before the scored ones do not exist in the rollout")
+            card.require_null("all", "guidance of the teacher's score")
 
     @property
     def deployed(self) -> nn.Module:
@@ -197,7 +196,7 @@ class DMDModule(WorldModelModule):
             window = self.generate(clip, "critic rollout", learn=False)
             self.replay.push(window)
         else:
-            window = self.replay.pick(generator(self.seed, "replay", self.iterations, self.global_rank))
+            window = self.replay.pick(generator(self.seed, "replay", self.iterations)).to(self.device)
         loss = self.update(optimizers, self.critic, [lambda: self.critic_loss(window)])
         self.critic_updates += 1
         self.log("train/critic", loss, prog_bar=True)
@@ -216,7 +215,7 @@ class DMDModule(WorldModelModule):
                 clip.condition.frames(0, length), self.plan, self.rollout_noise(purpose, clip.index),
                 exits=exits, grad_from=0 if grad_frames is None else length - grad_frames,
             )  # fmt: skip
-        start = max(0, length - self.self_rollout.scored - self.score.context)
+        start = length - self.self_rollout.scored - self.score.context
         return Window(x[:, start:], clip.condition.frames(start, length), clip.index)
 
     def counted(self, window: Window) -> Bool[Tensor, "b f"]:
@@ -224,7 +223,7 @@ class DMDModule(WorldModelModule):
         mask = torch.ones(window.x.shape[:2], dtype=torch.bool, device=window.x.device)
         mask[:, : self.score.context] = False
         if self.self_rollout.grad_frames is not None:
-            mask[:, : mask.shape[1] - self.self_rollout.grad_frames] = False
+            mask[:, : max(0, mask.shape[1] - self.self_rollout.grad_frames)] = False
         return mask
 
     def scored_levels(self, window: Window, purpose: str) -> Levels:
@@ -258,9 +257,9 @@ class DMDModule(WorldModelModule):
         return loss
 
     def teacher_score(self) -> Any:
-        """The teacher as a score, guided where asked for."""
+        """The teacher as a score. It sees a window at once, so that guidance drops the actions of all its frames."""
         teacher = self.denoiser(self.teacher)
-        return teacher if self.score.guidance == 1 else Guided(teacher, self.score.guidance, self.score.null_pattern)
+        return teacher if self.score.guidance == 1 else Guided(teacher, self.score.guidance, "all")
 
     def critic_loss(self, window: Window) -> Scalar:
         """Denoising loss in the network's own target, on the frames the scores look at."""
@@ -281,10 +280,10 @@ class DMDModule(WorldModelModule):
         return init.loss(players, lesson, self.student_times())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the card, the teacher's hash and every rank's replay."""
+        """Adds the card, the teacher's hash and all ranks' replay."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["teacher_hash"] = self.teacher_hash
-        checkpoint["replay"] = self.replay.state_dict()
+        checkpoint["replay"] = self.replay.state_dict(self.of_all_ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the replay. Raises ValueError where the run continues with another teacher."""
@@ -293,8 +292,9 @@ class DMDModule(WorldModelModule):
                 f"the checkpoint was distilled from teacher {checkpoint['teacher_hash'][:12]}, this run has "
                 f"{self.teacher_hash[:12]}; name the same file with module.teacher.ckpt_path"
             )
-        self.replay.load_state_dict(checkpoint["replay"], self.device)
+        self.replay.load_state_dict(checkpoint["replay"], self.global_rank, self.trainer.world_size)
 
 
 def _per_block(source: np.random.Generator, blocks: Int[Tensor, "f"]) -> Float[Tensor, "f"]:  # noqa: F821
-    return torch.from_numpy(source.random(int(blocks[-1]) + 1)).float()[blocks]
+    # Drawn in float32: a float64 draw just below 1 would be rounded to 1, which is the place of no step.
+    return torch.from_numpy(source.random(int(blocks[-1]) + 1, dtype=np.float32))[blocks]

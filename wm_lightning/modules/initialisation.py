@@ -5,7 +5,7 @@ before it (dmd.md's sources: Causal Forcing, CausVid, Self-Forcing).
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,7 @@ class Lesson:
         return weight
 
 
+@runtime_checkable
 class Initialisation(Protocol):
     """A loss for the first `iterations` training steps of a student."""
 

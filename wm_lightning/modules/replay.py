@@ -1,5 +1,6 @@
 """A ring of generated windows that the critic sees again."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +20,9 @@ class Window:
     condition: Condition
     index: Int[Tensor, "b"]  # noqa: F821
 
-    def detached(self) -> "Window":
-        """The same values without a graph."""
-        return Window(self.x.detach(), self.condition, self.index)
+    def to(self, device: torch.device | str) -> "Window":
+        """The same values on a device."""
+        return Window(self.x.to(device), self.condition.to(device), self.index.to(device))
 
 
 @dataclass
@@ -46,13 +47,17 @@ class Replay:
         """One of the kept windows."""
         return self.windows[int(source.integers(len(self.windows)))]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and a count."""
+    def state_dict(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Tensors and a count; `gather` joins the rows of all ranks into those of the global batch."""
         rows = [[w.x, w.condition.actions, w.condition.state, w.index] for w in self.windows]
-        return {"windows": [[t.detach().cpu() for t in row] for row in rows], "pushed": self.pushed}
+        return {"windows": [[gather(t.detach()).cpu() for t in row] for row in rows], "pushed": self.pushed}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device | str) -> None:
-        """Inverse of `state_dict`."""
-        rows = [[t.to(device) for t in row] for row in state["windows"]]
-        self.windows = [Window(x, Condition(a, s), i) for x, a, s, i in rows]
+    def load_state_dict(self, state: dict[str, Any], rank: int, world_size: int) -> None:
+        """Inverse of `state_dict`: the rows of one rank."""
+        windows = [Window(x, Condition(a, s), i) for x, a, s, i in state["windows"]]
+        sizes = [len(window.index) // world_size for window in windows]
+        places = [slice(rank * size, (rank + 1) * size) for size in sizes]
+        self.windows = [
+            Window(w.x[own], w.condition[own], w.index[own]) for w, own in zip(windows, places, strict=True)
+        ]
         self.pushed = state["pushed"]

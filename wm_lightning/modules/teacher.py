@@ -22,8 +22,8 @@ from wm_lightning.randomness import generator
 class MaskMixture:
     """Chunk lengths (1 framewise, null bidirectional) and the share of batches each gets."""
 
-    chunks: tuple[int | None, ...]
-    shares: tuple[float, ...]
+    chunks: Sequence[int | None]
+    shares: Sequence[float]
 
     def __post_init__(self) -> None:
         for name in ("chunks", "shares"):

@@ -21,14 +21,13 @@ Extended = tuple[Float[Tensor, "b total n h e"], Float[Tensor, "b total n h e"]]
 class Geometry:
     """What all layers of one forward share: rotary tables and the mask.
 
-    `time_queries` and `time_keys` hold window-relative positions of the new and of all frames,
-    `space` those of a frame's tokens. `seen` is None where everything is visible, otherwise
-    `f total`, or `b f total` when slots of the batch remember different frames.
+    The tables broadcast against heads `b f n h pairs`: `place` turns by the position within a frame,
+    `time_keys` by the window-relative position of past and new frames, `queries` by all that new frames need. `seen` is what `attend` takes, None where everything is visible.
     """
 
-    time_queries: RopeTable
+    place: RopeTable
     time_keys: RopeTable
-    space: RopeTable
+    queries: RopeTable
     seen: Bool[Tensor, "..."] | None
 
 
@@ -78,18 +77,13 @@ class JointAttention(nn.Module):
     def remember(self, x: Tokens, geometry: Geometry, past: Remembered | None) -> Extended:
         """Keys (rotated in space only) and values of past and new frames."""
         k, v = self.projections.keys_values(x)
-        return _append(past, _rotate_space(k, geometry), v)
+        return _append(past, rotate(k, geometry.place), v)
 
-    def forward(
-        self, x: Tokens, geometry: Geometry, past: Remembered | None
-    ) -> tuple[Tokens, Extended]:
+    def forward(self, x: Tokens, geometry: Geometry, past: Remembered | None) -> tuple[Tokens, Extended]:
         q, k, v = self.projections.split(x)
-        keys, values = _append(past, _rotate_space(k, geometry), v)
-        q = _rotate_time(_rotate_space(q, geometry), geometry.time_queries)
-        attended = attend(
-            *(rearrange(y, "b f n h e -> b h (f n) e") for y in (q, _rotate_time(keys, geometry.time_keys), values)),
-            tokens_mask(geometry.seen, x.shape[2], x.device),
-        )
+        keys, values = _append(past, rotate(k, geometry.place), v)
+        q, rotated = rotate(q, geometry.queries), rotate(keys, geometry.time_keys)
+        attended = attend(*(rearrange(y, "b f n h e -> b h (f n) e") for y in (q, rotated, values)), geometry.seen)
         attended = rearrange(attended, "b h (f n) e -> b f n (h e)", f=x.shape[1])
         return self.projections.out(attended), (keys, values)
 
@@ -103,8 +97,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tokens, geometry: Geometry, past: None = None) -> tuple[Tokens, None]:
         q, k, v = self.projections.split(x)
-        cos, sin = (table[:, None] for table in geometry.space)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = rotate(q, geometry.place), rotate(k, geometry.place)
         attended = attend(*(rearrange(y, "b f n h e -> (b f) h n e") for y in (q, k, v)), None)
         return self.projections.out(rearrange(attended, "(b f) h n e -> b f n (h e)", b=x.shape[0])), None
 
@@ -120,17 +113,11 @@ class TemporalAttention(nn.Module):
         """Keys and values of past and new frames."""
         return _append(past, *self.projections.keys_values(x))
 
-    def forward(
-        self, x: Tokens, geometry: Geometry, past: Remembered | None
-    ) -> tuple[Tokens, Extended]:
+    def forward(self, x: Tokens, geometry: Geometry, past: Remembered | None) -> tuple[Tokens, Extended]:
         q, k, v = self.projections.split(x)
         keys, values = _append(past, k, v)
-        q = rotate(q, *(table[:, None, None] for table in geometry.time_queries))
-        rotated = rotate(keys, *(table[:, None, None] for table in geometry.time_keys))
-        mask = geometry.seen
-        if mask is not None and mask.ndim == 3:
-            mask = mask.repeat_interleave(x.shape[2], dim=0)[:, None]
-        attended = attend(*(rearrange(y, "b f n h e -> (b n) h f e") for y in (q, rotated, values)), mask)
+        q, rotated = rotate(q, geometry.queries), rotate(keys, geometry.time_keys)
+        attended = attend(*(rearrange(y, "b f n h e -> (b n) h f e") for y in (q, rotated, values)), geometry.seen)
         attended = rearrange(attended, "(b n) h f e -> b f n (h e)", b=x.shape[0])
         return self.projections.out(attended), (keys, values)
 
@@ -139,30 +126,23 @@ def attend(
     q: Float[Tensor, "b h q e"], k: Float[Tensor, "b h k e"], v: Float[Tensor, "b h k e"], mask: Tensor | None
 ) -> Float[Tensor, "b h q e"]:
     """Scaled dot-product attention; the mask is boolean, True where attention is allowed."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.device))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def tokens_mask(seen: Bool[Tensor, "..."] | None, tokens: int, device: torch.device) -> Bool[Tensor, "..."] | None:
-    """A frame mask repeated for every token of its frames."""
+def joint_mask(seen: Bool[Tensor, "..."] | None, tokens: int) -> Bool[Tensor, "..."] | None:
+    """A frame mask repeated for every token of its frames; with a batch, a place for heads is added."""
     if seen is None:
         return None
-    mask = seen.to(device).repeat_interleave(tokens, dim=-2).repeat_interleave(tokens, dim=-1)
+    mask = seen.repeat_interleave(tokens, dim=-2).repeat_interleave(tokens, dim=-1)
     return mask[:, None] if mask.ndim == 3 else mask
+
+
+def temporal_mask(seen: Bool[Tensor, "..."] | None, tokens: int) -> Bool[Tensor, "..."] | None:
+    """A frame mask for attention along time at every place of a frame."""
+    return seen if seen is None or seen.ndim == 2 else seen.repeat_interleave(tokens, dim=0)[:, None]
 
 
 def _append(past: Remembered | None, k: Heads, v: Heads) -> Extended:
     if past is None:
         return k, v
     return torch.cat([past[0].to(k.dtype), k], dim=1), torch.cat([past[1].to(v.dtype), v], dim=1)
-
-
-def _rotate_space(x: Heads, geometry: Geometry) -> Heads:
-    cos, sin = (table[:, None] for table in geometry.space)
-    spatial = 2 * cos.shape[-1]
-    return torch.cat([x[..., :-spatial], rotate(x[..., -spatial:], cos, sin)], dim=-1)
-
-
-def _rotate_time(x: Heads, table: RopeTable) -> Heads:
-    cos, sin = (values[:, None, None] for values in table)
-    temporal = 2 * cos.shape[-1]
-    return torch.cat([rotate(x[..., :temporal], cos, sin), x[..., temporal:]], dim=-1)

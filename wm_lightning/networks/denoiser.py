@@ -16,7 +16,10 @@ from wm_lightning.noising import GaussianPath
 class Denoises(Protocol):
     """What a rollout needs of a model: clean frames from noisy ones, and memory."""
 
-    path: GaussianPath
+    @property
+    def path(self) -> GaussianPath:
+        """What noise it was trained with, and what its network predicts."""
+        ...
 
     def x0(
         self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask
@@ -24,9 +27,7 @@ class Denoises(Protocol):
         """Clean frames and the state that includes them."""
         ...
 
-    def remember(
-        self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask
-    ) -> State:
+    def remember(self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask) -> State:
         """The state that includes these frames, without their x0."""
         ...
 
@@ -50,7 +51,5 @@ class Denoiser:
         prediction, state = self.predict(x_t, t, condition, past, mask)
         return self.path.x0(x_t, prediction, t), state
 
-    def remember(
-        self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask
-    ) -> State:
+    def remember(self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask) -> State:
         return self.network(x_t, self.path.label(t), condition, past, mask=mask, memory_only=True)[1]

@@ -1,6 +1,7 @@
 """A diffusion transformer over video: joint or factorised attention, AdaLN-zero per frame, a remembered past."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,10 +18,12 @@ from wm_lightning.networks.attention import (
     TemporalAttention,
     Tokens,
     frame_visibility,
+    joint_mask,
+    temporal_mask,
 )
 from wm_lightning.networks.conditioning import ActionEmbedder, Embedding, LevelEmbedder
 from wm_lightning.networks.masks import FrameMask
-from wm_lightning.networks.rope import RopeTable, join, rope_table
+from wm_lightning.networks.rope import rope_table, unrotated
 from wm_lightning.networks.state import State, empty_state
 
 KeysValues = tuple[Tensor, Tensor]
@@ -29,17 +32,19 @@ ATTENTION: dict[str, Any] = {"joint": JointAttention, "spatial": SpatialAttentio
 
 def modulate(x: Tokens, shift: Embedding, scale: Embedding) -> Tokens:
     """x (1 + scale) + shift, one vector per frame."""
-    return x * (1 + scale[:, :, None]) + shift[:, :, None]
+    return torch.addcmul(shift[:, :, None], x, 1 + scale[:, :, None])
 
 
 class Block(nn.Module):
     """Attention and MLP, each modulated and gated per frame (AdaLN-zero, DiT 2212.09748)."""
 
-    def __init__(self, kind: str, dim: int, heads: int, *, mlp_ratio: float, qk_norm: bool) -> None:
+    def __init__(
+        self, kind: str, dim: int, heads: int, *, mlp_ratio: float, gelu: Literal["none", "tanh"], qk_norm: bool
+    ) -> None:
         super().__init__()
         self.attention = ATTENTION[kind](dim, heads, qk_norm=qk_norm)
         hidden = int(dim * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate=gelu), nn.Linear(hidden, dim))
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.norm1 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
         self.norm2 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
@@ -54,8 +59,8 @@ class Block(nn.Module):
     ) -> tuple[Tokens, KeysValues | None]:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c).chunk(6, dim=-1)
         attended, memory = self.attention(modulate(self.norm1(x), shift1, scale1), geometry, past)
-        x = x + attended * gate1[:, :, None]
-        return x + self.mlp(modulate(self.norm2(x), shift2, scale2)) * gate2[:, :, None], memory
+        x = torch.addcmul(x, attended, gate1[:, :, None])
+        return torch.addcmul(x, self.mlp(modulate(self.norm2(x), shift2, scale2)), gate2[:, :, None]), memory
 
 
 class Head(nn.Module):
@@ -89,6 +94,7 @@ class VideoDiT(nn.Module):
         depth: int,
         heads: int,
         mlp_ratio: float,
+        gelu: Literal["none", "tanh"],
         attention: Literal["joint", "factorised"],
         qk_norm: bool,
         spatial_positions: bool,
@@ -113,7 +119,9 @@ class VideoDiT(nn.Module):
         self.level = LevelEmbedder(dim, frequencies=frequencies)
         self.action = ActionEmbedder(actions, dim, kind=action_kind, none=action_none, dropped=action_dropped)
         kinds = ["joint"] * depth if self.joint else ["spatial", "temporal"] * depth
-        self.blocks = nn.ModuleList(Block(kind, dim, heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm) for kind in kinds)
+        self.blocks = nn.ModuleList(
+            Block(kind, dim, heads, mlp_ratio=mlp_ratio, gelu=gelu, qk_norm=qk_norm) for kind in kinds
+        )
         self.head = Head(dim, channels * patch**2)
         self._initialise()
 
@@ -181,16 +189,20 @@ class VideoDiT(nn.Module):
         axis = pairs // 3 if self.joint else pairs // 2
         temporal = pairs - 2 * axis if self.joint else pairs
 
-        def table(positions: Tensor, count: int) -> RopeTable:
-            cos, sin = rope_table(positions, count, base=self.rope_base, dtype=dtype)
-            return cos.to(device), sin.to(device)
-
         rows, columns = self.grid
-        place = torch.arange(rows * columns)
-        queries, keys = mask.positions(state.length, frames)
-        return Geometry(
-            time_queries=table(queries, temporal),
-            time_keys=table(keys, temporal),
-            space=join(table(place // columns, axis), table(place % columns, axis)),
-            seen=frame_visibility(mask, state.length, frames, state.valid),
+        rope = partial(rope_table, base=self.rope_base, dtype=dtype)
+        still, index = partial(unrotated, dtype=dtype), torch.arange(rows * columns)
+        place = torch.cat([rope(index // columns, axis), rope(index % columns, axis)], -1)
+        queries, keys = (rope(positions, temporal) for positions in mask.positions(state.length, frames))
+        if self.joint:
+            place = torch.cat([still(len(place), temporal), place], -1)
+            queries, keys = (torch.cat([t, still(len(t), 2 * axis)], -1) for t in (queries, keys))
+        place, queries, keys = (
+            place[:, None].to(device),
+            queries[:, None, None].to(device),
+            keys[:, None, None].to(device),
         )
+        seen = frame_visibility(mask, state.length, frames, state.valid)
+        expand = joint_mask if self.joint else temporal_mask
+        seen = expand(None if seen is None else seen.to(device), len(index))
+        return Geometry(place, keys, queries * place if self.joint else queries, seen)

@@ -42,9 +42,10 @@ def dmd_loss(x: Latents, real: Latents, fake: Latents, mask: FrameMask) -> Scala
     .. math:: L = \tfrac12\,\mathrm{mean}\,\|x - \mathrm{sg}[x - g]\|^2,\quad \partial L/\partial x = g / \#
     """
     gradient = dmd_gradient(x, real, fake, mask)
-    target = (x.float() - gradient).detach()
-    error = _masked((x.float() - target).square(), mask)
-    return 0.5 * error.sum() / _count(x, mask).sum()
+    # x - target with target = (x - gradient).detach(), in an order that keeps a gradient much smaller than x,
+    # and that a non-finite x does not turn into NaN.
+    error = torch.nan_to_num(x.float() - x.detach().float(), 0.0, 0.0, 0.0) + gradient
+    return 0.5 * error.square().sum() / _count(x, mask).sum()
 
 
 def sid_loss(x: Latents, real: Latents, fake: Latents, mask: FrameMask, *, alpha: float) -> Scalar:

@@ -1,11 +1,133 @@
-"""task=rollout: videos from a checkpoint on the test clips, as mp4, GIF, PNG and the actions that drove them."""
+"""task=rollout: videos from a checkpoint on test clips, as mp4, GIF and PNG, with the actions that drove them."""
 
 import logging
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning.fabric.plugins.precision.utils import _DtypeContextManager  # placeholder
+from omegaconf import DictConfig
+
+from wm_lightning.checkpoints import NetworkFile
+from wm_lightning.clip import Clip, Pixels
+from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.data.formats.atomic import atomic_file
+from wm_lightning.networks.denoiser import Denoiser
+from wm_lightning.results.pictures import Film, draw_gif, draw_strips, write_mp4
+from wm_lightning.sampling.samplers import PyramidSampler, Sampler
+from wm_lightning.tasks.build import build_data, plain_node
+from wm_lightning.tasks.evaluate import network_of, read_checkpoint, require
+from wm_lightning.tasks.subjects import Subject
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """The clips, what was made of them, and the seconds that took."""
+
+    clip: Clip
+    video: Pixels
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """The task: rolls out `count` test clips of `frames` frames, the module's context of them given.
+
+    `frames` may be more than the training's, up to the length of the data's episodes. `steps` per chunk,
+    None as trained. `side` of a frame in GIF and PNG, `video_side` of the mp4, in pixels.
+    """
+
+    count: int
+    frames: int
+    batch_size: int
+    steps: int | None
+    seed: int
+    fps: int
+    side: int
+    video_side: int
+    columns: int
+
+    def __call__(self, config: DictConfig) -> dict[str, float]:
+        """Writes `rollouts/` in the run folder from the checkpoint at `ckpt_path`; returns frames per second."""
+        data = build_data(config)
+        kind, context = ("student" if "teacher" in config.module else "teacher"), config.module.context
+        if self.frames <= context:
+            raise ValueError(f"task.frames={self.frames} leaves nothing to make after {context} given; ask for more")
+        device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
+        file = read_checkpoint(config, data, kind)
+        subject = build_subject(config, file, kind, self.steps, device)
+        rolled = self.roll_out(subject, data, context, device, mixed="bf16" in str(config.trainer.precision))
+        folder, mark = Path(config.run_dir) / "rollouts", "_simulated" if data.simulated else ""
+        caption = f"{data.name}, test clips, {kind} of {config.name} at {subject.steps} steps, {file.sha256[:12]}"
+        self.draw(rolled, subject, context, folder, mark, caption)
+        save_actions(folder / f"actions{mark}.npz", rolled.clip, data)
+        made = len(rolled.clip) * (self.frames - context)
+        log.info(
+            "%d frames in %.1f s: %.1f frames/s at batch %d",
+            made, rolled.seconds, made / rolled.seconds, min(self.batch_size, len(rolled.clip)),
+        )  # fmt: skip
+        log.info("Written: %s", folder)
+        return {"fps": made / rolled.seconds, "frames": float(made)}
+
+    def roll_out(
+        self, subject: Subject, data: ClipDataModule, context: int, device: torch.device, *, mixed: bool
+    ) -> Rolled:
+        """Generates all clips; the seconds are those of generating alone, after one short rollout to warm up."""
+        clips = list(data.clips("test", self.count, self.frames, self.batch_size))
+        videos, seconds = [], 0.0
+        with torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
+            subject.generate(clips[0].frames(0, min(context + subject.plan.chunk, self.frames)), context, 0, device)
+            for clip in clips:
+                start = time.perf_counter()
+                # Pixels are on the CPU when this returns, so a GPU has finished.
+                videos.append(subject.generate(clip, context, self.seed, device))
+                seconds += time.perf_counter() - start
+        return Rolled(Clip.cat(clips), torch.cat(videos), seconds)
+
+    def draw(self, rolled: Rolled, subject: Subject, context: int, folder: Path, mark: str, caption: str) -> None:
+        """A GIF and a PNG beside the truth, and one mp4 per clip of what was made."""
+        films = [Film("truth", rolled.clip.video), Film(f"{subject.name}\n{subject.steps} steps", rolled.video)]
+        shown: Mapping[str, Any] = {"context": context, "side": self.side, "caption": caption}
+        draw_strips(folder / f"clips{mark}.png", films, clips=self.count, columns=self.columns, **shown)
+        draw_gif(folder / f"clips{mark}.gif", films, clips=self.count, fps=self.fps, most_bytes=4_000_000, **shown)
+        for number, video in enumerate(rolled.video):
+            write_mp4(folder / f"clip_{number:03d}{mark}.mp4", video, fps=self.fps, side=self.video_side)
+
+
+def build_subject(
+    config: DictConfig, file: NetworkFile, kind: str, steps: int | None, device: torch.device
+) -> Subject:
+    """The checkpoint's network with the sampler and plan of the config. Raises ValueError for an untrained use."""
+    require(file.card, config)
+    path = instantiate(plain_node(config, "noising"), _convert_="all")
+    sampler: Sampler = instantiate(plain_node(config, "module")["sampler"], _convert_="all")
+    if steps is not None:
+        sampler = with_steps(sampler, steps)
+    plan = instantiate(plain_node(config, "rollout"), _convert_="all")
+    model = Denoiser(network_of(config, file, device), path)
+    count = len(sampler.levels(path, plan.chunk)) - 1
+    return Subject(kind, kind, model, sampler, plan, count, cached=True)
+
+
+def with_steps(sampler: Any, steps: int) -> Sampler:
+    """The sampler with another number of steps. Raises ValueError for none, or more than it can make."""
+    if isinstance(sampler, PyramidSampler):
+        return replace(sampler, inner=with_steps(sampler.inner, steps))
+    return replace(sampler, steps=sampler.steps.with_steps(steps))
+
+
+def save_actions(path: Path, clip: Clip, data: ClipDataModule) -> None:
+    """`actions` (n f a): actions[:, f] produced frame f; `state` (n f) as in ActionState; `names` of the columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file, actions=clip.condition.actions.numpy(), state=clip.condition.state.numpy(),
+            names=np.array(data.spec.names), index=clip.index.numpy(),
+        )  # fmt: skip

@@ -4,9 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor
 
 # Their names on the left, ours on the right; block numbers are handled by `_rename`.
@@ -40,12 +38,12 @@ def from_worldgym(
         if new is None:
             unknown.append(name)
             continue
-        ours[new] = _convert(name, value.float(), heads=heads, patch=patch, channels=channels)
+        ours[new] = _convert(name, value.float(), patch=patch, channels=channels)
     if unknown:
         raise ValueError(f"keys without a place in VideoDiT: {unknown}")
     config = {
         "channels": channels, "height": height, "width": width, "patch": patch, "dim": dim, "depth": depth,
-        "heads": heads, "mlp_ratio": weights["blocks.0.s_block.ffwd.0.weight"].shape[0] / dim,
+        "heads": heads, "mlp_ratio": weights["blocks.0.s_block.ffwd.0.weight"].shape[0] / dim, "gelu": "tanh",
         "attention": "factorised", "qk_norm": False, "spatial_positions": False, "rope_base": 10_000.0,
         "frequencies": weights["timestep_mlp.0.weight"].shape[1],
         "actions": weights["action_embedder.weight"].shape[1], "action_kind": "linear",
@@ -63,18 +61,9 @@ def _rename(name: str) -> str | None:
     return None
 
 
-def _convert(name: str, value: Tensor, *, heads: int, patch: int, channels: int) -> Tensor:
+def _convert(name: str, value: Tensor, *, patch: int, channels: int) -> Tensor:
     if name == "x_proj.weight":
         return rearrange(value, "d c p q -> d (c p q)")
     if name.startswith("final_layer.linear."):
         return rearrange(value, "(p q c) ... -> (c p q) ...", p=patch, q=patch, c=channels)
-    if name.endswith("attn.qkv_proj.weight"):
-        return _halves_from_neighbours(value, heads)
     return value
-
-
-def _halves_from_neighbours(qkv: Float[Tensor, "three_d d"], heads: int) -> Float[Tensor, "three_d d"]:
-    """Their rotary pairs are neighbouring channels, ours are i and i + half; queries and keys are reordered."""
-    q, k, v = qkv.chunk(3)
-    q, k = (rearrange(w, "(h pairs two) d -> (h two pairs) d", h=heads, two=2) for w in (q, k))
-    return torch.cat([q, k, v])
