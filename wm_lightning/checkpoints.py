@@ -126,8 +126,17 @@ def load_into(network: nn.Module, file: NetworkFile, source: str) -> None:
 
 
 def save_network(path: Path, network: nn.Module, card: Card, dtype: torch.dtype) -> None:
-    """Writes weights and card as safetensors, to a partial file that is renamed when complete."""
-    weights = {name: value.detach().to(dtype).contiguous().cpu() for name, value in network.state_dict().items()}
+    """Writes a network's weights and card as safetensors."""
+    _write({name: value.to(dtype) for name, value in network.state_dict().items()}, card, path)
+
+
+def rewrite_card(path: Path, card: Card) -> None:
+    """Gives an exported network another card; the weights stay as they are."""
+    _write(load_file(path), card, path)
+
+
+def _write(values: Mapping[str, Tensor], card: Card, path: Path) -> None:
+    weights = {name: value.detach().contiguous().cpu() for name, value in values.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".partial")
     save_file(weights, partial, metadata={"card": json.dumps(card.to_dict())})

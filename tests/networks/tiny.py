@@ -25,7 +25,8 @@ def tiny(
     """Two layers of width 24, every parameter noisy: a fresh network outputs zeros and proves nothing."""
     network = VideoDiT(
         channels=SHAPE[0], height=SHAPE[1], width=SHAPE[2], patch=2, dim=24, depth=2, heads=2, mlp_ratio=2.0,
-        gelu="none", attention=attention, qk_norm=True, spatial_positions=True, rope_base=100.0, frequencies=8, actions=ACTIONS,
+        gelu="none", attention=attention, qk_norm=True, spatial_positions=True, rope_base=100.0, frequencies=8,
+        actions=ACTIONS,
         action_kind="mlp", action_none="learned", action_dropped="learned",
         gradient_checkpointing=gradient_checkpointing,
     )  # fmt: skip

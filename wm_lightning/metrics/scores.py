@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -14,7 +14,6 @@ from wm_lightning.metrics.video import WINDOW, HorizonPSNR, HorizonSSIM
 Video = UInt8[Tensor, "b f c h w"]
 
 
-@runtime_checkable
 @runtime_checkable
 class Judged(Protocol):
     """What a world's judge returns: per clip and frame, NaN where undefined."""

@@ -4,37 +4,26 @@ import logging
 from pathlib import Path
 
 import torch
+from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig
 
 from wm_lightning.card import Card
-from wm_lightning.checkpoints import NetworkFile, read_network, save_network
+from wm_lightning.checkpoints import NetworkFile, load_into, read_network, save_network
 from wm_lightning.data.datamodule import ClipDataModule
-from wm_lightning.modules.base import WorldModelModule
-from wm_lightning.tasks.build import build_module, build_trainer, resume_path
+from wm_lightning.tasks.build import build_module, build_trainer, plain_node, resume_path
 
 log = logging.getLogger(__name__)
 
 
-def fit(
-    config: DictConfig, data: ClipDataModule, card: Card, teacher: NetworkFile | None, *, export: Path | None = None
-) -> tuple[WorldModelModule, Trainer]:
-    """Trains `config.module` on the data, from the start or from its checkpoint.
-
-    With `export` the best validated network is written there in bfloat16, with its card.
-    """
+def fit(config: DictConfig, data: ClipDataModule, card: Card, teacher: NetworkFile | None) -> Trainer:
+    """Trains `config.module` on the data, from the start or from its checkpoint."""
     module = build_module(config, card, teacher)
     trainer = build_trainer(config)
     trainer.fit(module, datamodule=data, ckpt_path=resume_path(config), weights_only=True)
     if module.skipped:
         log.warning("%d updates were skipped because their gradient was not finite", int(module.skipped))
-    if export is not None and trainer.is_global_zero:
-        best = best_checkpoint(config)
-        file = read_network(best, card)
-        module.deployed.load_state_dict(dict(file.weights))
-        save_network(export, module.deployed, file.card, torch.bfloat16)
-    trainer.strategy.barrier()
-    return module, trainer
+    return trainer
 
 
 def best_checkpoint(config: DictConfig) -> Path:
@@ -44,3 +33,10 @@ def best_checkpoint(config: DictConfig) -> Path:
     return best if best.is_file() else folder / "last.ckpt"
 
 
+def export(config: DictConfig, source: Path, expected: Card, target: Path) -> NetworkFile:
+    """Writes a checkpoint's deployed network in bfloat16 with its card, and reads it back as others will."""
+    file = read_network(source, expected)
+    network = instantiate(plain_node(config, "network"), _convert_="all")()
+    load_into(network, file, str(source))
+    save_network(target, network, file.card, torch.bfloat16)
+    return read_network(target, expected)

@@ -12,7 +12,7 @@ from wm_lightning.checkpoints import NetworkFile, read_card, read_network
 from wm_lightning.config_record import save_record
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.tasks.build import build_card, build_data, plain_node, without
-from wm_lightning.tasks.fit import fit
+from wm_lightning.tasks.fit import best_checkpoint, export, fit
 
 log = logging.getLogger(__name__)
 
@@ -69,5 +69,9 @@ def train_teacher(config: DictConfig, data: ClipDataModule) -> Path:
     log.info("Training a teacher first, into %s", folder)
     recipe.run_dir = str(folder)
     save_record(recipe, [], folder)
-    fit(recipe, build_data(recipe), build_card(recipe, data, "teacher"), None, export=path)
+    card = build_card(recipe, data, "teacher")
+    trainer = fit(recipe, build_data(recipe), card, None)
+    if trainer.is_global_zero:
+        export(recipe, best_checkpoint(recipe), card, path)
+    trainer.strategy.barrier()
     return path

@@ -2,30 +2,45 @@
 
 import logging
 import time
+from dataclasses import replace
+from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
-from wm_lightning.checkpoints import read_network
-from wm_lightning.results.curves import draw_curves
+from wm_lightning.checkpoints import rewrite_card
+from wm_lightning.results.results import Results, Row
 from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.evaluate import evaluate_files, summary
-from wm_lightning.tasks.fit import best_checkpoint, fit
+from wm_lightning.tasks.fit import best_checkpoint, export, fit
 from wm_lightning.tasks.teachers import prepare_teacher
 
 log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig) -> dict[str, float] | None:
-    """Trains what the experiment says, measures the best checkpoint, and leaves the results in the run folder."""
+    """Trains what the experiment says, measures the best checkpoint, and leaves the results in the run folder.
+
+    The network is exported in bfloat16 first, so that table and card speak of the file that others load.
+    """
     started = time.time()
     data = build_data(config)
     teacher = prepare_teacher(config, data) if "teacher" in config.module else None
-    card = build_card(config, data, "teacher" if teacher is None else "student")
+    kind = "teacher" if teacher is None else "student"
+    card = build_card(config, data, kind)
     fit(config, data, card, teacher)
     if rank_zero_only.rank != 0:
         return None
-    best = best_checkpoint(config)
-    log.info("Measuring %s", best)
-    results = evaluate_files(config, data, read_network(best, card), teacher, started)
+    target = Path(config.run_dir) / f"{kind}.safetensors"
+    file = export(config, best_checkpoint(config), card, target)
+    results = evaluate_files(config, data, file, teacher, started)
+    rewrite_card(target, replace(file.card, metrics=card_metrics(results, kind)))
     return summary(results)
+
+
+def card_metrics(results: Results, kind: str) -> dict[str, float | int | str | None]:
+    """The numbers of the exported network's first row, for its card."""
+    row: Row = results.of(kind)[0]
+    names = ("psnr", "action_error", "object_error", "presence", "distance", "distance_floor", "excess")
+    measured = {name: row.measured(name) for name in (*names, *row.extra)}
+    return {"data": results.data, "clips": results.clips, "steps": row.steps, **measured}

@@ -1,0 +1,198 @@
+"""Tables over seeds, and their place in other files: written between markers, and checked against what they say.
+
+A block stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->`. Its first line is a comment that
+holds its sources, so that the block can be made again from itself.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from wm_lightning.results.results import Results, Row, write_whole
+from wm_lightning.results.seeds import Group, family, groups, read_runs, spread
+from wm_lightning.results.table import Column, Footnotes, columns, heads
+from wm_lightning.results.targets import Statement, Targets, judge
+
+STALE = "*(stale)*"
+_BLOCK = re.compile(r"<!-- results:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /results:(?P=name) -->", re.DOTALL)
+_RECIPE = re.compile(r"<!-- made from (?P<json>\{.*\}) -->")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a block is made from: results files (globs are legal) relative to a root, columns, and targets if any."""
+
+    runs: Sequence[str]
+    columns: Sequence[str]
+    targets: Targets | None
+
+    def to_comment(self) -> str:
+        """One line of HTML comment."""
+        values = {"runs": list(self.runs), "columns": list(self.columns)}
+        plain = None if self.targets is None else asdict(self.targets)
+        return f"<!-- made from {json.dumps({**values, 'targets': plain})} -->"
+
+    @classmethod
+    def from_comment(cls, body: str) -> "Recipe":
+        """Inverse of `to_comment`. Raises ValueError where the body has no such line."""
+        found = _RECIPE.search(body)
+        if found is None:
+            raise ValueError("it does not say what it was made from; write it with task=report")
+        values = json.loads(found["json"])
+        targets = None if values["targets"] is None else Targets(**_with_numbers(values["targets"]))
+        return cls(values["runs"], values["columns"], targets)
+
+
+def render(recipe: Recipe, root: Path) -> str:
+    """The recipe's line and one table per group of runs. Raises ValueError where a run or a column is missing."""
+    tables = [table(group, recipe) for group in groups(read_runs(recipe.runs, root=root))]
+    return "\n\n".join([recipe.to_comment(), *tables])
+
+
+def table(group: Group, recipe: Recipe) -> str:
+    """Mean and spread of every row, what the targets say, and where the numbers come from."""
+    notes, chosen = Footnotes(), _chosen(group, recipe.columns)
+    head = ["", "steps", "cache", *(column.heading.replace("\n", " ") for column in chosen)]
+    lines = [_line(rows, chosen, notes, group) for rows in group.rows()]
+    parts = [_caption(group), _grid(head, lines, left=3)]
+    if notes.reasons:
+        parts.append("  \n".join(f"– [{n}] {reason}" for n, reason in enumerate(notes.reasons, start=1)))
+    if recipe.targets is not None:
+        parts.append(_verdict(group, recipe.targets))
+    return "\n\n".join([*parts, *_ages(group), _origin(group)])
+
+
+def splice(text: str, name: str, body: str) -> str:
+    """The text with `body` in its block `name`. Raises ValueError unless it has that block exactly once."""
+    start, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"expected the lines {start} and {end} once each, in this order; add them where it belongs")
+    before, rest = text.split(start)
+    return f"{before}{start}\n{body}\n{end}{rest.split(end)[1]}"
+
+
+def splice_into(path: Path, name: str, body: str) -> None:
+    """Puts the block into a file, which is replaced in one step. Raises ValueError that names the file."""
+    try:
+        changed = splice(path.read_text(encoding="utf-8"), name, body)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    write_whole(path, changed)
+
+
+def faults(path: Path, root: Path) -> tuple[str, ...]:
+    """What is wrong with the blocks of a file, block by block: other numbers than their sources give, or none.
+
+    Whether a table is marked stale is no fault: that depends on commits made after it.
+    """
+    text, found = path.read_text(encoding="utf-8"), []
+    for block in _BLOCK.finditer(text):
+        try:
+            fresh = render(Recipe.from_comment(block["body"]), root)
+        except ValueError as error:
+            found.append(f"{path.name}, {block['name']}: {error}")
+            continue
+        if _ageless(fresh) != _ageless(block["body"]):
+            found.append(f"{path.name}, {block['name']}: it says something else than its results; run task=report again")
+    opened = re.findall(r"<!-- /?results:([\w-]+) -->", text)
+    broken = {name for name in opened if opened.count(name) != 2}
+    return (*found, *(f"{path.name}, {name}: it needs one opening and one closing marker" for name in sorted(broken)))
+
+
+def _ageless(body: str) -> str:
+    lines = (line.replace(f" {STALE}", "") for line in body.strip().splitlines() if not line.startswith("**Stale**"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def _chosen(group: Group, names: Sequence[str]) -> list[Column]:
+    known = {column.name: column for _, shown in columns(group.first) for column in shown}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(f"no column {', '.join(missing)} in {group.runs[0].path}; there are {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def _line(rows: Sequence[Row], chosen: Sequence[Column], notes: Footnotes, group: Group) -> list[str]:
+    name, *rest = heads(rows[0])
+    texts = []
+    for column in chosen:
+        found = spread(rows, column.name)
+        if found is None:
+            texts.append(notes.mark(rows[0].why(column.name) or "not measured"))
+            continue
+        text = format(found.mean * column.factor, column.form)
+        if found.deviation is not None:
+            text += f" ± {format(found.deviation * column.factor, column.form)}"
+        missing = found.count < len(group.runs)
+        texts.append(f"{text} ({found.count} of {len(group.runs)})" if missing else text)
+    return [f"{name} {STALE}" if group.stale else name, *rest, *texts]
+
+
+def _caption(group: Group) -> str:
+    first, seeds = group.first, [run.results.seed for run in group.runs]
+    word = f"seeds {', '.join(map(str, seeds))}: mean ± standard deviation" if len(seeds) > 1 else f"seed {seeds[0]}"
+    return (
+        f"**{first.name}**, {first.data} data ({first.world}) · {first.clips} test clips, {first.context} given + "
+        f"{first.horizon} generated frames in chunks of {first.chunk} · {word} · {first.machine}"
+    )
+
+
+def _verdict(group: Group, targets: Targets) -> str:
+    by_subject: dict[tuple[str, str], list[Statement]] = {}
+    for run in group.runs:
+        for statement in judge(run.results, targets):
+            by_subject.setdefault((statement.subject, statement.target), []).append(statement)
+    lines = [
+        [subject, target or "–", _met(statements), "; ".join(dict.fromkeys(entry.found for entry in statements))]
+        for (subject, target), statements in by_subject.items()
+    ]
+    return _grid(["", "target", "met", "found"], lines, left=4)
+
+
+def _met(statements: Sequence[Statement]) -> str:
+    judged = [entry for entry in statements if entry.met is not None]
+    if not judged:
+        return "–" if statements[0].target == "no target" else "cannot be judged"
+    return f"{sum(bool(entry.met) for entry in judged)} of {len(judged)}"
+
+
+def _ages(group: Group) -> Iterator[str]:
+    for run in group.runs:
+        if run.freshness.stale:
+            yield f"**Stale** (seed {run.results.seed}): {run.freshness.reason}."
+
+
+def _origin(group: Group) -> str:
+    def of(get: Any) -> str:
+        return ", ".join(dict.fromkeys(get(run.results) for run in group.runs))
+
+    results: Results = group.first
+    seconds = fmean(run.results.seconds for run in group.runs)
+    notes = [run.freshness.reason for run in group.runs if run.freshness.reason and not run.freshness.stale]
+    age = f" ({'; '.join(dict.fromkeys(notes))})" if notes else ""
+    return (
+        f"Revision {of(lambda r: f'`{_short(r.revision)}`')}{age}, config {of(lambda r: f'`{r.config_hash}`')} "
+        f"(`{family(results)}` without its seed), features `{(results.extractor_hash or 'none')[:12]}`, "
+        f"{seconds:.0f} s a run."
+    )
+
+
+def _short(revision: str) -> str:
+    commit, mark, _ = revision.partition("-modified")
+    return commit[:9] + mark
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """A Markdown table; the first `left` columns are words, the others numbers."""
+    sides = [":--" if place < left else "--:" for place in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, sides, *rows))
+
+
+def _with_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON turned the steps that speeds are mapped by into strings."""
+    speeds = {name: {int(steps): least for steps, least in values[name].items()} for name in values if "speed" in name}
+    return {**values, **speeds}

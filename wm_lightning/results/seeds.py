@@ -1,0 +1,112 @@
+"""Several runs of one config seen together: which may be joined, and the mean and spread of every row."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wm_lightning.results.freshness import Freshness, freshness
+from wm_lightning.results.results import Results, Row
+
+Joined = tuple[str | int | None, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One saved result, where it lies, and whether its code is still the code."""
+
+    path: Path
+    results: Results
+    freshness: Freshness
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over `count` seeds, and their standard deviation (None for one seed)."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seed alone, in the order of seeds."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Results:
+        """The results that speak for what all have in common."""
+        return self.runs[0].results
+
+    @property
+    def stale(self) -> bool:
+        """Whether the code of any of the runs is outdated."""
+        return any(run.freshness.stale for run in self.runs)
+
+    def rows(self) -> tuple[tuple[Row, ...], ...]:
+        """For every row of the table, the rows of all runs that have it."""
+        found: dict[Joined, list[Row]] = {}
+        for run in self.runs:
+            for row in run.results.rows:
+                found.setdefault((row.role, row.name, row.steps, row.cached, row.cache_commit), []).append(row)
+        return tuple(tuple(rows) for rows in found.values())
+
+
+def spread(rows: Sequence[Row], name: str) -> Spread | None:
+    """Of the column `name` over the rows that have it; None where none has."""
+    values = [float(value) for row in rows if (value := row.measured(name)) is not None]
+    if not values:
+        return None
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def read_runs(patterns: Iterable[str], *, root: Path, age: Callable[[str], Freshness] = freshness) -> tuple[Run, ...]:
+    """Results that paths or globs lead to, relative to `root`: files, or run folders that hold a results.json.
+
+    Raises ValueError where a pattern leads to none.
+    """
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        found = [path / "results.json" if path.is_dir() else path for path in _matching(pattern, root)]
+        found = [path for path in found if path.is_file() and path.suffix == ".json"]
+        if not found:
+            raise ValueError(f"{pattern} leads to no results.json from {root}; name run folders, or the files")
+        files |= dict.fromkeys(found)
+    return tuple(Run(path, results := Results.from_json(path), age(results.revision)) for path in files)
+
+
+def groups(runs: Iterable[Run]) -> tuple[Group, ...]:
+    """The runs sorted into what may be joined; real never meets simulated, nor one extractor another.
+
+    Raises ValueError for two runs of the same config and seed: they are no two samples.
+    """
+    found: dict[Joined, list[Run]] = {}
+    for run in runs:
+        found.setdefault(_joined_by(run.results), []).append(run)
+    for together in found.values():
+        together.sort(key=lambda run: run.results.seed)
+        for one, other in zip(together, together[1:], strict=False):
+            if one.results.seed == other.results.seed:
+                raise ValueError(f"{one.path} and {other.path} are the same config and seed; leave one of them out")
+    return tuple(Group(tuple(together)) for together in found.values())
+
+
+def family(results: Results) -> str:
+    """What the config computes whatever its seed, where the run stored that; else the config itself."""
+    return str(results.extra.get("family", results.config_hash))
+
+
+def _joined_by(results: Results) -> Joined:
+    return (
+        results.data, results.world, results.extractor_hash, family(results), results.name, results.clips,
+        results.context, results.horizon, results.chunk, results.machine,
+    )  # fmt: skip
+
+
+def _matching(pattern: str, root: Path) -> list[Path]:
+    if Path(pattern).is_absolute():
+        anchor = Path(Path(pattern).anchor)
+        return sorted(anchor.glob(str(Path(pattern).relative_to(anchor))))
+    return sorted(root.glob(pattern))

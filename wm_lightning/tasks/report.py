@@ -1,0 +1,92 @@
+"""task=report: one table of several runs, kept in the run folder or put into a page of the documentation."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from wm_lightning.results.report import Recipe, faults, render, splice_into
+from wm_lightning.results.results import write_whole
+from wm_lightning.results.seeds import groups, read_runs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The task. `runs` are folders, results.json files or globs of them, relative to where it is started.
+
+    `keep` copies the results there, as `<block>_<n>_seed<seed>.json`, so that the table can be made again
+    where the runs are gone. `into` and `block` name a file and the place in it; `into` may be several files
+    for `check`, which only compares the blocks of the files with their sources. `targets` judges the rows.
+    """
+
+    runs: str | Sequence[str]
+    columns: Sequence[str]
+    targets: bool
+    into: str | Sequence[str] | None
+    block: str | None
+    keep: str | None
+    check: bool
+
+    def __call__(self, config: DictConfig) -> dict[str, float]:
+        """Writes report.md into the run folder, and into its block where one is named; or checks the blocks."""
+        if self.check:
+            return check([Path(name) for name in _listed(self.into)], Path.cwd())
+        if (self.into is None) != (self.block is None):
+            raise ValueError("task.into and task.block go together: a file, and the NAME of its results:NAME markers")
+        patterns = _listed(self.runs)
+        if not patterns:
+            raise ValueError("task.runs is empty; name run folders, as in 'task.runs=[logs/dmd_chunkwise/*]'")
+        targets = instantiate(config.metrics.targets, _convert_="all") if self.targets else None
+        if self.keep is not None:
+            patterns = kept(patterns, Path(self.keep), self.block or "results")
+        body = render(Recipe(patterns, list(self.columns), targets), Path.cwd())
+        write_whole(Path(config.run_dir) / "report.md", body + "\n")
+        for name in _listed(self.into):
+            splice_into(Path(name), str(self.block), body)
+            log.info("Written: %s, block %s", name, self.block)
+        found = groups(read_runs(patterns, root=Path.cwd()))
+        for run in (run for group in found for run in group.runs if run.freshness.stale):
+            log.warning("Stale: %s, %s", run.path, run.freshness.reason)
+        print(body)
+        return {"runs": float(sum(len(group.runs) for group in found)), "tables": float(len(found))}
+
+
+def check(paths: Sequence[Path], root: Path) -> dict[str, float]:
+    """Compares every block of the files with its sources. Raises ValueError that lists what differs."""
+    if not paths:
+        raise ValueError("task.check=true needs task.into: the file, or a list of files, to check")
+    found = [fault for path in paths for fault in faults(path, root)]
+    if found:
+        raise ValueError("\n".join(found))
+    log.info("The results in %s are those of their runs", ", ".join(map(str, paths)))
+    return {"faults": 0.0}
+
+
+def kept(patterns: Sequence[str], folder: Path, name: str) -> list[str]:
+    """Copies the results into the folder and returns where they are, sorted by group and seed.
+
+    Copies under this name that an earlier report made are removed, since its runs may have been others.
+    """
+    found = groups(read_runs(patterns, root=Path.cwd()))
+    texts = {
+        folder / f"{name}_{number}_seed{run.results.seed}.json": run.path.read_text(encoding="utf-8")
+        for number, group in enumerate(found)
+        for run in group.runs
+    }
+    for old in folder.glob(f"{name}_*_seed*.json"):
+        if old not in texts:
+            old.unlink()
+    for path, text in texts.items():
+        write_whole(path, text)
+    return [path.as_posix() for path in texts]
+
+
+def _listed(value: str | Sequence[str] | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(entry) for entry in value]
