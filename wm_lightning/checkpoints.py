@@ -25,6 +25,8 @@ from wm_lightning.networks.adapters.worldgym import from_worldgym
 # Where a run's checkpoint keeps the network it would deploy.
 DEPLOYED = "average.network."
 WORLDGYM_SHIFT = 0
+# What damaged files make their readers raise, and files whose content is not what was expected.
+UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def read_network(path: Path, expected: Card) -> NetworkFile:
         raise ValueError(f"{path}: there is no such file; name a .ckpt, a .safetensors, or null to train a teacher")
     try:
         weights, card = _safetensors(path) if path.suffix == ".safetensors" else _torch(path, expected)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
     weights = {name: value.float() for name, value in weights.items()}
     return NetworkFile(weights, card, weights_hash(weights))
@@ -78,17 +80,21 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], Card]:
 
 def _torch(path: Path, expected: Card) -> tuple[dict[str, Tensor], Card]:
     content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        raise TypeError(f"a dict of weights is expected, found {type(content).__name__}")
     if "card" in content and "state_dict" in content:
         weights = {k.removeprefix(DEPLOYED): v for k, v in content["state_dict"].items() if k.startswith(DEPLOYED)}
+        if not weights:
+            raise KeyError(f"{DEPLOYED}*")
         return weights, Card.from_dict(content["card"])
-    return _worldgym(content, path, expected)
+    return _worldgym(content, expected)
 
 
-def _worldgym(content: Mapping[str, Any], path: Path, expected: Card) -> tuple[dict[str, Tensor], Card]:
+def _worldgym(content: Mapping[str, Any], expected: Card) -> tuple[dict[str, Tensor], Card]:
     weights = next((content[key] for key in ("ema", "model", "state_dict") if key in content), content)
     weights = {name.removeprefix("module."): value for name, value in weights.items() if isinstance(value, Tensor)}
     if "x_proj.weight" not in weights:
-        raise ValueError(f"{path} is neither a checkpoint of this suite nor one of world-model-eval")
+        raise ValueError("neither a checkpoint of this suite nor one of world-model-eval")
     _, height, width = expected.frame_shape
     converted, config = from_worldgym(weights, heads=expected.network["heads"], height=height, width=width)
     trained_for = {

@@ -109,7 +109,7 @@ class Clip:
 
     video: Pixels
     condition: Condition
-    index: Int[Tensor, "b"]  # noqa: F821
+    index: Int[Tensor, "b"]
     truth: Mapping[str, Tensor] = field(default_factory=dict)
 
     def frames(self, start: int, stop: int) -> "Clip":

@@ -99,7 +99,8 @@ class GaussianPath(ABC):
     def loss_weight(self, t: Levels) -> Levels:
         """Weight that turns the squared error of the prediction into that of the velocity (or v).
 
-        An x0 prediction errs in velocity by error / sigma; sigma is floored by `loss_sigma_floor`.
+        An x0 prediction errs in velocity by error / sigma; sigma is floored by `loss_sigma_floor`. Other
+        predictions are weighted evenly.
         """
         if self.prediction != "x0":
             return torch.ones_like(t)
@@ -113,6 +114,8 @@ class RectifiedFlow(GaussianPath):
     def __init__(self, *, prediction: Prediction, loss_sigma_floor: float, label_scale: float) -> None:
         if prediction == "v":
             raise ValueError("prediction='v' belongs to variance-preserving paths; use 'velocity' with rectified flow")
+        if prediction == "noise":
+            raise ValueError("prediction='noise' says nothing of x0 at t = 1 on rectified flow; use 'velocity' or 'x0'")
         super().__init__(prediction=prediction, loss_sigma_floor=loss_sigma_floor)
         self.label_scale = label_scale
 
@@ -126,7 +129,7 @@ class RectifiedFlow(GaussianPath):
         return level
 
 
-def sigmoid_alphas_cumprod(steps: int, *, start: float, end: float, tau: float) -> Float[np.ndarray, "steps"]:  # noqa: F821
+def sigmoid_alphas_cumprod(steps: int, *, start: float, end: float, tau: float) -> Float[np.ndarray, "steps"]:
     """Cumulative alphas of the sigmoid schedule (Jabri et al. 2212.11972), betas clipped to [0, 0.999], float64."""
     grid = np.linspace(0.0, 1.0, steps + 1)
 

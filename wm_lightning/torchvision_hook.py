@@ -8,7 +8,6 @@ calling them still fails, and nothing here calls them.
 
 import importlib.util
 import sys
-from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -25,7 +24,7 @@ class _BeforeTorchvision(MetaPathFinder):
     """Runs once, when torchvision is about to be imported; finding it is left to the usual finders."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != "torchvision":
             return None

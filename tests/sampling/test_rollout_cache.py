@@ -143,7 +143,7 @@ def test_committed_inputs_are_what_the_mode_says(commit: Commit) -> None:
             level = 0.0 if start == 0 else FEW_STEP.levels(FLOW, 1)[-2].item()
             assert torch.allclose(kept.t, torch.full_like(kept.t, level))
             continue
-        noise = noise_of((4, 9), dtype)(tuple(x0.shape[2:]), [start], x0.shape[1], 10_000)
+        noise = noise_of((4, 9), dtype)(tuple(x0.shape[2:]), [start] * 2, x0.shape[1], 10_000)
         factor = {"clean": (1.0, 0.0), "noised": (0.9, 0.1), "scaled": (0.9, 0.0)}[commit.mode]
         torch.testing.assert_close(kept.x_t, factor[0] * x0 + factor[1] * noise, atol=1e-12, rtol=0)
         assert torch.equal(kept.t, torch.full_like(kept.t, commit.t))

@@ -20,7 +20,7 @@ from wm_lightning.results.results import Results, Row
 from wm_lightning.results.seeds import Run, groups, spread
 
 FRESH = Freshness(False, "")
-PAGE = "# Page\n\n<!-- results:quick -->\nold\n<!-- /results:quick -->\n\nThe end\n"
+PAGE = "# Page\n\n<!-- results:quick -->\nearlier\n<!-- /results:quick -->\n\nThe end\n"
 
 
 def results(seed: int, **other: Any) -> Results:
@@ -138,7 +138,7 @@ def test_a_block_takes_the_table_and_leaves_the_rest(folder: Path) -> None:
     words = ["task.runs=[logs/*]", "task.into=PAGE.md", "task.block=quick"]
     made(folder, *words)
     once = (folder / "PAGE.md").read_text()
-    assert once.startswith("# Page\n\n<!-- results:quick -->\n<!-- made from ") and "old" not in once
+    assert once.startswith("# Page\n\n<!-- results:quick -->\n<!-- made from ") and "earlier" not in once
     assert once.endswith("<!-- /results:quick -->\n\nThe end\n") and "0.110 ± 0.010" in once
     made(folder, *words)
     assert (folder / "PAGE.md").read_text() == once

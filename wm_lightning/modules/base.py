@@ -80,19 +80,19 @@ class WorldModelModule(LightningModule):
         """The network with this module's path."""
         return Denoiser(network, self.path)
 
-    def rollout_noise(self, purpose: str, index: Int[Tensor, "b"]) -> SeededNoise:  # noqa: F821
+    def rollout_noise(self, purpose: str, index: Int[Tensor, "b"]) -> SeededNoise:
         """Noise of rollouts in this iteration, one draw per (sample, frame, step)."""
         samples = tuple(index.tolist())
         return SeededNoise(self.seed, f"{purpose}/{self.iterations}", samples, self.device)
 
-    def noise_like(self, x: Latents, purpose: str, index: Int[Tensor, "b"]) -> Latents:  # noqa: F821
+    def noise_like(self, x: Latents, purpose: str, index: Int[Tensor, "b"]) -> Latents:
         """Standard normal noise of this iteration, one draw per sample."""
         place = (self.iterations,)
         rows = [normal(x.shape[1:], self.seed, purpose, *place, sample) for sample in index.tolist()]
         return torch.stack(rows).to(x.device)
 
     def per_sample(
-        self, purpose: str, index: Int[Tensor, "b"], draw: Callable[[Any], Float[Tensor, "..."]]  # noqa: F821
+        self, purpose: str, index: Int[Tensor, "b"], draw: Callable[[Any], Float[Tensor, "..."]]
     ) -> Float[Tensor, "b ..."]:
         """`draw(generator)` for every sample of this iteration, stacked."""
         rows = [draw(generator(self.seed, purpose, self.iterations, sample)) for sample in index.tolist()]

@@ -159,7 +159,7 @@ class DMDModule(WorldModelModule):
             "action_dropout": {"share": 0.0, "granularity": "frame"}, "teacher": self.teacher_hash,
         }  # fmt: skip
 
-    def student_times(self) -> Float[Tensor, "k"]:  # noqa: F821
+    def student_times(self) -> Float[Tensor, "k"]:
         """The student's step times, the last of them 0."""
         return self.sampler.levels(self.path, 1)[:, 0]
 
@@ -295,6 +295,6 @@ class DMDModule(WorldModelModule):
         self.replay.load_state_dict(checkpoint["replay"], self.global_rank, self.trainer.world_size)
 
 
-def _per_block(source: np.random.Generator, blocks: Int[Tensor, "f"]) -> Float[Tensor, "f"]:  # noqa: F821
+def _per_block(source: np.random.Generator, blocks: Int[Tensor, "f"]) -> Float[Tensor, "f"]:
     # Drawn in float32: a float64 draw just below 1 would be rounded to 1, which is the place of no step.
     return torch.from_numpy(source.random(int(blocks[-1]) + 1, dtype=np.float32))[blocks]

@@ -16,6 +16,7 @@ from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask, TeacherForcingMask
 from wm_lightning.networks.state import State
 from wm_lightning.objectives.denoising import Scalar, weighted_mse
+from wm_lightning.sampling.rollout import Commit, Plan, next_chunk
 from wm_lightning.sampling.samplers import DDIMSampler, StepList
 
 
@@ -53,7 +54,7 @@ class Initialisation(Protocol):
 
     iterations: int
 
-    def loss(self, players: Players, lesson: Lesson, student_times: Float[Tensor, "k"]) -> Scalar:  # noqa: F821
+    def loss(self, players: Players, lesson: Lesson, student_times: Float[Tensor, "k"]) -> Scalar:
         """Loss of one batch; only the student receives gradient."""
         ...
 
@@ -64,7 +65,7 @@ class TeacherInit:
 
     iterations: int = 0
 
-    def loss(self, players: Players, lesson: Lesson, student_times: Float[Tensor, "k"]) -> Scalar:  # noqa: F821
+    def loss(self, players: Players, lesson: Lesson, student_times: Float[Tensor, "k"]) -> Scalar:
         raise ValueError("init=teacher has no iterations and no loss; choose init=causal_ode or init=causal_cd")
 
 
@@ -91,7 +92,7 @@ class CausalODE:
     steps: int
     shift: float
 
-    def loss(self, players: Players, lesson: Lesson, student_times: Float[Tensor, "k"]) -> Scalar:  # noqa: F821
+    def loss(self, players: Players, lesson: Lesson, student_times: Float[Tensor, "k"]) -> Scalar:
         x_t, t, end = self.snapshots(players.teacher, lesson, student_times)
         with torch.no_grad():
             past = clean_past(players.student, lesson)
@@ -99,20 +100,23 @@ class CausalODE:
 
     @torch.no_grad()
     def snapshots(
-        self, teacher: Denoiser, lesson: Lesson, student_times: Float[Tensor, "k"]  # noqa: F821
+        self, teacher: Denoiser, lesson: Lesson, student_times: Float[Tensor, "k"]
     ) -> tuple[Latents, Levels, Latents]:
         """(x_t, t, end of the trajectory), x_t and t being those of one snapshot per block."""
-        path, sampler = teacher.path, DDIMSampler(StepList("matched", self.steps, self.shift), eta=0.0)
-        times = sampler.steps.times(path).to(lesson.x0.device)
+        sampler = DDIMSampler(StepList("matched", self.steps, self.shift), eta=0.0)
+        frames = lesson.x0.shape[1]
+        plan = Plan(frames, TeacherForcingMask(lesson.chunk), window=None, sink=0, commit=Commit("clean", 0.0))
+        chunk = next_chunk(
+            teacher, sampler, clean_past(teacher, lesson), lesson.condition, plan, lambda *_: lesson.noise,
+            shape=tuple(lesson.x0.shape[2:]), keep=False, record=True,
+        )  # fmt: skip
+        times = torch.stack([trace.t[0, 0] for trace in chunk.record])
         wanted = student_times.to(times)[(lesson.place * (len(student_times) - 1)).long()]
-        nearest = (times[:-1][:, None, None] - wanted).abs().argmin(dim=0)
-        past, x = clean_past(teacher, lesson), lesson.noise
-        kept, zero = torch.zeros_like(x), torch.zeros_like(x)
-        for step, t in enumerate(times[:-1]):
-            here, after = t.expand_as(lesson.place), times[step + 1].expand_as(lesson.place)
-            kept = torch.where((nearest == step)[..., None, None, None], x, kept)
-            x = sampler.step(path, x, forced_x0(teacher, x, here, lesson, past), here, after, zero).sample
-        return kept, times[nearest], x
+        nearest = (times[:, None, None] - wanted).abs().argmin(dim=0)
+        kept = torch.zeros_like(lesson.noise)
+        for step, trace in enumerate(chunk.record):
+            kept = torch.where((nearest == step)[..., None, None, None], trace.x_t, kept)
+        return kept, times[nearest], chunk.frames
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class CausalConsistency:
     grid: int
     shift: float
 
-    def loss(self, players: Players, lesson: Lesson, student_times: Float[Tensor, "k"]) -> Scalar:  # noqa: F821
+    def loss(self, players: Players, lesson: Lesson, student_times: Float[Tensor, "k"]) -> Scalar:
         path = players.student.path
         times = StepList("matched", self.grid, self.shift).times(path).to(lesson.x0.device)
         index = (lesson.place * self.grid).long()

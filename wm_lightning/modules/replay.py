@@ -18,7 +18,7 @@ class Window:
 
     x: Latents
     condition: Condition
-    index: Int[Tensor, "b"]  # noqa: F821
+    index: Int[Tensor, "b"]
 
     def to(self, device: torch.device | str) -> "Window":
         """The same values on a device."""

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 
-def chunk_blocks(frames: int, chunk: int | None, *, first_alone: bool) -> Int[Tensor, "f"]:  # noqa: F821
+def chunk_blocks(frames: int, chunk: int | None, *, first_alone: bool) -> Int[Tensor, "f"]:
     """Block index of every frame. With `first_alone`, frame 0 is its own block: b(i) = 1 + (i − 1) // chunk."""
     index = torch.arange(frames)
     if chunk is None:
@@ -29,7 +29,7 @@ class FrameMask:
     window: int | None = None
     sink: int = 0
 
-    def blocks(self, past: int, frames: int) -> Int[Tensor, "f"]:  # noqa: F821
+    def blocks(self, past: int, frames: int) -> Int[Tensor, "f"]:
         """Block index of the new frames, counted from the first new block."""
         return chunk_blocks(frames, self.chunk, first_alone=past == 0)
 
@@ -40,14 +40,14 @@ class FrameMask:
         seen[:, past:] = blocks[None, :] <= blocks[:, None]
         return seen if self.window is None else seen & self._band(blocks, past)
 
-    def _band(self, blocks: Int[Tensor, "f"], past: int) -> Bool[Tensor, "f total"]:  # noqa: F821
+    def _band(self, blocks: Int[Tensor, "f"], past: int) -> Bool[Tensor, "f total"]:
         # The end of a query's block is where the count of frames in blocks up to its own reaches.
         ends = past + (blocks[None, :] <= blocks[:, None]).sum(1)
         keys = torch.arange(past + len(blocks))
         assert self.window is not None
         return (keys[None, :] >= ends[:, None] - self.window) | (keys[None, :] < self.sink)
 
-    def positions(self, past: int, frames: int) -> tuple[Int[Tensor, "f"], Int[Tensor, "total"]]:  # noqa: F821
+    def positions(self, past: int, frames: int) -> tuple[Int[Tensor, "f"], Int[Tensor, "total"]]:
         """Temporal positions of queries and keys, relative to the window."""
         keys = torch.arange(past + frames)
         return keys[past:], keys
@@ -67,7 +67,7 @@ class TeacherForcingMask(FrameMask):
         clean = blocks[None, :] < blocks[:, None]
         return torch.cat([clean, blocks[None, :] == blocks[:, None]], dim=1)
 
-    def positions(self, past: int, frames: int) -> tuple[Int[Tensor, "f"], Int[Tensor, "total"]]:  # noqa: F821
+    def positions(self, past: int, frames: int) -> tuple[Int[Tensor, "f"], Int[Tensor, "total"]]:
         own = torch.arange(frames)
         return own, torch.cat([own[:past], own])
 
@@ -78,7 +78,7 @@ class ExplicitMask(FrameMask):
 
     ids: tuple[int, ...] = ()
 
-    def blocks(self, past: int, frames: int) -> Int[Tensor, "f"]:  # noqa: F821
+    def blocks(self, past: int, frames: int) -> Int[Tensor, "f"]:
         if past or len(self.ids) != frames:
             raise ValueError(f"{len(self.ids)} block indices for {frames} frames behind {past}")
         return torch.tensor(self.ids)

@@ -8,7 +8,7 @@ RopeTable = Complex[Tensor, "..."]
 
 
 def rope_table(
-    positions: Int[Tensor, "p"],  # noqa: F821
+    positions: Int[Tensor, "p"],
     pairs: int,
     *,
     base: float,

@@ -18,7 +18,7 @@ class State:
     """
 
     memory: Mapping[str, Tensor]
-    frame: Int[Tensor, "b"]  # noqa: F821
+    frame: Int[Tensor, "b"]
     valid: Bool[Tensor, "b f"] | None = None
 
     @property
@@ -26,7 +26,7 @@ class State:
         """Number of frames remembered."""
         return next(iter(self.memory.values())).shape[1] if self.memory else 0
 
-    def reset(self, slots: Bool[Tensor, "b"]) -> "State":  # noqa: F821
+    def reset(self, slots: Bool[Tensor, "b"]) -> "State":
         """The state in which the named slots have seen nothing."""
         every = torch.ones(len(slots), self.length, dtype=torch.bool, device=slots.device)
         valid = every if self.valid is None else self.valid

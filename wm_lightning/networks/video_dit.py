@@ -109,6 +109,8 @@ class VideoDiT(nn.Module):
         super().__init__()
         if height % patch or width % patch:
             raise ValueError(f"{height=} and {width=} must be multiples of {patch=}")
+        if dim % heads or (dim // heads) % 4 or (attention == "joint" and dim // heads < 8):
+            raise ValueError(f"{dim=} over {heads=} must give heads of a multiple of 4 channels, at least 8 if joint")
         self.patch, self.grid = patch, (height // patch, width // patch)
         self.frame_shape = (channels, height, width)
         self.head_dim, self.rope_base = dim // heads, rope_base

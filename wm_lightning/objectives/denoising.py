@@ -40,8 +40,8 @@ class FrameLevels:
     shared: float
 
     def sample(
-        self, path: GaussianPath, blocks: Int[Tensor, "f"], source: np.random.Generator  # noqa: F821
-    ) -> Float[Tensor, "f"]:  # noqa: F821
+        self, path: GaussianPath, blocks: Int[Tensor, "f"], source: np.random.Generator
+    ) -> Float[Tensor, "f"]:
         """Times of one clip; `blocks` are its block indices, all equal when bidirectional."""
         frames, last = len(blocks), int(blocks[-1])
         per_block = self.law.sample(path, (max(frames, last + 1),), source)

@@ -6,6 +6,7 @@ trained and how it is used cannot live in a second loop, for there is none.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -38,6 +39,8 @@ class SeededNoise:
     device: torch.device | str = "cpu"
 
     def __call__(self, shape: tuple[int, ...], first: Sequence[int], frames: int, step: int) -> Latents:
+        if len(first) != len(self.samples):
+            raise ValueError(f"{len(self.samples)} sample indices for a batch of {len(first)}")
         if len(set(first)) == 1:
             block = range(first[0], first[0] + frames)
             return frame_noise(shape, self.seed, self.purpose, self.samples, block, step, device=self.device)
@@ -96,11 +99,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trace:
-    """One denoising pass: its input, its time and the x0 it gave."""
+    """One denoising pass: its input, its time, the x0 it gave and the sample after the step."""
 
     x_t: Latents
     t: Levels
     x0: Latents
+    after: Latents
 
 
 @dataclass(frozen=True)
@@ -132,27 +136,35 @@ def next_chunk(
     """
     frames = condition.actions.shape[1]
     past = evict(past, window=plan.window, sink=plan.sink, incoming=frames)
-    first, learning = past.frame.tolist(), torch.is_grad_enabled()
-    x = noise(shape, first, frames, 0)
-    x0, state, traces = x, past, []
-    times = sampler.levels(model.path, frames).to(x.device)
+    draw = partial(noise, shape, past.frame.tolist(), frames)
+    traces: list[Trace] = []
+    for last, state in _passes(model, sampler, past, condition, plan, draw, exit_step):  # noqa: B007
+        traces = [*traces, last] if record else [last]
+    made = traces[-1].x0 if exit_step is not None else traces[-1].after
+    if keep:
+        past = _committed(model, past, state, made, condition, plan, partial(draw, COMMIT_DRAW))
+    return Chunk(made, past if keep else None, tuple(traces) if record else ())
+
+
+def _passes(
+    model: Denoises, sampler: Sampler, past: State, condition: Condition, plan: Plan,
+    draw: Callable[[int], Latents], exit_step: int | None,
+) -> Iterator[tuple[Trace, State]]:  # fmt: skip
+    """The denoising passes of one chunk, up to and including the exit step."""
+    x, learning = draw(0), torch.is_grad_enabled()
+    times = sampler.levels(model.path, x.shape[1]).to(x.device)
     for step, (row, row_next) in enumerate(pairwise(times)):
         t, t_next = row.expand(len(x), -1), row_next.expand(len(x), -1)
         seen, label = _with_finished(x, t, plan.commit, model.path)
         with torch.set_grad_enabled(learning and exit_step == step):
             x0, state = model.x0(seen, label, condition, past, plan.mask)
-        if record:
-            traces.append(Trace(seen, label, x0))
-        if exit_step == step:
-            break
         with torch.no_grad():
-            draws = sampler.draws and step + 2 < len(times)
-            fresh = noise(shape, first, frames, step + 1) if draws else torch.zeros_like(x)
+            draws = sampler.draws and step + 2 < len(times) and exit_step != step
+            fresh = draw(step + 1) if draws else torch.zeros_like(x)
             x = sampler.step(model.path, x, x0, t, t_next, fresh).sample
-    made = x if exit_step is None else x0
-    if keep:
-        past = _committed(model, past, state, made, condition, plan, lambda: noise(shape, first, frames, COMMIT_DRAW))
-    return Chunk(made, past if keep else None, tuple(traces))
+        yield Trace(seen, label, x0, x), state
+        if exit_step == step:
+            return
 
 
 def _with_finished(x: Latents, t: Levels, commit: Commit, path: GaussianPath) -> tuple[Latents, Levels]:
@@ -179,14 +191,16 @@ def _committed(
 
 @torch.no_grad()
 def remember_context(model: Denoises, context: Latents, condition: Condition, plan: Plan, noise: Noise) -> State:
-    """The state after the given frames, committed in one pass (the last `window` of them)."""
+    """The state after the given frames, committed in one pass: the sinks and the newest that the window holds."""
     batch, frames = context.shape[:2]
-    start = 0 if plan.window is None else max(0, frames - plan.window)
+    rows, condition = torch.arange(frames), condition.frames(0, frames)
+    if plan.window is not None and frames > plan.window:
+        rows = torch.cat([rows[: plan.sink], rows[frames - (plan.window - plan.sink) :]])
     shape = tuple(context.shape[2:])
-    draw = lambda: noise(shape, [start] * batch, frames - start, COMMIT_DRAW)  # noqa: E731
-    x_t, t = plan.commit.inputs(model.path, context[:, start:], draw)
-    past = replace(empty_state(batch), frame=torch.full((batch,), start))
-    return model.remember(x_t, t, condition.frames(start, frames), past, plan.mask)
+    whole, t = plan.commit.inputs(model.path, context, lambda: noise(shape, [0] * batch, frames, COMMIT_DRAW))
+    past = replace(empty_state(batch), frame=torch.full((batch,), frames - len(rows)))
+    kept = Condition(condition.actions[:, rows], condition.state[:, rows])
+    return model.remember(whole[:, rows], t[:, rows], kept, past, plan.mask)
 
 
 def iter_chunks(

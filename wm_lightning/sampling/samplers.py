@@ -72,7 +72,7 @@ class StepList:
             raise ValueError(f"{steps} steps cannot be made of {self.steps} explicit indices; use kind=matched")
         return replace(self, steps=steps, indices=tuple(self.indices[i * self.steps // steps] for i in range(steps)))
 
-    def times(self, path: GaussianPath) -> Float[Tensor, "k"]:  # noqa: F821
+    def times(self, path: GaussianPath) -> Float[Tensor, "k"]:
         """steps + 1 times, the last of them 0."""
         if self.kind == "indices":
             return torch.tensor([(index + 1) / 1000 for index in self.indices] + [0.0])

@@ -1,6 +1,7 @@
 """Takes the noise out of the log: every line of Lightning once, adverts and false alarms not at all."""
 
 import logging
+import os
 import warnings
 
 # Lightning's loggers, whose own stream handlers print what Hydra's root handlers print as well.
@@ -23,6 +24,7 @@ _WARNINGS = (
     r".*LeafSpec.* is deprecated",  # between Lightning and torch
     r"The `srun` command is available",  # a login node is where small runs are started by hand
     r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen networks and averages
     r".*does not have many workers",  # crops are made faster than a worker could send them
 )
 
@@ -39,6 +41,8 @@ def quiet() -> None:
 
     Where the root has no handlers (a notebook), Lightning keeps its own.
     """
+    # The profiler, which sums the memory of a rollout, prints to the terminal below this level.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     if logging.getLogger().hasHandlers():
         for name in _LOGGERS:
             logger = logging.getLogger(name)

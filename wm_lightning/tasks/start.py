@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from wm_lightning.config_check import check
 from wm_lightning.config_record import save_record
+from wm_lightning.tasks.quiet import quiet
 
 
 def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | None:
@@ -17,6 +18,7 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
 
     The whole config is checked before anything is built. Raises ConfigError for one that cannot be used.
     """
+    quiet()
     check(config)
     if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
         save_record(config, overrides, Path(config.run_dir))

@@ -1,0 +1,77 @@
+"""The log without noise: each line once, no adverts, and every real warning still there."""
+
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from wm_lightning.tasks.quiet import quiet
+
+RANK_ZERO = "lightning.pytorch.utilities.rank_zero"
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Logging and warnings are global: what `quiet` changes is put back."""
+    names = ("lightning", "lightning.pytorch", "lightning.fabric", RANK_ZERO)
+    kept = {name: (logging.getLogger(name).handlers[:], logging.getLogger(name).propagate) for name in names}
+    filters = logging.getLogger(RANK_ZERO).filters[:]
+    with warnings.catch_warnings():
+        yield
+    for name, (handlers, propagate) in kept.items():
+        logging.getLogger(name).handlers[:], logging.getLogger(name).propagate = handlers, propagate
+    logging.getLogger(RANK_ZERO).filters[:] = filters
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("GPU available: False, used: False", False),
+        ("💡 Tip: For seamless cloud logging and experiment tracking, try installing [litlogger]", False),
+        ("GPU available but not used. You can set it by doing `Trainer(accelerator='gpu')`.", True),
+        ("Restoring states from the checkpoint path at last.ckpt", True),
+    ],
+)
+def test_dull_lines_go_and_others_stay(line: str, kept: bool, caplog: pytest.LogCaptureFixture) -> None:
+    quiet()
+    with caplog.at_level(logging.INFO):
+        logging.getLogger(RANK_ZERO).info(line)
+    assert (line in caplog.messages) is kept
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ("The `srun` command is available on your system but is not used.", False),
+        ("The number of training batches (6) is smaller than the logging interval", False),
+        ("`isinstance(treespec, LeafSpec)` is deprecated, use something else", False),
+        ("The number of training batches is zero", True),
+        ("Experiment logs directory csv exists and is not empty.", True),
+    ],
+)
+def test_false_alarms_go_and_real_warnings_stay(message: str, kept: bool) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        quiet()
+        warnings.warn(message, UserWarning, stacklevel=1)
+    assert bool(seen) is kept
+
+
+def test_lightning_logs_every_line_once() -> None:
+    code = (
+        "import logging, wm_lightning; logging.basicConfig(format='%(name)s %(message)s', level='INFO')\n"
+        "import lightning\n"
+        "from wm_lightning.tasks.quiet import quiet\n"
+        "if {quiet}: quiet(); quiet()\n"
+        f"logging.getLogger({RANK_ZERO!r}).info('a line')"
+    )
+    printed = {}
+    for is_quiet in (False, True):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(quiet=is_quiet)], capture_output=True, text=True, check=True
+        )
+        printed[is_quiet] = done.stderr.count("a line")
+    assert printed == {False: 2, True: 1}
