@@ -41,7 +41,7 @@ def test_an_export_holds_the_weights_in_bfloat16_and_the_card(tmp_path: Path) ->
     path = tmp_path / "new/folder/teacher.safetensors"
     net = exported(path)
     with safe_open(path, "pt") as file:
-        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}
     file = read_network(path, card(kind="other"))
     assert file.card == CARD == read_card(path)
     assert {value.dtype for value in file.weights.values()} == {torch.float32}
@@ -127,9 +127,7 @@ class Payload:
 
 @pytest.mark.parametrize("name", ["bad.ckpt", "bad.pt"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_code_in_a_file_is_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, zipped: bool
-) -> None:
+def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, zipped: bool) -> None:
     monkeypatch.setenv("PAYLOAD", str(tmp_path / "ran"))
     content = {"state_dict": Payload(), "card": CARD.to_dict()}
     torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
@@ -140,7 +138,9 @@ def test_code_in_a_file_is_not_run(
 
 def damaged(tmp_path: Path) -> dict[str, bytes]:
     exported(tmp_path / "whole.safetensors")
-    torch.save({"state_dict": {"average.network.a": torch.zeros(1000)}, "card": CARD.to_dict()}, tmp_path / "whole.ckpt")
+    torch.save(
+        {"state_dict": {"average.network.a": torch.zeros(1000)}, "card": CARD.to_dict()}, tmp_path / "whole.ckpt"
+    )
     tensors, archive = (tmp_path / "whole.safetensors").read_bytes(), (tmp_path / "whole.ckpt").read_bytes()
     found = {f"cut{share}.safetensors": tensors[: len(tensors) * share // 10] for share in (0, 1, 5, 9)}
     found |= {f"cut{share}.ckpt": archive[: len(archive) * share // 10] for share in (0, 1, 5, 9)}
@@ -185,7 +185,7 @@ def test_safetensors_without_a_card_are_named(tmp_path: Path, metadata: Any) -> 
 def golden() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and settings of the reference implementation's tiny random network."""
     with safe_open(sorted(GOLDENS.glob("worldgym_dit*.safetensors"))[0], "pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["meta"])  # noqa: SIM118
+        return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["meta"])
 
 
 @pytest.mark.parametrize("wrapped", ["plain", "ema", "model", "parallel"])

@@ -17,21 +17,20 @@ WORLD = [
 ]  # fmt: skip
 TRAINING = ["module.iterations=2", "module.validate_every=2", "module.batch_size=2", "trainer.log_every_n_steps=1"]
 QUIET = ["trainer.precision=32-true", "+trainer.enable_progress_bar=false", "callbacks.progress=null"]
-DMD = ["module.rollout.scored=6", "module.critic_warmup=0", "sampler.steps.steps=2", "module.init.iterations=0"]
+DMD = ["module.rollout.scored=6", "module.critic_warmup=0", "sampler.steps.steps=2"]
 
 
 def tiny(folder: Path, *words: str, cache: Path | None = None) -> DictConfig:
     """The config of a tiny run in `folder`/run, with data in `cache` (else `folder`/cache); `words` are overrides."""
     places = [f"run_dir={folder}/run", f"cache_dir={cache or folder / 'cache'}"]
-    return compose([*words, *NETWORK, *WORLD, *TRAINING, *QUIET, *places])
+    return compose([*NETWORK, *WORLD, *TRAINING, *QUIET, *places, *words])
 
 
-def tiny_teacher(
-    folder: Path, *words: str, cache: Path | None = None
-) -> tuple[DictConfig, WorldModelModule]:
+def tiny_teacher(folder: Path, *words: str, cache: Path | None = None) -> tuple[DictConfig, WorldModelModule]:
     """The config of a tiny teacher and its trained module."""
     config = tiny(folder, "experiment=teacher", *words, cache=cache)
     save_record(config, list(words), Path(config.run_dir))
     data = build_data(config)
-    module, _ = fit(config, data, build_card(config, data, "teacher"), None)
+    module = fit(config, data, build_card(config, data, "teacher"), None).lightning_module
+    assert isinstance(module, WorldModelModule)
     return config, module

@@ -8,7 +8,7 @@ MASK_NAMES = {None: "bidirectional", 1: "framewise"}
 
 
 def mask_name(chunk: int | None) -> str:
-    """"bidirectional", "framewise" or "chunkwise (n)"."""
+    """ "bidirectional", "framewise" or "chunkwise (n)"."""
     return MASK_NAMES.get(chunk, f"chunkwise ({chunk})")
 
 

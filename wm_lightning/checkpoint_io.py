@@ -3,12 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError  # the name of an error; nothing is unpickled
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+
+from wm_lightning.plain_files import read_plain
 
 _PARTIAL = ".partial"
 
@@ -47,13 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise ValueError(f"{path} was to be loaded with weights_only=False; checkpoints hold no code here")
         if not Path(path).is_file():
             raise ValueError(f"{path}: there is no such checkpoint; give ckpt_path=FILE")
-        expected = "a whole checkpoint of plain containers and tensors; try previous.ckpt or best.ckpt beside it"
-        if not is_zipfile(path):
-            raise ValueError(f"{path} is not {expected}")
-        try:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError) as error:
-            raise ValueError(f"{path} is not {expected} ({error})") from error
+        return read_plain(Path(path), map_location)
 
     def remove_checkpoint(self, path: str | os.PathLike) -> None:
         """Deletes the file if it is there."""

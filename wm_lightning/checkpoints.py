@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wm_lightning.card import Card
 from wm_lightning.networks.adapters.worldgym import from_worldgym
+from wm_lightning.plain_files import read_plain, why
 
 # Where a run's checkpoint keeps the network it would deploy.
 DEPLOYED = "average.network."
@@ -57,9 +58,33 @@ def read_network(path: Path, expected: Card) -> NetworkFile:
     try:
         weights, card = _safetensors(path) if path.suffix == ".safetensors" else _torch(path, expected)
     except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path} cannot be read as a checkpoint ({why(error)})") from error
     weights = {name: value.float() for name, value in weights.items()}
     return NetworkFile(weights, card, weights_hash(weights))
+
+
+def read_resumable(path: Path, expected: Card) -> None:
+    """Raises ValueError unless `path` is a training's own checkpoint, of the kind and sizes of `expected`.
+
+    Weights stay on the disk.
+    """
+    if not path.is_file():
+        raise ValueError(f"ckpt_path={path}: there is no such file; name a RUN/checkpoints/last.ckpt, or null to start")
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{path} holds a network and no training that could go on; name RUN/checkpoints/last.ckpt")
+    content = read_plain(path, mmap=True)
+    try:
+        card = Card.from_dict(content["card"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} has no usable card ({why(error)}), so this suite did not write it") from error
+    if "loops" not in content:
+        raise ValueError(f"{path} holds a network and no training that could go on; name RUN/checkpoints/last.ckpt")
+    if card.kind != expected.kind:
+        raise ValueError(
+            f"{path} is of the training of a {card.kind}, this is one of a {expected.kind}; see experiment="
+        )
+    if differences := card.differences(expected):
+        raise ValueError(f"{path} is not of this training: {'; '.join(differences)} (checkpoint against config)")
 
 
 def read_card(path: Path) -> Card:

@@ -115,9 +115,7 @@ class Clip:
     def frames(self, start: int, stop: int) -> "Clip":
         """Frames start..stop-1 with their condition and truth."""
         truth = {key: value[:, start:stop] for key, value in self.truth.items()}
-        return replace(
-            self, video=self.video[:, start:stop], condition=self.condition.frames(start, stop), truth=truth
-        )
+        return replace(self, video=self.video[:, start:stop], condition=self.condition.frames(start, stop), truth=truth)
 
     def to(self, *args: Any, **kwargs: Any) -> "Clip":
         """Moves every tensor to a device."""
@@ -169,5 +167,3 @@ def to_unit(video: Pixels) -> Latents:
 def to_pixels(video: Latents) -> Pixels:
     """Floats in [-1, 1] (clamped) to uint8 pixels 0..255."""
     return ((video.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
-
-

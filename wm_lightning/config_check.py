@@ -5,8 +5,8 @@ import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import FunctionType
-from typing import Any
+from types import FunctionType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,17 +24,18 @@ _CLASSES = (
     "lightning.pytorch.trainer.trainer.Trainer",
 )
 _FUNCTIONS = ("wm_lightning.",)
+_PLAIN = (bool, int, float, str, NoneType)
 # Importing a module runs it, so a name is looked up only below these packages.
 _IMPORTED = ("wm_lightning.", "torch.optim.", "lightning.pytorch.")
 
 
 @dataclass(frozen=True)
 class Target:
-    """One `_target_` of a config: where it stands (`module.optimizer`) and its keys."""
+    """One `_target_` of a config: where it stands (`module.optimizer`) and its keys with their values."""
 
     place: str
     name: str
-    keys: tuple[str, ...]
+    values: Mapping[str, Any]
 
 
 def check(config: DictConfig) -> None:
@@ -42,7 +43,8 @@ def check(config: DictConfig) -> None:
 
     A target must be a class or function that lives (by `__module__` and `__qualname__`, whatever
     alias leads to it) where configs may build from, and each of its keys must be one of its
-    parameters. Nothing is instantiated; the modules of allowed packages are imported.
+    parameters, with a value of its type where that is a number, a text or one of several words.
+    Nothing is instantiated; the modules of allowed packages are imported.
     """
     bare = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     container = OmegaConf.to_container(bare, resolve=True, throw_on_missing=False)
@@ -57,7 +59,7 @@ def targets(container: Any, place: str = "") -> Iterator[Target]:
     """Every `_target_` in a plain (resolved) config, outermost first."""
     if isinstance(container, Mapping):
         if "_target_" in container:
-            yield Target(place, str(container["_target_"]), tuple(str(key) for key in container))
+            yield Target(place, str(container["_target_"]), {str(key): value for key, value in container.items()})
         for key, value in container.items():
             yield from targets(value, _join(place, key))
     elif isinstance(container, list):
@@ -117,14 +119,47 @@ def _faults(target: Target) -> Iterator[str]:
     except ConfigError as error:
         yield f"{_join(target.place, '_target_')}: {error}"
         return
-    parameters = inspect.signature(found).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    parameters = _parameters(found)
+    if parameters is None:
         return
-    named = [key for key, parameter in parameters.items() if parameter.kind is not parameter.VAR_POSITIONAL]
-    for key in target.keys:
-        if key not in _HYDRA_KEYS and key not in named:
-            short = target.name.rsplit(".", 1)[-1]
-            yield f"{_join(target.place, key)}: {short} has no parameter {key}{nearest(key, named)}"
+    short = target.name.rsplit(".", 1)[-1]
+    for key, value in target.values.items():
+        if key in _HYDRA_KEYS:
+            continue
+        if key not in parameters:
+            yield f"{_join(target.place, key)}: {short} has no parameter {key}{nearest(key, parameters)}"
+        elif found.__module__.startswith(_FUNCTIONS) and not _fits(value, parameters[key].annotation, target):
+            wanted = inspect.formatannotation(parameters[key].annotation).replace("typing.", "")
+            yield f"{_join(target.place, key)}: {short} wants {wanted}, not {value!r}"
+
+
+def _parameters(found: Any) -> dict[str, inspect.Parameter] | None:
+    """What `found` takes by name; None where it takes anything.
+
+    A class of the suite that passes `**shared` on takes what the next class takes as well.
+    """
+    own = isinstance(found, type) and found.__module__.startswith(_FUNCTIONS)
+    named: dict[str, inspect.Parameter] = {}
+    for function in [vars(kind)["__init__"] for kind in found.__mro__ if "__init__" in vars(kind)] if own else [found]:
+        parameters = inspect.signature(function).parameters.values()
+        named = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | named
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            named.pop("self", None)
+            return named
+    return None
+
+
+def _fits(value: Any, annotation: Any, target: Target) -> bool:
+    """Whether a plain value is of a plain type; anything fits a type that is not plain."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if value == "???" or (value is None and target.values.get("_partial_")):
+        return True  # reported elsewhere, or filled in by whoever calls the partial
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    plain = {kind for kind in kinds if kind in _PLAIN}
+    if len(plain) + sum(get_origin(kind) is Literal for kind in kinds) < len(kinds):
+        return True
+    # A bool is an int to Python and never one to a user; an int serves as a float.
+    return value in words or type(value) in plain or (type(value) is int and float in plain)
 
 
 def _missing(container: Any, place: str) -> Iterator[str]:

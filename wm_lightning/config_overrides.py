@@ -42,10 +42,10 @@ def saved_overrides(checkpoint: Path) -> list[str]:
         raise ConfigError(f"ckpt_path={checkpoint}: there is no such file")
     if checkpoint.suffix != ".ckpt":
         return []
-    import torch  # noqa: PLC0415  only a command that names a checkpoint pays for it
+    from wm_lightning.plain_files import read_plain  # noqa: PLC0415  only a command that names a checkpoint pays
 
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return [str(word) for word in content.get("provenance", {}).get("overrides", [])]
+    provenance = read_plain(checkpoint, mmap=True).get("provenance") or {}
+    return [str(word) for word in provenance.get("overrides", [])]
 
 
 def _key(word: str) -> str:

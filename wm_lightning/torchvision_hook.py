@@ -23,9 +23,7 @@ _kept: list[Any] = []
 class _BeforeTorchvision(MetaPathFinder):
     """Runs once, when torchvision is about to be imported; finding it is left to the usual finders."""
 
-    def find_spec(
-        self, fullname: str, path: Any, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname != "torchvision":
             return None
         sys.meta_path.remove(self)

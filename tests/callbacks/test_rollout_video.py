@@ -83,9 +83,7 @@ def random_states() -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
 
 
-def test_random_numbers_modes_and_gradients_stay(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_random_numbers_modes_and_gradients_stay(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before_and_after: list[tuple[Any, Any]] = []
 
     def state(module: LightningModule) -> tuple[Any, ...]:

@@ -41,7 +41,7 @@ def test_batches_are_clips(data: WorldMapDataModule) -> None:
     assert not clip.truth
     validation = next(iter(data.val_dataloader()))
     assert validation.video.shape[1] == 7
-    assert validation.truth["position"].shape == (3, 7, 2)
+    assert validation.truth["position"].shape == (4, 7, 2)  # validation takes pairs of clips
 
 
 def test_evaluation_clips_are_fixed_and_complete(data: WorldMapDataModule, make_data: MakeData) -> None:

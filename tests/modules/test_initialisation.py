@@ -80,8 +80,8 @@ def test_the_map_to_the_end_of_the_ode_is_the_solution(method: str, chunk: int) 
     cast = players(end_of_ode, end_of_ode, posterior_mean)
     loss = METHODS[method].loss(cast, lesson(chunk), TIMES)
     other = players(posterior_mean, end_of_ode, posterior_mean)
-    # Steps of 1/240 leave an error of their order; one step of the teacher is far off.
-    assert loss < 1e-4
+    # A whole ODE in steps of 1/240 leaves an error of that order, one step that of its square.
+    assert loss < (1e-4 if method == "ode" else 1e-7)
     assert METHODS[method].loss(other, lesson(chunk), TIMES) > 100 * loss
 
 
@@ -98,7 +98,9 @@ def test_gradient_reaches_the_student_alone_and_vanishes_at_the_solution(method:
         # The mean runs over all frames, and the context's weigh nothing.
         assert float(loss.detach()) == pytest.approx(0 if zero else 0.01 * (FRAMES - 1) / FRAMES, rel=1e-4, abs=1e-9)
         gradient = cast.student.network.weight.grad
-        assert gradient is not None and float(gradient.abs()) == pytest.approx(0 if zero else 0.2 * 6 / 7, rel=1e-4, abs=1e-6)
+        assert gradient is not None and float(gradient.abs()) == pytest.approx(
+            0 if zero else 0.2 * 6 / 7, rel=1e-4, abs=1e-6
+        )
         assert cast.target.network.weight.grad is None and cast.teacher.network.weight.grad is None
 
 

@@ -187,7 +187,9 @@ def test_masks_come_in_their_shares() -> None:
         MaskMixture((1, 3), (0.5, 0.6))
 
 
-@pytest.mark.parametrize(("granularity", "frames", "clips"), [("frame", 0.4, 0.0), ("clip", 0.0, 0.4), ("both", 0.2, 0.2)])
+@pytest.mark.parametrize(
+    ("granularity", "frames", "clips"), [("frame", 0.4, 0.0), ("clip", 0.0, 0.4), ("both", 0.2, 0.2)]
+)
 def test_actions_are_dropped_by_frame_or_by_clip(granularity: Any, frames: float, clips: float) -> None:
     condition = clip(batch=3000).condition
     source = torch.Generator().manual_seed(1)

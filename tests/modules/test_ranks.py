@@ -14,7 +14,7 @@ from wm_lightning.modules.dmd import SelfRollout
 TWO: dict[str, Any] = dict(strategy="ddp_fork_find_unused_parameters_true", devices=2)
 MAKERS: dict[str, Any] = {
     "dmd": lambda: dmd(
-        iterations=5, critic_warmup=0, replay_slots=2, fresh_every=2,
+        iterations=9, critic_warmup=0, ratio=4, replay_slots=3, fresh_every=3,
         rollout=self_rollout(lengths=(4, 7), scored=3, exits="per_chunk"),
     ),
     "sid": lambda: dmd(iterations=3, critic_warmup=0, variant="sid"),
@@ -38,7 +38,7 @@ def noted_exits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Witness(Callback):
-    """Writes what a rank holds at the end; saves a checkpoint after 4 iterations."""
+    """Writes what a rank holds at the end; saves a checkpoint after 5 iterations."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Witness(Callback):
         self.batches.append(batch.index.tolist())
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.iterations == 4:
+        if pl_module.iterations == 5:
             trainer.save_checkpoint(self.folder / f"of{trainer.world_size}.ckpt")
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:

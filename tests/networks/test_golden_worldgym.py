@@ -49,7 +49,7 @@ class Golden:
 
 def load(path: Path) -> Golden:
     with safe_open(path, "pt") as file:
-        return Golden({k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["meta"]))  # noqa: SIM118
+        return Golden({k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["meta"]))
 
 
 def channels_first(frames: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def test_history_is_a_prefix_of_blocks_clean_or_lightly_noised_in_its_shares(chu
     history = t <= LEVELS.history_level
     assert share(history[:, 0]) == pytest.approx(0.6, abs=0.03)
     chosen = t[history[:, 0]]
-    assert share((chosen[:, 0] == 0)) == pytest.approx(0.5, abs=0.04)
+    assert share(chosen[:, 0] == 0) == pytest.approx(0.5, abs=0.04)
     noised = chosen[chosen[:, 0] > 0, 0]
     assert float(noised.max()) > 0.9 * LEVELS.history_level and float(noised.min()) < 0.1 * LEVELS.history_level
     lengths = (chosen <= LEVELS.history_level).sum(1)

@@ -137,7 +137,9 @@ class ClipDataModule(LightningDataModule):
             raise ValueError(f"data.val_clips={self.val_clips} is not a multiple of {world_size} ranks; change one")
         windows = self._fixed("val", self.val_clips, self.val_frames)
         dataset = Windows(self.reader("val"), truth=True)
-        return evaluation_loader(dataset, windows[rank::world_size], self.batch_size, self.num_workers)
+        # Even, because half of every batch is rolled out and half is the real reference.
+        size = self.batch_size + self.batch_size % 2
+        return evaluation_loader(dataset, windows[rank::world_size], size, self.num_workers)
 
     def clips(self, split: str, count: int, frames: int, batch_size: int) -> Iterator[Clip]:
         """The same `count` clips of a split on every call, in batches, truth included; all there are if fewer."""

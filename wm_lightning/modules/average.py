@@ -27,4 +27,4 @@ class Average(nn.Module):
         """One step towards `network`."""
         self.updates += 1
         weight = 1.0 if int(self.updates) <= self.start else 1 - self.decay
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), weight)
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), weight)  # pyright: ignore

@@ -139,6 +139,10 @@ class WorldModelModule(LightningModule):
             start += size
         return groups
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Logs the module's own count beside what the step logged: the x of every curve."""
+        self.log("iteration", float(self.iterations))
+
     def on_validation_epoch_start(self) -> None:
         """Fresh scores for the rollouts of this validation."""
         self._scores: Scores | None = None
@@ -155,6 +159,8 @@ class WorldModelModule(LightningModule):
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """Rolls out half of the clips and keeps the other half as real reference."""
         half = len(clip) // 2
+        if half == 0:
+            return
         start, reference = clip[:half], clip[half : 2 * half]
         if self._scores is None:
             horizon = clip.video.shape[1] - self.context
@@ -186,3 +192,4 @@ class WorldModelModule(LightningModule):
         values["score"] = torch.tensor(quality) + self.action_weight * values.get("action_error", torch.zeros(()))
         for name, value in values.items():
             self.log(f"val/{name}", value.to(self.device), sync_dist=True, prog_bar=name == "score")
+        self.log("iteration", float(self.iterations), sync_dist=True)

@@ -130,4 +130,3 @@ class TeacherModule(WorldModelModule):
         return lambda name: self.per_sample(
             f"dropout/{name}", index, lambda source: torch.from_numpy(source.random(shapes[name])).float()
         )
-

@@ -83,7 +83,8 @@ class JointAttention(nn.Module):
         q, k, v = self.projections.split(x)
         keys, values = _append(past, rotate(k, geometry.place), v)
         q, rotated = rotate(q, geometry.queries), rotate(keys, geometry.time_keys)
-        attended = attend(*(rearrange(y, "b f n h e -> b h (f n) e") for y in (q, rotated, values)), geometry.seen)
+        q, rotated, v = (rearrange(y, "b f n h e -> b h (f n) e") for y in (q, rotated, values))
+        attended = attend(q, rotated, v, geometry.seen)
         attended = rearrange(attended, "b h (f n) e -> b f n (h e)", f=x.shape[1])
         return self.projections.out(attended), (keys, values)
 
@@ -98,7 +99,8 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tokens, geometry: Geometry, past: None = None) -> tuple[Tokens, None]:
         q, k, v = self.projections.split(x)
         q, k = rotate(q, geometry.place), rotate(k, geometry.place)
-        attended = attend(*(rearrange(y, "b f n h e -> (b f) h n e") for y in (q, k, v)), None)
+        q, k, v = (rearrange(y, "b f n h e -> (b f) h n e") for y in (q, k, v))
+        attended = attend(q, k, v, None)
         return self.projections.out(rearrange(attended, "(b f) h n e -> b f n (h e)", b=x.shape[0])), None
 
 
@@ -117,7 +119,8 @@ class TemporalAttention(nn.Module):
         q, k, v = self.projections.split(x)
         keys, values = _append(past, k, v)
         q, rotated = rotate(q, geometry.queries), rotate(keys, geometry.time_keys)
-        attended = attend(*(rearrange(y, "b f n h e -> (b n) h f e") for y in (q, rotated, values)), geometry.seen)
+        q, rotated, v = (rearrange(y, "b f n h e -> (b n) h f e") for y in (q, rotated, values))
+        attended = attend(q, rotated, v, geometry.seen)
         attended = rearrange(attended, "(b n) h f e -> b f n (h e)", b=x.shape[0])
         return self.projections.out(attended), (keys, values)
 

@@ -39,9 +39,7 @@ class FrameLevels:
     history_level: float
     shared: float
 
-    def sample(
-        self, path: GaussianPath, blocks: Int[Tensor, "f"], source: np.random.Generator
-    ) -> Float[Tensor, "f"]:
+    def sample(self, path: GaussianPath, blocks: Int[Tensor, "f"], source: np.random.Generator) -> Float[Tensor, "f"]:
         """Times of one clip; `blocks` are its block indices, all equal when bidirectional."""
         frames, last = len(blocks), int(blocks[-1])
         per_block = self.law.sample(path, (max(frames, last + 1),), source)

@@ -97,7 +97,9 @@ def faults(path: Path, root: Path) -> tuple[str, ...]:
             found.append(f"{path.name}, {block['name']}: {error}")
             continue
         if _ageless(fresh) != _ageless(block["body"]):
-            found.append(f"{path.name}, {block['name']}: it says something else than its results; run task=report again")
+            found.append(
+                f"{path.name}, {block['name']}: it says something else than its results; run task=report again"
+            )
     opened = re.findall(r"<!-- /?results:([\w-]+) -->", text)
     broken = {name for name in opened if opened.count(name) != 2}
     return (*found, *(f"{path.name}, {name}: it needs one opening and one closing marker" for name in sorted(broken)))

@@ -45,9 +45,7 @@ class Guided:
         unconditional, other_state = self.model.x0(x_t, t, condition.null(), other, mask)
         return guided(conditional, unconditional, self.scale), self._joined(state, other_state)
 
-    def remember(
-        self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask
-    ) -> State:
+    def remember(self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask) -> State:
         own, other = self._branches(past)
         state = self.model.remember(x_t, t, condition, own, mask)
         if self.null == "newest":

@@ -36,9 +36,7 @@ class Sampler(Protocol):
         """Times of every step and frame, from noise to clean."""
         ...
 
-    def step(
-        self, path: GaussianPath, x_t: Latents, x0: Latents, t: Levels, t_next: Levels, noise: Latents
-    ) -> Step:
+    def step(self, path: GaussianPath, x_t: Latents, x0: Latents, t: Levels, t_next: Levels, noise: Latents) -> Step:
         """From x_t at t to a sample at t_next, given the model's x0 and fresh noise."""
         ...
 
@@ -97,9 +95,7 @@ class DDIMSampler:
     def levels(self, path: GaussianPath, frames: int) -> Schedule:
         return self.steps.times(path)[:, None].expand(-1, frames)
 
-    def step(
-        self, path: GaussianPath, x_t: Latents, x0: Latents, t: Levels, t_next: Levels, noise: Latents
-    ) -> Step:
+    def step(self, path: GaussianPath, x_t: Latents, x0: Latents, t: Levels, t_next: Levels, noise: Latents) -> Step:
         implied = path.noise(x_t, x0, t)
         alpha, sigma = map(per_pixel, path.alpha_sigma(t))
         alpha_next, sigma_next = map(per_pixel, path.alpha_sigma(t_next))
@@ -128,9 +124,7 @@ class FewStepSampler:
     def levels(self, path: GaussianPath, frames: int) -> Schedule:
         return self.steps.times(path)[:, None].expand(-1, frames)
 
-    def step(
-        self, path: GaussianPath, x_t: Latents, x0: Latents, t: Levels, t_next: Levels, noise: Latents
-    ) -> Step:
+    def step(self, path: GaussianPath, x_t: Latents, x0: Latents, t: Levels, t_next: Levels, noise: Latents) -> Step:
         alpha, sigma = map(per_pixel, path.alpha_sigma(t_next))
         mean = alpha * x0
         return Step(mean + sigma * noise, mean, sigma)
@@ -155,7 +149,5 @@ class PyramidSampler:
         row, place = torch.arange(steps + frames)[:, None], torch.arange(frames)[None, :]
         return times[(steps + place - row).clamp(0, steps)]
 
-    def step(
-        self, path: GaussianPath, x_t: Latents, x0: Latents, t: Levels, t_next: Levels, noise: Latents
-    ) -> Step:
+    def step(self, path: GaussianPath, x_t: Latents, x0: Latents, t: Levels, t_next: Levels, noise: Latents) -> Step:
         return self.inner.step(path, x_t, x0, t, t_next, noise)

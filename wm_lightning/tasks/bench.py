@@ -78,6 +78,7 @@ class Bench:
         """Writes bench.json into the run folder and returns the ratios."""
         data = build_data(config)
         data.setup("fit")
+        data.train_batches = max(self.batches, self.warmup + self.steps)
         device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
         found = [*self.training(config, data, device), self.rollout(config, data, device), self.loading(data)]
         report = {**describe(config, data, device), "settings": asdict(self)}
@@ -117,7 +118,7 @@ class Bench:
         ours, other = (self.steps / statistics.median(times[way]) for way in times)
         weights = [ends[way].deployed.state_dict() for way in times]
         same = all(torch.equal(value.cpu(), weights[1][key].cpu()) for key, value in weights[0].items())
-        return Comparison(name, "steps/s", *times, ours, other, same)
+        return Comparison(name, "steps/s", "Lightning", "plain loop", ours, other, same)
 
     def by_lightning(
         self, module: WorldModelModule, clips: Sequence[Clip], config: DictConfig, device: torch.device
@@ -172,7 +173,7 @@ class Bench:
             cached, uncached = measure_speed(
                 subjects, clip[:16], config.module.context, repeats=self.repeats, device=device, advance=log.debug
             )
-        return Comparison("rollout", "frames/s", *models, cached.fps_b1, uncached.fps_b1)
+        return Comparison("rollout", "frames/s", "cached", "uncached", cached.fps_b1, uncached.fps_b1)
 
     def loading(self, data: ClipDataModule) -> Comparison:
         """Clips per second of the training loader, and of reading one episode after the other without one."""
@@ -198,7 +199,7 @@ class Bench:
                 times[name] += [time.perf_counter() - start] if repeat else []
         clips = self.batches * data.batch_size
         ours, other = (clips / statistics.median(values) for values in times.values())
-        return Comparison("loading", "clips/s", *times, ours, other)
+        return Comparison("loading", "clips/s", "loader", "sequential reader", ours, other)
 
     def write(self, report: dict[str, Any], folder: Path) -> None:
         """bench.json in the run folder, and a copy in `save_dir` under the device's name."""

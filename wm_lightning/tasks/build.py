@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from wm_lightning.card import Card
@@ -27,14 +28,19 @@ def build_data(config: DictConfig) -> ClipDataModule:
     Raises ValueError where the data cannot be read, or where the network expects other actions.
     """
     data: ClipDataModule = instantiate(config.data, _convert_="all")
-    actions = config.network.actions
-    if actions not in (None, data.spec.dim):
-        raise ValueError(f"network.actions={actions}, but the data have {data.spec.dim}: {list(data.spec.names)}")
+    declare_actions(config, data)
     data.prepare_data()
-    config.network.actions = data.spec.dim
     kind = "simulated" if data.simulated else "real"
     log.info("Data: %s (%s), %s", data.name, kind, data.folder)
     return data
+
+
+def declare_actions(config: DictConfig, data: ClipDataModule) -> None:
+    """Tells the network of `config` how many actions there are. Raises ValueError where it expects others."""
+    actions = config.network.actions
+    if actions not in (None, data.spec.dim):
+        raise ValueError(f"network.actions={actions}, but the data have {data.spec.dim}: {list(data.spec.names)}")
+    config.network.actions = data.spec.dim
 
 
 def build_card(config: DictConfig, data: ClipDataModule, kind: str) -> Card:
@@ -80,9 +86,11 @@ def build_trainer(config: DictConfig) -> Trainer:
     """The Trainer with callbacks, logger and atomic checkpoints."""
     callbacks = [instantiate(node, _convert_="all") for node in (config.callbacks or {}).values() if node is not None]
     logger = [instantiate(node, _convert_="all") for node in (config.logger or {}).values()]
-    return instantiate(
-        config.trainer, callbacks=callbacks, logger=logger, plugins=[AtomicCheckpointIO()], _convert_="all"
-    )
+    build = instantiate({**plain_node(config, "trainer"), "_partial_": True}, _convert_="all")
+    try:
+        return build(callbacks=callbacks, logger=logger, plugins=[AtomicCheckpointIO()])
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error} Change trainer= or the key it names") from error
 
 
 def resume_path(config: DictConfig) -> str | None:

@@ -28,8 +28,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """Measures the checkpoint at `ckpt_path` on the test clips and writes results.json, results.md and pictures."""
     started = time.time()
     data = build_data(config)
+    file = read_checkpoint(config, data, "student" if "teacher" in config.module else "teacher")
     teacher = prepare_teacher(config, data) if "teacher" in config.module else None
-    file = read_checkpoint(config, data, "teacher" if teacher is None else "student")
     return summary(evaluate_files(config, data, file, teacher, started))
 
 
@@ -54,7 +54,10 @@ def evaluate_files(
     device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
     cast = build_cast(config, file, teacher, device)
     bench = prepare(data, settings, device, str(config.trainer.precision))
-    origin = Origin(config.name, config_hash(plain(config)), revision(), config.seed, started)
+    unseeded = config.copy()
+    unseeded.seed = 0
+    hashes = (config_hash(plain(config)), config_hash(plain(unseeded)))
+    origin = Origin(config.name, *hashes, revision(), config.seed, started)
     return evaluate_cast(cast, bench, settings, origin, Path(config.run_dir), Console())
 
 

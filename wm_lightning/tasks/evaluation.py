@@ -40,8 +40,8 @@ class TableSettings:
     context: int
     horizon: int
     batch_size: int
-    teacher_steps: tuple[int, ...]
-    student_steps: tuple[int, ...]
+    teacher_steps: Sequence[int]
+    student_steps: Sequence[int]
     repeats: int
     minimum: int
     draws: int
@@ -61,6 +61,7 @@ class Origin:
 
     name: str
     config_hash: str
+    family: str  # the config's hash without the seed: runs that differ in nothing else are joined
     revision: str
     seed: int
     started: float  # time.time() of the run's beginning
@@ -252,9 +253,7 @@ def sixteen(bench: Bench) -> Clip:
     return clip[:16]
 
 
-def _results(
-    rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSettings, origin: Origin
-) -> Results:
+def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSettings, origin: Origin) -> Results:
     world, clips = bench.data.world, bench.clips
     presence = None
     if world is not None:
@@ -269,7 +268,7 @@ def _results(
         context=settings.context, horizon=settings.horizon, chunk=cast.plan.chunk,
         drift_of="action error" if judged_drift else "PSNR", machine=machine(bench),
         extractor_hash=bench.features.extractor_hash, distance_floor=floors[0] if floors else None,
-        presence_truth=presence,
+        presence_truth=presence, extra={"family": origin.family},
     )  # fmt: skip
 
 

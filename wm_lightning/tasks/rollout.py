@@ -101,9 +101,7 @@ class Rollout:
             write_mp4(folder / f"clip_{number:03d}{mark}.mp4", video, fps=self.fps, side=self.video_side)
 
 
-def build_subject(
-    config: DictConfig, file: NetworkFile, kind: str, steps: int | None, device: torch.device
-) -> Subject:
+def build_subject(config: DictConfig, file: NetworkFile, kind: str, steps: int | None, device: torch.device) -> Subject:
     """The checkpoint's network with the sampler and plan of the config. Raises ValueError for an untrained use."""
     require(file.card, config)
     path = instantiate(plain_node(config, "noising"), _convert_="all")

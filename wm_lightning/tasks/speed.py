@@ -88,8 +88,6 @@ def _highest(profiler: profile) -> float:
     events = [event for event in kineto.kineto_results.events() if event.name() == "[memory]"]
     used = highest = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        used += event.nbytes()
+        used += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]  the stub lacks it
         highest = max(highest, used)
     return float(highest)
-
-

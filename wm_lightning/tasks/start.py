@@ -10,16 +10,19 @@ from omegaconf import DictConfig
 
 from wm_lightning.config_check import check
 from wm_lightning.config_record import save_record
+from wm_lightning.tasks.preflight import check_training
 from wm_lightning.tasks.quiet import quiet
 
 
 def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | None:
     """Runs `config.task` in the folder `config.run_dir`; returns what the task measured, if anything.
 
-    The whole config is checked before anything is built. Raises ConfigError for one that cannot be used.
+    The whole config is checked before anything is built, a training's parts before the run folder is
+    touched. Raises ValueError (ConfigError for the config's form) for what cannot be used.
     """
     quiet()
     check(config)
+    check_training(config)
     if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
         save_record(config, overrides, Path(config.run_dir))
     seed_everything(config.seed, workers=True, verbose=False)

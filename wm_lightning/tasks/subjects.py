@@ -1,6 +1,6 @@
 """The generators a results table compares: teachers, controls, students and baselines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,14 +61,14 @@ class Cast:
     plan: Plan
     history_level: float  # how noisy a history the teacher was trained on
 
-    def subjects(self, teacher_steps: tuple[int, ...], student_steps: tuple[int, ...]) -> Iterator[Subject]:
+    def subjects(self, teacher_steps: Sequence[int], student_steps: Sequence[int]) -> Iterator[Subject]:
         """Rows of the table in their order, baselines aside."""
         yield from self._teachers(teacher_steps)
         if self.student is not None and self.student_sampler is not None:
             yield from self._controls(student_steps, self.student_sampler)
             yield from self._students(student_steps, self.student, self.student_sampler)
 
-    def _teachers(self, steps: tuple[int, ...]) -> Iterator[Subject]:
+    def _teachers(self, steps: Sequence[int]) -> Iterator[Subject]:
         teacher, most = Denoiser(self.teacher, self.path), max(steps)
         clean = replace(self.plan, commit=CLEAN)
 
@@ -84,7 +84,7 @@ class Cast:
         reason = "speed only: the teacher was not trained on a history this noisy" if untrained else None
         yield made(most, teacher, replace(self.plan, commit=LAST), True, reason or "speed only in this table")
 
-    def _controls(self, steps: tuple[int, ...], sampler: FewStepSampler) -> Iterator[Subject]:
+    def _controls(self, steps: Sequence[int], sampler: FewStepSampler) -> Iterator[Subject]:
         """The teacher's weights at the student's steps: what few steps give without any distillation."""
         teacher, plan = Denoiser(self.teacher, self.path), replace(self.plan, commit=CLEAN)
         for count in steps:
@@ -92,7 +92,7 @@ class Cast:
             renoise = replace(sampler, steps=sampler.steps.with_steps(count))
             yield Subject("control", "undistilled, re-noised", teacher, renoise, plan, count, True)
 
-    def _students(self, steps: tuple[int, ...], network: nn.Module, sampler: FewStepSampler) -> Iterator[Subject]:
+    def _students(self, steps: Sequence[int], network: nn.Module, sampler: FewStepSampler) -> Iterator[Subject]:
         student, trained = Denoiser(network, self.path), self.plan.commit
         for commit in (CLEAN, LAST):
             own = commit.mode == trained.mode or (commit is CLEAN and trained.mode in ("noised", "scaled"))

@@ -26,11 +26,20 @@ def prepare_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
     equals the run; otherwise, and for null, a teacher is trained by `module.teacher.recipe` into the
     cache, or found there. Raises ValueError where a named file does not fit the run.
     """
+    file = given_teacher(config, data)
+    return _read(train_teacher(config, data), build_card(config, data, "teacher")) if file is None else file
+
+
+def given_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
+    """The teacher that is there already, None where one must be trained. Raises ValueError where it does not fit."""
     expected = build_card(config, data, "teacher")
     wanted = config.module.teacher.ckpt_path
     if wanted == "shipped":
         wanted = _shipped(data, expected)
-    path = train_teacher(config, data) if wanted is None else Path(wanted)
+    return None if wanted is None else _read(Path(wanted), expected)
+
+
+def _read(path: Path, expected: Card) -> NetworkFile:
     file = read_network(path, expected)
     differences = file.card.differences(expected)
     if differences:
@@ -58,7 +67,9 @@ def train_teacher(config: DictConfig, data: ClipDataModule) -> Path:
     """Trains the recipe's teacher in the cache, once per config; an interrupted training is continued."""
     recipe = without(config, {"module": config.module.teacher.recipe, "name": "teacher", "ckpt_path": "last"})
     nodes = {key: plain_node(recipe, key) for key in ("module", "network", "noising", "rollout")}
-    nodes["data"] = {key: value for key, value in plain_node(recipe, "data").items() if key not in ("cache_dir", "root")}
+    nodes["data"] = {
+        key: value for key, value in plain_node(recipe, "data").items() if key not in ("cache_dir", "root")
+    }
     identity = {**nodes, "seed": config.seed, "content": data.manifest["hash"]}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = Path(config.cache_dir) / "teachers" / f"{data.name}-{key}"

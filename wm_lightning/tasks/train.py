@@ -5,12 +5,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from wm_lightning.checkpoints import rewrite_card
 from wm_lightning.results.results import Results, Row
 from wm_lightning.tasks.build import build_card, build_data
+from wm_lightning.tasks.curves import draw_run_curves
 from wm_lightning.tasks.evaluate import evaluate_files, summary
 from wm_lightning.tasks.fit import best_checkpoint, export, fit
 from wm_lightning.tasks.teachers import prepare_teacher
@@ -31,6 +32,7 @@ def train(config: DictConfig) -> dict[str, float] | None:
     fit(config, data, card, teacher)
     if rank_zero_only.rank != 0:
         return None
+    draw_run_curves(Path(config.run_dir), f"{config.name}, {data.name}")
     target = Path(config.run_dir) / f"{kind}.safetensors"
     file = export(config, best_checkpoint(config), card, target)
     results = evaluate_files(config, data, file, teacher, started)
