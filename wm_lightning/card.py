@@ -59,7 +59,10 @@ class Card:
         """Raises ValueError where the mask was not trained."""
         if not self.covers_mask(chunk):
             known = ", ".join(mask_name(c) for c in self.trained_for["chunks"])
-            raise ValueError(f"{use} needs the mask {mask_name(chunk)}, the {self.kind} was trained with: {known}")
+            raise ValueError(
+                f"{use} needs the mask {mask_name(chunk)}, the {self.kind} was trained with: {known}; choose one of "
+                f"these with rollout.chunk, or train this one first (a teacher by module.masks)"
+            )
 
     def require_null(self, pattern: str, use: str) -> None:
         """Raises ValueError where guidance would ask for actions the training never dropped that way."""
@@ -83,7 +86,7 @@ class Card:
         known = ", ".join(f"{entry['mode']} at t <= {entry['t']}" for entry in trained["commit"])
         raise ValueError(
             f"{use} commits with mode {mode!r} at t={t:g}, the {self.kind} was trained with: {known} "
-            f"(history noised up to {trained['history_level']:g})"
+            f"(history noised up to {trained['history_level']:g}); set rollout.commit to one of these"
         )
 
 

@@ -22,7 +22,8 @@ class Geometry:
     """What all layers of one forward share: rotary tables and the mask.
 
     The tables broadcast against heads `b f n h pairs`: `place` turns by the position within a frame,
-    `time_keys` by the window-relative position of past and new frames, `queries` by all that new frames need. `seen` is what `attend` takes, None where everything is visible.
+    `time_keys` by the window-relative position of past and new frames, `queries` by all that new
+    frames need. `seen` is what `attend` takes, None where everything is visible.
     """
 
     place: RopeTable

@@ -17,7 +17,8 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.environment import revision
 from wm_lightning.results.results import Results
 from wm_lightning.tasks.build import build_card, build_data, plain_node
-from wm_lightning.tasks.evaluation import Origin, TableSettings, evaluate_cast, prepare
+from wm_lightning.tasks.evaluation import Origin, evaluate_cast
+from wm_lightning.tasks.judging import TableSettings, prepare
 from wm_lightning.tasks.subjects import Cast
 from wm_lightning.tasks.teachers import prepare_teacher
 

@@ -1,5 +1,6 @@
 """What a training would refuse only after other work, refused before anything is written."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from wm_lightning.card import Card
@@ -15,7 +16,7 @@ from wm_lightning.checkpoints import NetworkFile, read_resumable
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.tasks.build import build_card, build_module, declare_actions, plain_node, resume_path, without
 from wm_lightning.tasks.evaluate import build_cast, require
-from wm_lightning.tasks.evaluation import TableSettings
+from wm_lightning.tasks.judging import TableSettings
 from wm_lightning.tasks.teachers import given_teacher
 
 TRAIN = "wm_lightning.tasks.train.train"
@@ -29,7 +30,7 @@ def check_training(config: DictConfig) -> None:
     """
     if config.task["_target_"] != TRAIN:
         return
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))  # pyright: ignore[reportAssignmentType]
+    config = without(config, {})
     data: ClipDataModule = instantiate(config.data, _convert_="all")
     declare_actions(config, data)
     teacher = _teacher(config, data) if "teacher" in config.module else None
@@ -37,6 +38,7 @@ def check_training(config: DictConfig) -> None:
     _check_table(config, card, teacher)
     if (path := resume_path(config)) is not None:
         read_resumable(Path(path), card)
+    _check_account(config)
     data.prepare_data()
     _check_lengths(config, data)
 
@@ -78,6 +80,19 @@ def _check_lengths(config: DictConfig, data: ClipDataModule) -> None:
             raise ValueError(
                 f"{key} is {frames} frames, the longest {split} episode of {data.name} has {longest}; lower it"
             )
+
+
+def _check_account(config: DictConfig) -> None:
+    node = (config.logger or {}).get("wandb")
+    if node is None or node.offline or os.environ.get("WANDB_MODE", "online") != "online":
+        return
+    import wandb  # noqa: PLC0415  seconds that only its users pay
+
+    if wandb.api.api_key is None:
+        raise ValueError(
+            "logger=wandb finds no key: run `wandb login`, put WANDB_API_KEY into .env, or set WANDB_MODE=offline to "
+            "log without an account"
+        )
 
 
 def _weightless(config: DictConfig, card: Card) -> NetworkFile:
