@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
+from wm_lightning.config import RootConfig
 from wm_lightning.config_errors import ConfigError, nearest
 
 # Keys that mean something to `hydra.utils.instantiate` itself.
@@ -48,7 +49,7 @@ def check(config: DictConfig) -> None:
     """
     bare = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     container = OmegaConf.to_container(bare, resolve=True, throw_on_missing=False)
-    faults = list(_missing(container, ""))
+    faults = [*_missing(container, ""), *_unknown(container)]
     for target in targets(container):
         faults.extend(_faults(target))
     if faults:
@@ -171,6 +172,23 @@ def _missing(container: Any, place: str) -> Iterator[str]:
             yield from _missing(value, f"{place}[{position}]")
     elif container == "???":
         yield f"{place}: a value must be given, {place}=VALUE"
+
+
+def _unknown(container: Any) -> Iterator[str]:
+    """Keys where no `_target_` says which there are; those of files come through Hydra unseen."""
+    known: dict[str, Iterable[str]] = {"": RootConfig.__dataclass_fields__, "module.teacher": ("ckpt_path", "recipe")}
+    for place, keys in known.items():
+        node = container
+        for part in place.split(".") if place else ():
+            node = node.get(part) if isinstance(node, Mapping) else None
+        for key in node if isinstance(node, Mapping) else ():
+            if key not in keys:
+                yield f"{_join(place, key)} is not a key of the configuration{nearest(str(key), keys)}"
+    for group in ("callbacks", "logger"):
+        for key, value in (container.get(group) or {}).items():
+            if value is not None and "_target_" not in value:
+                others = [other for other in container[group] if other != key]
+                yield f"{_join(group, key)} has no _target_{nearest(str(key), others)}"
 
 
 def _join(place: str, key: Any) -> str:

@@ -12,7 +12,6 @@ import os
 import pkgutil
 import runpy
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def _import_all() -> None:
 
 
 def _run(request: dict[str, Any]) -> None:
-    """Never returns: becomes the command and ends with its exit code."""
+    """Becomes the command and ends with its exit code."""
     for number, path in ((1, request["out"]), (2, request["err"])):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
@@ -49,17 +48,8 @@ def _run(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     sys.argv = [str(ROOT / "run.py"), *request["words"]]
-    code = 0
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # what Python itself does with it at the end of a program
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.exit()  # an error never comes here: Python prints it and ends with 1, as for any program
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What a training would refuse only after other work, refused before anything is written."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,31 +13,35 @@ from torch import Tensor
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile, read_resumable
 from wm_lightning.data.datamodule import ClipDataModule
-from wm_lightning.tasks.build import build_card, build_module, declare_actions, plain_node, resume_path, without
+from wm_lightning.tasks.build import (
+    build_card,
+    build_module,
+    build_trainer,
+    declare_actions,
+    plain_node,
+    resume_path,
+    without,
+)
 from wm_lightning.tasks.evaluate import build_cast, require
 from wm_lightning.tasks.judging import TableSettings
 from wm_lightning.tasks.teachers import given_teacher
 
-TRAIN = "wm_lightning.tasks.train.train"
-
 
 def check_training(config: DictConfig) -> None:
-    """Raises ValueError where settings, checkpoints or data could not be trained on and measured; other tasks pass.
+    """Raises ValueError where settings, checkpoints or data could not be trained on and measured.
 
     Modules are built without memory (on the meta device), so this takes moments at any size. Simulated
     data are left in the cache, whole.
     """
-    if config.task["_target_"] != TRAIN:
-        return
     config = without(config, {})
     data: ClipDataModule = instantiate(config.data, _convert_="all")
     declare_actions(config, data)
     teacher = _teacher(config, data) if "teacher" in config.module else None
     card = _trained(config, data, teacher)
     _check_table(config, card, teacher)
+    build_trainer(config)
     if (path := resume_path(config)) is not None:
         read_resumable(Path(path), card)
-    _check_account(config)
     data.prepare_data()
     _check_lengths(config, data)
 
@@ -55,6 +58,7 @@ def _trained(config: DictConfig, data: ClipDataModule, teacher: NetworkFile | No
     """The card that a training of this config would give its network."""
     card = build_card(config, data, "teacher" if teacher is None else "student")
     module = _on_meta(lambda: build_module(config, card, teacher))
+    module.configure_optimizers()
     return replace(card, trained_for=module.trained_for())
 
 
@@ -80,19 +84,6 @@ def _check_lengths(config: DictConfig, data: ClipDataModule) -> None:
             raise ValueError(
                 f"{key} is {frames} frames, the longest {split} episode of {data.name} has {longest}; lower it"
             )
-
-
-def _check_account(config: DictConfig) -> None:
-    node = (config.logger or {}).get("wandb")
-    if node is None or node.offline or os.environ.get("WANDB_MODE", "online") != "online":
-        return
-    import wandb  # noqa: PLC0415  seconds that only its users pay
-
-    if wandb.api.api_key is None:
-        raise ValueError(
-            "logger=wandb finds no key: run `wandb login`, put WANDB_API_KEY into .env, or set WANDB_MODE=offline to "
-            "log without an account"
-        )
 
 
 def _weightless(config: DictConfig, card: Card) -> NetworkFile:

@@ -13,6 +13,8 @@ from wm_lightning.config_record import save_record
 from wm_lightning.tasks.preflight import check_training
 from wm_lightning.tasks.quiet import quiet
 
+TRAIN = "wm_lightning.tasks.train.train"
+
 
 def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | None:
     """Runs `config.task` in the folder `config.run_dir`; returns what the task measured, if anything.
@@ -22,10 +24,17 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
     """
     quiet()
     check(config)
-    check_training(config)
-    if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
-        save_record(config, overrides, Path(config.run_dir))
+    folder, trains = Path(config.run_dir), config.task["_target_"] == TRAIN
+    if trains:
+        check_training(config)
+    # Another task in a training's folder leaves its record, by which it is found and continued.
+    if _first_rank() and (trains or not (folder / "config.yaml").is_file()):
+        save_record(config, overrides, folder)
     seed_everything(config.seed, workers=True, verbose=False)
     if config.compute is not None:
         instantiate(config.compute)()
     return instantiate(config.task)(config)
+
+
+def _first_rank() -> bool:
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0"))) == 0

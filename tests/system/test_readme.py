@@ -1,0 +1,103 @@
+"""The commands of README and docs: in the fast tier each composes and builds, in the slow one each runs at size=debug."""
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import QUICK, Run
+from tests.system.server import ROOT
+from tests.system.test_bad_input import episodes
+from wm_lightning.config import compose, grid_points
+from wm_lightning.config_check import check
+from wm_lightning.config_overrides import prepare_arguments
+from wm_lightning.tasks.preflight import check_training
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What a page leaves for its reader to fill in.
+FOLDER, RUN = "PATH", "DATE"
+
+
+def commands(page: Path) -> list[str]:
+    """The run.py commands of a page's bash blocks in their order, as their words; set-up and tests are none."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    found = (re.match(r"(?:\./wm )?python run\.py(.*)", line.strip()) for line in lines)
+    return [shlex.join(shlex.split(match.group(1), comments=True)) for match in found if match]
+
+
+COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
+
+
+def test_the_pages_have_commands() -> None:
+    words = [command for _, command in COMMANDS]
+    for wanted in ("experiment=dmd_chunkwise", "data=rt1", "task=evaluate", "task=rollout", "ckpt_path=last"):
+        assert any(wanted in command for command in words), f"no page shows {wanted}"
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What PATH stands for: clips in the real layout."""
+    root = tmp_path_factory.mktemp("clips")
+    for split, count in (("train", 6), ("val", 2), ("test", 4)):
+        episodes(root / "bridge" / split, count)
+    return root
+
+
+def overrides(command: str, clips: Path) -> list[str]:
+    """The overrides of a command, PATH filled in; a checkpoint, which no file stands for, left out."""
+    words = [word.replace(FOLDER, str(clips)) for word in shlex.split(command)]
+    return [word for word in prepare_arguments([w for w in words if RUN not in w]) if not word.startswith("-")]
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=lambda part: part)
+def test_every_command_composes_and_builds(
+    page: str, command: str, clips: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = overrides(command, clips)
+    grid = next((word.split("=")[1] for word in words if word.startswith("ablation=")), None)
+    for point in grid_points(grid)[:1] if grid else [[]]:
+        check(compose([*words, *point]))
+        # At the smallest size the data are simulated in a moment; what is built is the same.
+        config = compose([*words, "size=debug", *point, f"cache_dir={cache}", f"run_dir={tmp_path / 'run'}"])
+        check(config)
+        if config.task["_target_"].endswith(".train"):
+            check_training(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_runs(page: Path, run: Run, clips: Path, tmp_path: Path) -> None:
+    """One after the other in one folder, as a reader would; DATE becomes the newest run there is."""
+    real = os.environ.get("WM_REAL_DATA")
+    data = Path(real) / "oxe_mp4" if real and Path(real).is_dir() else clips
+    shutil.copytree(ROOT / "sweeps", tmp_path / "sweeps")
+    for command in commands(page):
+        words = [word.replace(FOLDER, str(data)) for word in shlex.split(command)]
+        words = [filled_in(word, tmp_path) if RUN in word else word for word in words]
+        done = run(*words, *smaller(words), folder=tmp_path)
+        assert done.code == 0, f"{page.name}: python run.py {command}\n{done.err[-3000:]}"
+        assert "Traceback" not in done.err
+
+
+def filled_in(word: str, folder: Path) -> str:
+    """KEY=logs/x/DATE/file with the newest run that has the file."""
+    key, path = word.split("=", 1)
+    return f"{key}={max(folder.glob(path.replace(RUN, '*')), key=lambda found: found.stat().st_mtime)}"
+
+
+def smaller(words: list[str]) -> list[str]:
+    """What makes a command one of seconds, and leaves it what it is."""
+    given = {word.split("=")[0].lstrip("+~") for word in words}
+    if "--help" in words or "task" in given and not {"experiment", "ckpt_path"} & given:
+        return []
+    more = [word for word in QUICK if word.split("=")[0].lstrip("+") not in given]
+    if "ckpt_path" in given and "experiment" not in given:
+        return []  # it takes the settings of the run that wrote the checkpoint
+    if "ablation" in given:
+        more.append("seed=0")
+    return more

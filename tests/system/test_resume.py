@@ -1,0 +1,314 @@
+"""Killed at any moment, continued, and equal to the last bit to a run that was never stopped.
+
+Every run here is a program of its own and dies by SIGKILL.
+"""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.system.conftest import QUICK, Run, command, environment
+from wm_lightning.checkpoint_io import AtomicCheckpointIO
+from wm_lightning.checkpoints import read_card, read_network, save_network
+from wm_lightning.config import compose
+from wm_lightning.randomness import normal
+from wm_lightning.tasks.build import build_card, build_data
+from wm_lightning.tasks.evaluate import network_of
+
+ITERATIONS = 16
+COUNTS = [f"module.iterations={ITERATIONS}", "module.validate_every=5"]
+KINDS = {
+    "teacher": ["experiment=teacher", *QUICK, *COUNTS, "callbacks.checkpoint.every=1"],
+    # A student update every second iteration, a fresh rollout every third: the kill falls inside a cycle.
+    "dmd": ["experiment=dmd_chunkwise", *QUICK, *COUNTS, "callbacks.checkpoint.every=1", "module.fresh_every=3"],
+    # Checkpoints of every second iteration: what was done since the last one is done again.
+    "teacher, every 2": ["experiment=teacher", *QUICK, *COUNTS, "callbacks.checkpoint.every=2"],
+    "dmd, every 2": ["experiment=dmd_chunkwise", *QUICK, *COUNTS, "callbacks.checkpoint.every=2", "module.ratio=3"],
+}
+
+
+@pytest.fixture(scope="session")
+def noisy_teacher(teacher: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher whose every weight is noise, so that no part of a distillation is zero or idle."""
+    config = compose(["experiment=teacher", *QUICK, f"cache_dir={cache}"])
+    file = read_network(teacher / "teacher.safetensors", build_card(config, build_data(config), "teacher"))
+    network = network_of(config, file, torch.device("cpu"))
+    with torch.no_grad():
+        for number, parameter in enumerate(network.parameters()):
+            parameter += 0.1 * normal(parameter.shape, 0, "noisy teacher", number)
+    path = tmp_path_factory.mktemp("noisy") / "teacher.safetensors"
+    save_network(path, network, read_card(teacher / "teacher.safetensors"), torch.float32)
+    return path
+
+
+class Program:
+    """A command as a program of its own, to be watched and killed."""
+
+    def __init__(self, words: Sequence[str], cache: Path, folder: Path, wrapper: Sequence[str] = ()) -> None:
+        self.err = folder / "err.txt"
+        started = [sys.executable, *wrapper, *words] if wrapper else command(words)
+        with self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                started, cwd=folder, env=environment(cache), stdout=subprocess.DEVNULL, stderr=err
+            )
+
+    def until(self, seen: Iterator[bool]) -> None:
+        """Waits for a True; fails the test where the program ends before it."""
+        for moment in seen:
+            assert self.process.poll() is None, f"ended before the kill: {self.err.read_text()[-2000:]}"
+            if moment:
+                return
+            time.sleep(0.002)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        assert self.process.wait() == -9, "the program was through before the kill"
+
+    def finish(self) -> None:
+        """Waits for success."""
+        assert self.process.wait(timeout=300) == 0, self.err.read_text()[-3000:]
+
+
+def writes(path: Path, count: int) -> Iterator[bool]:
+    """True once `path` was written `count` times."""
+    seen: set[tuple[int, int]] = set()
+    while True:
+        if path.exists():
+            state = path.stat()
+            seen.add((state.st_ino, state.st_mtime_ns))
+        yield len(seen) >= count
+
+
+def there(path: Path) -> Iterator[bool]:
+    """True once `path` exists."""
+    while True:
+        yield path.exists()
+
+
+def read(path: Path) -> dict[str, Any]:
+    return AtomicCheckpointIO().load_checkpoint(path)
+
+
+def done(folder: Path) -> int:
+    """Iterations in the newest checkpoint."""
+    return int(read(folder / "checkpoints/last.ckpt")["card"]["iterations"])
+
+
+def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
+    """Places where two checkpoints differ in a bit, a type or a key."""
+    if type(one) is not type(other):
+        yield f"{place}: {type(one).__name__} against {type(other).__name__}"
+    elif isinstance(one, Mapping):
+        for key in one.keys() | other.keys():
+            if (key in one) != (key in other):
+                yield f"{place}.{key}: in one only"
+            else:
+                yield from differences(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        if len(one) != len(other):
+            yield f"{place}: {len(one)} against {len(other)}"
+        for number, (a, b) in enumerate(zip(one, other, strict=False)):
+            yield from differences(a, b, f"{place}[{number}]")
+    elif isinstance(one, Tensor):
+        same = one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+        if not same:
+            yield place
+    elif one != other and not (one != one and other != other):  # NaN equals NaN here
+        yield f"{place}: {one!r} against {other!r}"
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    """All of a checkpoint but the record of folder and command line, and the command on the card."""
+    content = read(path)
+    content["provenance"] = content["provenance"]["config_hash"]
+    content["card"] = {key: value for key, value in content["card"].items() if key not in ("command", "revision")}
+    return content
+
+
+def assert_same_end(whole: Path, resumed: Path, kind: str) -> None:
+    for name in ("last.ckpt", "best.ckpt", "previous.ckpt"):
+        found = list(differences(state_of(whole / "checkpoints" / name), state_of(resumed / "checkpoints" / name)))
+        assert not found, f"{name}: {found[:10]}"
+    exported = [load_file(folder / f"{kind}.safetensors") for folder in (whole, resumed)]
+    assert not list(differences(*exported))
+    assert not list(resumed.rglob("*.partial*"))
+
+
+@pytest.fixture(scope="session")
+def whole(run: Run, noisy_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Run folder of the uninterrupted run of a kind, run once."""
+    folders: dict[str, Path] = {}
+
+    def of(kind: str) -> Path:
+        if kind not in folders:
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            run(*words_of(kind, noisy_teacher), f"run_dir={folder}").must_succeed()
+            folders[kind] = folder
+        return folders[kind]
+
+    return of
+
+
+def words_of(kind: str, noisy_teacher: Path) -> list[str]:
+    return KINDS[kind] + ([f"module.teacher.ckpt_path={noisy_teacher}"] if kind.startswith("dmd") else [])
+
+
+def role(kind: str) -> str:
+    return "student" if kind.startswith("dmd") else "teacher"
+
+
+@pytest.mark.slow
+def test_the_runs_compared_here_do_something(whole: Any) -> None:
+    last = read(whole("dmd") / "checkpoints/last.ckpt")
+    previous = read(whole("dmd") / "checkpoints/previous.ckpt")
+    before = previous["state_dict"]
+    changed = {name for name, value in last["state_dict"].items() if not torch.equal(value, before[name])}
+    for part in ("student.", "critic.", "average.", "critic_updates", "iteration"):
+        assert any(name.startswith(part) for name in changed), f"{part} stood still"
+    assert last["replay"]["windows"] and len(last["optimizer_states"]) == 2
+    assert last["card"]["iterations"] == ITERATIONS
+    assert set(last) >= {"state_dict", "optimizer_states", "loops", "callbacks", "replay", "teacher_hash", "provenance"}
+    handed_out = [value for key, value in walk(last["loops"]) if key == "handed_out"]
+    assert handed_out == [ITERATIONS], "the position in the data is not in the checkpoint"
+
+
+def walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from walk(item, str(name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from walk(item, key)
+    else:
+        yield key, value
+
+
+def kill_and_continue(kind: str, seed: int, whole: Path, words: Sequence[str], cache: Path, folder: Path) -> None:
+    """Kills at a moment drawn by `seed`, continues with run_dir=D ckpt_path=last, compares."""
+    source = random.Random(f"{kind}/{seed}")
+    every = 2 if "every 2" in kind else 1
+    count, delay = source.randint(1, ITERATIONS // 2 // every), source.uniform(0, 0.05)
+    target = folder / "run"
+    words = [*words, f"run_dir={target}", "ckpt_path=last"]
+    program = Program(words, cache, folder)
+    program.until(writes(target / "checkpoints/last.ckpt", count))
+    time.sleep(delay)
+    program.kill()
+    start = done(target)
+    assert 0 < start < ITERATIONS, f"killed at iteration {start}, which interrupts nothing"
+    assert not (target / "results.json").exists()
+    Program(words, cache, folder).finish()
+    assert_same_end(whole, target, role(kind))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "seed"), [("teacher", 0), ("dmd", 0), ("dmd", 1)])
+def test_killed_and_continued(
+    kind: str, seed: int, whole: Any, noisy_teacher: Path, cache: Path, tmp_path: Path
+) -> None:
+    kill_and_continue(kind, seed, whole(kind), words_of(kind, noisy_teacher), cache, tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_between_two_checkpoints(whole: Any, noisy_teacher: Path, cache: Path, tmp_path: Path) -> None:
+    kind = "dmd, every 2"
+    kill_and_continue(kind, 0, whole(kind), words_of(kind, noisy_teacher), cache, tmp_path)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(100, 120))
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_and_continued_at_many_moments(
+    kind: str, seed: int, whole: Any, noisy_teacher: Path, cache: Path, tmp_path: Path
+) -> None:
+    kill_and_continue(kind, seed, whole(kind), words_of(kind, noisy_teacher), cache, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["half", "renaming"])
+def test_killed_while_a_checkpoint_is_written(
+    stage: str, whole: Any, noisy_teacher: Path, cache: Path, tmp_path: Path
+) -> None:
+    kind, count = "dmd", 7
+    target, marker = tmp_path / "run", tmp_path / "now"
+    words = [*words_of(kind, noisy_teacher), f"run_dir={target}", "ckpt_path=last"]
+    wrapper = [str(Path(__file__).with_name("slow_writer.py")), stage, str(count), str(marker)]
+    program = Program(words, cache, tmp_path, wrapper)
+    program.until(there(marker))
+    program.kill()
+    folder = target / "checkpoints"
+    torn, whole_one = (folder / "last.ckpt.partial").stat().st_size, (folder / "last.ckpt").stat().st_size
+    assert (torn < 0.8 * whole_one) == (stage == "half")
+    assert done(target) == count - 1, "the checkpoint before the one that was being written is the last"
+    Program(words, cache, tmp_path).finish()
+    assert_same_end(whole(kind), target, role(kind))
+
+
+@pytest.mark.slow
+def test_last_without_a_folder_takes_the_newest_run_of_the_same_config(
+    whole: Any, cache: Path, run: Run, tmp_path: Path
+) -> None:
+    words = KINDS["teacher"]
+    program = Program([*words, "name=mine"], cache, tmp_path)
+    logs = tmp_path / "logs/mine"
+    program.until(moment for moment in written_somewhere(logs, 3))
+    program.kill()
+    [killed] = logs.iterdir()
+    time.sleep(1.1)  # folders are named by the second
+    run(*words, "name=mine", "seed=1", folder=tmp_path).must_succeed()  # newer, of another config
+    [other] = set(logs.iterdir()) - {killed}
+    log = run(*words, "name=mine", "ckpt_path=last", folder=tmp_path).must_succeed()
+    assert set(logs.iterdir()) == {killed, other}, "a new folder was made"
+    assert f"Continuing {killed}/checkpoints/last.ckpt" in log.out
+    # The name is part of the hash in the record, and of nothing that is computed.
+    one, two = (read(folder / "checkpoints/last.ckpt") for folder in (whole("teacher"), killed))
+    for key in ("state_dict", "optimizer_states", "loops", "callbacks"):
+        assert not list(differences(one[key], two[key]))
+    # A config that never ran starts anew.
+    log = run(*words, "name=mine", "seed=2", "module.iterations=1", "ckpt_path=last", folder=tmp_path).must_succeed()
+    assert len(list(logs.iterdir())) == 3 and "Continuing" not in log.out
+
+
+def written_somewhere(folder: Path, count: int) -> Iterator[bool]:
+    """True once the last.ckpt of the only run below `folder` was written `count` times."""
+    while not (found := list(folder.glob("*/checkpoints/last.ckpt"))):
+        yield False
+    yield from writes(found[0], count)
+
+
+@pytest.mark.slow
+def test_killed_while_a_distillation_trains_its_teacher(run: Run, tmp_path: Path) -> None:
+    words = ["experiment=dmd_chunkwise", *QUICK, "module.teacher.ckpt_path=null", "module.iterations=3"]
+    words += ["module.teacher.recipe.iterations=12", "callbacks.checkpoint.every=1"]
+    folders = {}
+    for name in ("whole", "killed"):
+        own = tmp_path / f"cache-{name}"
+        folders[name] = (own, tmp_path / name)
+        line = [*words, f"run_dir={tmp_path / name}", "ckpt_path=last"]
+        if name == "killed":
+            program = Program(line, own, tmp_path)
+            program.until(written_somewhere(own / "teachers", 4))
+            program.kill()
+            assert not list(own.glob("teachers/*/teacher.safetensors"))
+        run(*line, WM_CACHE=str(own)).must_succeed()
+    files = [next(own.glob("teachers/*/teacher.safetensors")) for own, _ in folders.values()]
+    assert not list(differences(*map(load_file, files)))
+    assert_same_end(folders["whole"][1], folders["killed"][1], "student")
+
+
+@pytest.mark.slow
+def test_a_finished_run_continued_trains_no_more(run: Run, whole: Any, noisy_teacher: Path) -> None:
+    folder = whole("dmd")
+    before = state_of(folder / "checkpoints/last.ckpt")
+    run(*words_of("dmd", noisy_teacher), f"run_dir={folder}", "ckpt_path=last").must_succeed()
+    assert not list(differences(before, state_of(folder / "checkpoints/last.ckpt")))
