@@ -153,7 +153,7 @@ def test_the_check_names_every_fault_and_the_nearest_name() -> None:
 
 
 def test_hydras_own_keys_are_no_parameters() -> None:
-    check(OmegaConf.create({"optimizer": {**OPTIMIZER, "_recursive_": False, "_convert_": "all"}}))
+    check(OmegaConf.create({"module": {**OPTIMIZER, "_recursive_": False, "_convert_": "all"}}))
 
 
 def test_a_target_from_an_interpolation_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:

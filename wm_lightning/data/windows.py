@@ -105,7 +105,7 @@ def _starts(reader: Reader, frames: int) -> Int64[np.ndarray, "episodes"]:
         longest = lengths.max(initial=0)
         raise ValueError(
             f"no episode has {frames} frames (the longest of {len(lengths)} has {longest}); lower data.frames, "
-            f"data.val_frames or the number asked for"
+            f"data.val_frames, metrics.horizon or task.frames, whichever asks for them"
         )
     return starts
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from wm_lightning.card import Card
