@@ -153,7 +153,9 @@ def load_into(network: nn.Module, file: NetworkFile, source: str) -> None:
     if wrong:
         shown = "; ".join(sorted(wrong)[:6])
         raise ValueError(f"{source} does not fit the network ({len(wrong)} differences: {shown}); check network=")
-    network.load_state_dict(dict(file.weights))
+    # A network without storage (built to be checked before work begins) has been checked and has no place for values.
+    if not any(value.is_meta for value in own.values()):
+        network.load_state_dict(dict(file.weights))
 
 
 def save_network(path: Path, network: nn.Module, card: Card, dtype: torch.dtype) -> None:

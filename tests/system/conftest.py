@@ -4,15 +4,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pytest
 
 from tests.system.server import ROOT
+from wm_lightning.data.formats.mp4_npz import COLUMNS, EpisodeFiles, write_episode
+from wm_lightning.data.formats.video_files import Encoding
 
+FRAMES = 14  # of the clips in the real layout
 # The smallest table that has a row of each kind; pictures while training are left out.
 QUICK = (
     "size=debug", "metrics.clips=4", "metrics.batch_size=4", "metrics.teacher_steps=[2]", "metrics.student_steps=[1]",
@@ -108,3 +112,60 @@ def environment(cache: Path) -> dict[str, str]:
 def command(words: Sequence[str]) -> list[str]:
     """`python run.py WORDS` for subprocess."""
     return [sys.executable, str(ROOT / "run.py"), *words]
+
+
+def fast(count: int, cases: Sequence[Any]) -> list[Any]:
+    """The first `count` cases in the fast tier, the rest in the slow one: each is a whole command."""
+    return [*cases[:count], *(pytest.param(*_tuple(case), marks=pytest.mark.slow) for case in cases[count:])]
+
+
+def _tuple(case: Any) -> tuple[Any, ...]:
+    return case if isinstance(case, tuple) else (case,)
+
+
+@pytest.fixture
+def refused(run: Run, cache: Path, teacher: Path, tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Runs a command in a folder that holds a whole run, and sees to it that it is refused and changes nothing."""
+
+    def check(*words: str, said: tuple[str, ...], **environment: str) -> str:
+        before, data = snapshot(teacher), snapshot(cache)
+        done = run(*words, f"run_dir={teacher}", "size=debug", folder=tmp_path, **environment)
+        assert done.code == 2, f"exit code {done.code}: {done.err[-2000:]}"
+        assert "Traceback" not in done.err
+        for words_said in said:
+            assert words_said in done.err
+        # One paragraph: no stack, no page of nested causes.
+        assert len(done.err.strip().splitlines()) <= 8
+        assert snapshot(teacher) == before, "the run folder changed"
+        changed = {path for path, state in snapshot(cache).items() if data.get(path) != state}
+        assert not changed, f"the cache changed: {sorted(changed)}"
+        assert not list(cache.rglob("*partial*"))
+        return done.err
+
+    yield check
+
+
+def torn(source: Path, target: Path) -> None:
+    """Half of a file."""
+    content = source.read_bytes()
+    target.write_bytes(content[: len(content) // 2])
+
+
+def episodes(folder: Path, count: int) -> None:
+    """A split of clips in the real layout, of 32 pixels and FRAMES frames."""
+    folder.mkdir(parents=True)
+    source = np.random.default_rng(count)
+    for number in range(count):
+        video = source.integers(0, 256, (FRAMES, 32, 32, 3), np.uint8)
+        actions = source.uniform(-0.5, 0.5, (FRAMES, COLUMNS)).astype(np.float32)
+        files = EpisodeFiles.of(folder, f"{number:09d}")
+        write_episode(files, video, actions, {}, Encoding(fps=20, crf=20, preset="ultrafast"))
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set in the real layout, sound."""
+    root = tmp_path_factory.mktemp("clips")
+    for split, count in (("train", 6), ("val", 2), ("test", 4)):
+        episodes(root / "bridge" / split, count)
+    return root

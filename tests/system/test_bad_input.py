@@ -1,8 +1,7 @@
 """What a user gets wrong is one clear message and exit code 2, before anything is done and with nothing left over."""
 
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +12,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from safetensors.torch import save_file
 
-from tests.system.conftest import QUICK, Run, snapshot
+from tests.system.conftest import QUICK, Run, fast, torn
 from wm_lightning.config import compose
 from wm_lightning.config_errors import ConfigError, refusal
-from wm_lightning.data.formats.mp4_npz import COLUMNS, EpisodeFiles, write_episode
-from wm_lightning.data.formats.video_files import Encoding
 from wm_lightning.sampling.samplers import StepList
 from wm_lightning.tasks.build import build_data
-from wm_lightning.tasks.start import start
 
 DMD, TEACHER = "experiment=dmd_chunkwise", "experiment=teacher"
-
-
-def fast(count: int, cases: Sequence[Any]) -> list[Any]:
-    """The first `count` cases in the fast tier, the rest in the slow one: each is a whole command."""
-    return [*cases[:count], *(pytest.param(*_tuple(case), marks=pytest.mark.slow) for case in cases[count:])]
-
-
-def _tuple(case: Any) -> tuple[Any, ...]:
-    return case if isinstance(case, tuple) else (case,)
-
-
-FRAMES = 14
-
-
-@pytest.fixture
-def refused(run: Run, cache: Path, teacher: Path, tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Runs a command in a folder that holds a whole run, and sees to it that it is refused and changes nothing."""
-
-    def check(*words: str, said: tuple[str, ...], **environment: str) -> str:
-        before, data = snapshot(teacher), snapshot(cache)
-        done = run(*words, f"run_dir={teacher}", "size=debug", folder=tmp_path, **environment)
-        assert done.code == 2, f"exit code {done.code}: {done.err[-2000:]}"
-        assert "Traceback" not in done.err
-        for words_said in said:
-            assert words_said in done.err
-        # One paragraph: no stack, no page of nested causes.
-        assert len(done.err.strip().splitlines()) <= 8
-        assert snapshot(teacher) == before, "the run folder changed"
-        changed = {path for path, state in snapshot(cache).items() if data.get(path) != state}
-        assert not changed, f"the cache changed: {sorted(changed)}"
-        assert not list(cache.rglob("*partial*"))
-        return done.err
-
-    yield check
 
 
 MISTYPED = [
@@ -154,18 +116,13 @@ FILES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "absent.ckpt": (lambda path, whole: None, "there is no such file"),
     "text.ckpt": (lambda path, whole: path.write_text("hello"), ""),
     "empty.ckpt": (lambda path, whole: path.touch(), ""),
-    "torn.ckpt": (lambda path, whole: _torn(whole / "checkpoints/last.ckpt", path), ""),
-    "torn.safetensors": (lambda path, whole: _torn(whole / "teacher.safetensors", path), ""),
+    "torn.ckpt": (lambda path, whole: torn(whole / "checkpoints/last.ckpt", path), ""),
+    "torn.safetensors": (lambda path, whole: torn(whole / "teacher.safetensors", path), ""),
     "list.ckpt": (lambda path, whole: torch.save([1, 2], path), "list"),
     "other.ckpt": (lambda path, whole: torch.save({"a": torch.ones(2)}, path), ""),
     "cardless.safetensors": (lambda path, whole: save_file({"a": torch.ones(2)}, path), ""),
     "evil.ckpt": (lambda path, whole: torch.save({"state_dict": Payload(), "card": {}}, path), "code and never run"),
 }
-
-
-def _torn(source: Path, target: Path) -> None:
-    content = source.read_bytes()
-    target.write_bytes(content[: len(content) // 2])
 
 
 USES = {
@@ -220,130 +177,6 @@ def test_checkpoints_of_something_else(
 def test_no_checkpoint_named(refused: Callable[..., str]) -> None:
     refused(TEACHER, "task=evaluate", said=("ckpt_path=null: name the checkpoint",))
     refused(DMD, "task=evaluate", said=("ckpt_path=null: name the checkpoint",))
-
-
-def episodes(folder: Path, count: int) -> None:
-    """A split of clips in the real layout, of 32 pixels and FRAMES frames."""
-    folder.mkdir(parents=True)
-    source = np.random.default_rng(count)
-    for number in range(count):
-        video = source.integers(0, 256, (FRAMES, 32, 32, 3), np.uint8)
-        actions = source.uniform(-0.5, 0.5, (FRAMES, COLUMNS)).astype(np.float32)
-        files = EpisodeFiles.of(folder, f"{number:09d}")
-        write_episode(files, video, actions, {}, Encoding(fps=20, crf=20, preset="ultrafast"))
-
-
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set in the real layout, sound."""
-    root = tmp_path_factory.mktemp("clips")
-    for split, count in (("train", 6), ("val", 2), ("test", 4)):
-        episodes(root / "bridge" / split, count)
-    return root
-
-
-def _actions(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
-    def damage(split: Path) -> None:
-        path = split / "000000001.npz"
-        with np.load(path, allow_pickle=False) as arrays:
-            actions = arrays["arr_0"]
-        np.savez(path, change(actions))
-
-    return damage
-
-
-def _nan(actions: np.ndarray) -> np.ndarray:
-    return np.where(np.arange(len(actions))[:, None] == 3, np.nan, actions)
-
-
-def _truncate(split: Path) -> None:
-    _torn(split / "000000001.mp4", split / "000000001.mp4")
-
-
-def _empty(split: Path) -> None:
-    shutil.rmtree(split)
-    split.mkdir()
-
-
-DAMAGE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "no npz": (lambda split: (split / "000000001.npz").unlink(), ["000000001.mp4", "has no 000000001.npz beside it"]),
-    "no mp4": (lambda split: (split / "000000001.mp4").unlink(), ["000000001.npz", "has no 000000001.mp4 beside it"]),
-    "lengths": (_actions(lambda a: a[:-2]), ["000000001.mp4", "has 14 frames for 12 actions"]),
-    "NaN": (_actions(_nan), ["000000001.npz", "NaN"]),
-    "dimension": (_actions(lambda a: a[:, :7]), ["000000001.npz", "[14, 7], [frames, 10] is expected"]),
-    "truncated": (_truncate, ["000000001.mp4", "may be truncated or damaged"]),
-    "no npz at all": (lambda split: [path.unlink() for path in split.glob("*.npz")], ["000000000.mp4", "has no"]),
-    "empty split": (_empty, ["train holds no episode", "NNNNNNNNN.mp4"]),
-    "no split": (shutil.rmtree, ["train is not there"]),
-    "no subset": (lambda split: split.parent.rename(split.parents[1] / "x"), ["bridge is not there", "data.subset"]),
-    "same clip": (lambda split: [shutil.copy(split / f"000000000.{kind}", split.parent / f"test/000000009.{kind}")
-                                 for kind in ("mp4", "npz")], ["the same as", "splits must share none"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", fast(2, list(DAMAGE)))
-def test_damaged_data(run: Run, teacher: Path, clips: Path, tmp_path: Path, kind: str) -> None:
-    root, damage, said = tmp_path / "clips", *DAMAGE[kind]
-    shutil.copytree(clips, root)
-    damage(root / "bridge/train")
-    before, data = snapshot(teacher), snapshot(root)
-    own = tmp_path / "cache"
-    words = [TEACHER, "data=rt1", f"data.root={root}", "data.subset=bridge", "size=debug", f"run_dir={teacher}"]
-    done = run(*words, folder=tmp_path, WM_CACHE=str(own))
-    assert done.code == 2 and "Traceback" not in done.err, done.err[-2000:]
-    for words_said in said:
-        assert words_said in done.err
-    assert snapshot(teacher) == before and snapshot(root) == data
-    # What stands in the cache are whole stores; the split at fault has none.
-    assert all((store / "index.json").is_file() for store in own.glob("*") if store.is_dir())
-    assert kind == "same clip" or not list(own.glob("*-train-*"))
-
-
-@pytest.mark.slow
-def test_an_empty_folder(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "nothing").mkdir()
-    root = f"data.root={tmp_path / 'nothing'}"
-    refused(TEACHER, root, said=("nothing is empty",))
-    refused(TEACHER, "data=rt1", root, "data.subset=bridge", said=("nothing is empty",))
-
-
-def test_single_damaged_files_are_left_out_and_counted_where_that_is_allowed(clips: Path, tmp_path: Path) -> None:
-    root = tmp_path / "clips"
-    shutil.copytree(clips, root)
-    DAMAGE["NaN"][0](root / "bridge/train")
-    words = ["data=rt1", f"data.root={root}", "data.subset=bridge", f"cache_dir={tmp_path / 'cache'}"]
-    data = build_data(compose([TEACHER, "size=debug", *words, "data.max_bad_share=0.2"]))
-    assert data.manifest["splits"]["train"]["episodes"] == 5
-    [(path, reason)] = data.manifest["quarantined"].items()
-    assert path.endswith("train/000000001.npz") and "NaN" in reason
-
-
-@pytest.mark.slow
-def test_a_damaged_world_map(refused: Callable[..., str], cache: Path, tmp_path: Path, teacher: Path) -> None:
-    [data] = cache.glob("simulated-worldmap-*")
-    for name, said in (("maps/0001.png", "cannot be read"), ("val.npz", "cannot be read"), ("world.json", "world map")):
-        root = tmp_path / name.replace("/", "-")
-        shutil.copytree(data, root)
-        _torn(root / name, root / name)
-        refused(TEACHER, f"data.root={root}", said=(name, said, "simulate it again"))
-
-
-@pytest.mark.parametrize("words", [["data=worldmap"], ["data=rt1"]], ids=["worldmap", "rt1"])
-def test_no_room_for_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**30, 2**30, 2**10))  # type: ignore[attr-defined]
-    places = [f"run_dir={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}"]
-    with pytest.raises(ValueError, match="0 MiB free.*make room or name another folder with data.cache_dir=") as caught:
-        start(compose([TEACHER, *QUICK, *words, *places]), [])
-    assert refusal(caught.value) is not None
-    assert not list((tmp_path / "cache").iterdir()) and not (tmp_path / "run").exists()
-
-
-def test_no_room_for_decoded_frames(tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**30, 2**30, 2**10))  # type: ignore[attr-defined]
-    words = ["data=rt1", f"data.root={clips}", "data.subset=bridge", f"cache_dir={tmp_path / 'cache'}"]
-    with pytest.raises(ValueError, match="0 MiB free, decoded frames need .* data.cache_dir="):
-        start(compose([TEACHER, *QUICK, *words, f"run_dir={tmp_path / 'run'}"]), [])
-    assert not list((tmp_path / "cache").iterdir()) and not (tmp_path / "run").exists()
 
 
 def _raised(make: Callable[[], Any]) -> BaseException:

@@ -10,7 +10,6 @@ import pytest
 
 from tests.system.conftest import QUICK, Run
 from tests.system.server import ROOT
-from tests.system.test_bad_input import episodes
 from wm_lightning.config import compose, grid_points
 from wm_lightning.config_check import check
 from wm_lightning.config_overrides import prepare_arguments
@@ -36,15 +35,6 @@ def test_the_pages_have_commands() -> None:
     words = [command for _, command in COMMANDS]
     for wanted in ("experiment=dmd_chunkwise", "data=rt1", "task=evaluate", "task=rollout", "ckpt_path=last"):
         assert any(wanted in command for command in words), f"no page shows {wanted}"
-
-
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What PATH stands for: clips in the real layout."""
-    root = tmp_path_factory.mktemp("clips")
-    for split, count in (("train", 6), ("val", 2), ("test", 4)):
-        episodes(root / "bridge" / split, count)
-    return root
 
 
 def overrides(command: str, clips: Path) -> list[str]:

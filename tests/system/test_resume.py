@@ -7,17 +7,16 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
+from tests.system.comparing import differences, read, state_of, walk
 from tests.system.conftest import QUICK, Run, command, environment
-from wm_lightning.checkpoint_io import AtomicCheckpointIO
 from wm_lightning.checkpoints import read_card, read_network, save_network
 from wm_lightning.config import compose
 from wm_lightning.randomness import normal
@@ -29,11 +28,14 @@ COUNTS = [f"module.iterations={ITERATIONS}", "module.validate_every=5"]
 KINDS = {
     "teacher": ["experiment=teacher", *QUICK, *COUNTS, "callbacks.checkpoint.every=1"],
     # A student update every second iteration, a fresh rollout every third: the kill falls inside a cycle.
-    "dmd": ["experiment=dmd_chunkwise", *QUICK, *COUNTS, "callbacks.checkpoint.every=1", "module.fresh_every=3"],
+    "dmd": [
+        "experiment=dmd_chunkwise", *QUICK, *COUNTS, "callbacks.checkpoint.every=1", "module.ratio=2",
+        "module.fresh_every=3",
+    ],
     # Checkpoints of every second iteration: what was done since the last one is done again.
     "teacher, every 2": ["experiment=teacher", *QUICK, *COUNTS, "callbacks.checkpoint.every=2"],
     "dmd, every 2": ["experiment=dmd_chunkwise", *QUICK, *COUNTS, "callbacks.checkpoint.every=2", "module.ratio=3"],
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -95,44 +97,9 @@ def there(path: Path) -> Iterator[bool]:
         yield path.exists()
 
 
-def read(path: Path) -> dict[str, Any]:
-    return AtomicCheckpointIO().load_checkpoint(path)
-
-
 def done(folder: Path) -> int:
     """Iterations in the newest checkpoint."""
     return int(read(folder / "checkpoints/last.ckpt")["card"]["iterations"])
-
-
-def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
-    """Places where two checkpoints differ in a bit, a type or a key."""
-    if type(one) is not type(other):
-        yield f"{place}: {type(one).__name__} against {type(other).__name__}"
-    elif isinstance(one, Mapping):
-        for key in one.keys() | other.keys():
-            if (key in one) != (key in other):
-                yield f"{place}.{key}: in one only"
-            else:
-                yield from differences(one[key], other[key], f"{place}.{key}")
-    elif isinstance(one, list | tuple):
-        if len(one) != len(other):
-            yield f"{place}: {len(one)} against {len(other)}"
-        for number, (a, b) in enumerate(zip(one, other, strict=False)):
-            yield from differences(a, b, f"{place}[{number}]")
-    elif isinstance(one, Tensor):
-        same = one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
-        if not same:
-            yield place
-    elif one != other and not (one != one and other != other):  # NaN equals NaN here
-        yield f"{place}: {one!r} against {other!r}"
-
-
-def state_of(path: Path) -> dict[str, Any]:
-    """All of a checkpoint but the record of folder and command line, and the command on the card."""
-    content = read(path)
-    content["provenance"] = content["provenance"]["config_hash"]
-    content["card"] = {key: value for key, value in content["card"].items() if key not in ("command", "revision")}
-    return content
 
 
 def assert_same_end(whole: Path, resumed: Path, kind: str) -> None:
@@ -140,7 +107,7 @@ def assert_same_end(whole: Path, resumed: Path, kind: str) -> None:
         found = list(differences(state_of(whole / "checkpoints" / name), state_of(resumed / "checkpoints" / name)))
         assert not found, f"{name}: {found[:10]}"
     exported = [load_file(folder / f"{kind}.safetensors") for folder in (whole, resumed)]
-    assert not list(differences(*exported))
+    assert not list(differences(exported[0], exported[1]))
     assert not list(resumed.rglob("*.partial*"))
 
 
@@ -180,17 +147,6 @@ def test_the_runs_compared_here_do_something(whole: Any) -> None:
     assert set(last) >= {"state_dict", "optimizer_states", "loops", "callbacks", "replay", "teacher_hash", "provenance"}
     handed_out = [value for key, value in walk(last["loops"]) if key == "handed_out"]
     assert handed_out == [ITERATIONS], "the position in the data is not in the checkpoint"
-
-
-def walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from walk(item, str(name))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from walk(item, key)
-    else:
-        yield key, value
 
 
 def kill_and_continue(kind: str, seed: int, whole: Path, words: Sequence[str], cache: Path, folder: Path) -> None:
@@ -302,7 +258,7 @@ def test_killed_while_a_distillation_trains_its_teacher(run: Run, tmp_path: Path
             assert not list(own.glob("teachers/*/teacher.safetensors"))
         run(*line, WM_CACHE=str(own)).must_succeed()
     files = [next(own.glob("teachers/*/teacher.safetensors")) for own, _ in folders.values()]
-    assert not list(differences(*map(load_file, files)))
+    assert not list(differences(load_file(files[0]), load_file(files[1])))
     assert_same_end(folders["whole"][1], folders["killed"][1], "student")
 
 
