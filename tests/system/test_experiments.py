@@ -9,7 +9,7 @@ import av
 import pytest
 import torch
 
-from tests.system.conftest import QUICK, Run
+from tests.system.conftest import QUICK, Run, fast
 from wm_lightning.checkpoint_io import AtomicCheckpointIO
 from wm_lightning.config import CONFIG_DIR, compose, grid_points
 from wm_lightning.config_check import check
@@ -41,13 +41,12 @@ def test_every_experiment_can_be_built(experiment: str, shared: Path, tmp_path: 
     built([f"experiment={experiment}", "size=debug"], shared, tmp_path)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", fast(len(WHOLE), [*WHOLE, *(name for name in EXPERIMENTS if name not in WHOLE)]))
 def test_every_experiment_can_be_built_for_the_pusher(experiment: str, shared: Path, tmp_path: Path) -> None:
     built([f"experiment={experiment}", "size=debug", "data=rt1"], shared, tmp_path)
 
 
-@pytest.mark.parametrize("size", ["small", "paper"])
-@pytest.mark.parametrize("data", ["worldmap", "rt1"])
+@pytest.mark.parametrize(("size", "data"), [("small", "worldmap"), ("paper", "rt1")])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_at_every_size(experiment: str, data: str, size: str) -> None:
     check(compose([f"experiment={experiment}", f"size={size}", f"data={data}"]))

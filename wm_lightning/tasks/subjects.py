@@ -57,7 +57,7 @@ class Cast:
     student: nn.Module | None
     path: GaussianPath
     teacher_sampler: DDIMSampler
-    student_sampler: FewStepSampler | None
+    student_sampler: DDIMSampler | FewStepSampler | None
     plan: Plan
     history_level: float  # how noisy a history the teacher was trained on
 
@@ -84,15 +84,17 @@ class Cast:
         reason = "speed only: the teacher was not trained on a history this noisy" if untrained else None
         yield made(most, teacher, replace(self.plan, commit=LAST), True, reason or "speed only in this table")
 
-    def _controls(self, steps: Sequence[int], sampler: FewStepSampler) -> Iterator[Subject]:
+    def _controls(self, steps: Sequence[int], sampler: DDIMSampler | FewStepSampler) -> Iterator[Subject]:
         """The teacher's weights at the student's steps: what few steps give without any distillation."""
         teacher, plan = Denoiser(self.teacher, self.path), replace(self.plan, commit=CLEAN)
         for count in steps:
             yield Subject("control", "undistilled, Euler", teacher, self._euler(count), plan, count, True)
-            renoise = replace(sampler, steps=sampler.steps.with_steps(count))
+            renoise = FewStepSampler(sampler.steps.with_steps(count))
             yield Subject("control", "undistilled, re-noised", teacher, renoise, plan, count, True)
 
-    def _students(self, steps: Sequence[int], network: nn.Module, sampler: FewStepSampler) -> Iterator[Subject]:
+    def _students(
+        self, steps: Sequence[int], network: nn.Module, sampler: DDIMSampler | FewStepSampler
+    ) -> Iterator[Subject]:
         student, trained = Denoiser(network, self.path), self.plan.commit
         for commit in (CLEAN, LAST):
             own = commit.mode == trained.mode or (commit is CLEAN and trained.mode in ("noised", "scaled"))
