@@ -46,7 +46,8 @@ def test_trained_masks_are_allowed(chunk: int | None) -> None:
 
 @pytest.mark.parametrize(("chunk", "name"), [(2, r"chunkwise \(2\)"), (None, "bidirectional"), (1, "framewise")])
 def test_other_masks_are_refused_with_the_known_ones(chunk: int | None, name: str) -> None:
-    message = rf"^rollout.mask needs the mask {name}, the teacher was trained with: chunkwise \(3\), chunkwise \(4\); choose"
+    known = r"chunkwise \(3\), chunkwise \(4\)"
+    message = rf"^rollout.mask needs the mask {name}, the teacher was trained with: {known}; choose"
     with pytest.raises(ValueError, match=message):
         trained(chunks=[3, 4]).require_mask(chunk, "rollout.mask")
 

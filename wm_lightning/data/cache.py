@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-import os
 import shutil
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from wm_lightning.data.formats.atomic import atomic_folder
 
 Advance = Callable[[int], None]
 MARKER = "simulated.json"  # tells a simulated folder from a real one, wherever it is moved
@@ -47,16 +47,10 @@ def simulate(cache_dir: str | Path, recipe: Recipe) -> Path:
     if folder.is_dir():
         return folder
     _make_cache(Path(cache_dir))
-    _remove_stale(folder)
-    _check_space(Path(cache_dir), recipe)
-    partial = folder.with_name(f"{folder.name}.partial-{socket.gethostname()}-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    with atomic_folder(folder) as partial:
+        # Looked at only now: what an interrupted run left has been cleared away.
+        _check_space(Path(cache_dir), recipe)
         _write(partial, recipe)
-        _publish(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -67,15 +61,6 @@ def _write(partial: Path, recipe: Recipe) -> None:
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         bar = progress.add_task(f"simulated {recipe.world}", total=recipe.steps)
         recipe.write(partial, lambda steps: progress.advance(bar, steps))
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    try:
-        partial.rename(folder)
-    except OSError:
-        # Another process was faster with the same settings, hence with the same data.
-        if not folder.is_dir():
-            raise
 
 
 def _make_cache(cache_dir: Path) -> None:
@@ -94,22 +79,3 @@ def _check_space(cache_dir: Path, recipe: Recipe) -> None:
             f"{cache_dir} has {free / 2**20:.0f} MiB free, simulated {recipe.world} needs about "
             f"{recipe.size / 2**20:.0f} MiB; make room or name another folder with data.cache_dir="
         )
-
-
-def _remove_stale(folder: Path) -> None:
-    # Only partials of this machine whose process is gone: another node may be writing into a shared cache.
-    prefix = f"{folder.name}.partial-{socket.gethostname()}-"
-    for partial in folder.parent.glob(f"{folder.name}.partial-*"):
-        process = partial.name.removeprefix(prefix)
-        if process.isdigit() and not _alive(int(process)):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
