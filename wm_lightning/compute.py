@@ -21,11 +21,11 @@ def prepare_cpu(*, matmul_precision: str, threads: int) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
     allocator = "large blocks kept" if all(name in os.environ for name in _ALLOCATOR) else "default"
     log.info(
-        "CPU settings: %d threads, fp32 matmul precision %s, allocator %s, OMP wait policy %s",
+        "CPU settings: %d threads, fp32 matmul precision %s, allocator %s, idle threads %s",
         torch.get_num_threads(),
         torch.get_float32_matmul_precision(),
         allocator,
-        os.environ.get("OMP_WAIT_POLICY", "default").lower(),
+        "spin for microseconds" if "GOMP_SPINCOUNT" in os.environ else "as OpenMP has it",
     )
 
 
