@@ -37,9 +37,9 @@ class Row:
 
     `psnr` in dB; `action_error`, `object_error` in the world's unit; `presence` a share 0..1;
     `distance_low` and `distance_high` bound the excess (distance minus floor, 95 %); `nfe` forwards per
-    chunk, the commit included; `fps_b1`, `fps_b16` generated frames per second at batch 1 and 16, summed
-    over the batch; `first_frame_latency` in seconds; `peak_memory` in MiB; `drift` one value per generated
-    frame (`Results.drift_of` says of what); `extra` further numbers by name. `reasons` says by column why
+    chunk, the commit included; `fps_b1`, `fps_b16` generated frames per second at batch 1 and 16 with a full
+    window, summed over the batch; `first_frame_latency` in seconds; `peak_memory` in MiB; `drift` one value per
+    generated frame (`Results.drift_of` says of what); `extra` further numbers by name. `reasons` says by column why
     a number is None. A number that is not finite is stored as None with a reason.
     """
 

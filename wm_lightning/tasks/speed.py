@@ -8,15 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from wm_lightning.clip import Clip
+from wm_lightning.clip import Clip, to_pixels, to_unit
+from wm_lightning.sampling.rollout import SeededNoise, iter_chunks, remember_context
 from wm_lightning.tasks.subjects import Subject
 
 MIB = 2**20
+CHUNKS_B1 = 4  # One chunk of a student takes a few hundredths of a second, too short to time well.
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Generated frames per second at batch 1 and 16, seconds to the first chunk, peak MiB (None: not measured)."""
+    """What a generator costs.
+
+    `fps_*`: generated frames per second at batch 1 and 16, summed over the batch, once its memory holds
+    all it is given: chunks, their commits and pixels. `first_frame_latency`: seconds from the first given
+    frames to the pixels of the first chunk. `peak_memory`: MiB of a rollout at batch 1.
+    """
 
     fps_b1: float
     fps_b16: float
@@ -35,33 +42,52 @@ def measure_speed(
 ) -> list[Speed]:
     """Median times over `repeats` rounds, all subjects in every round, so that a slow moment hits all alike.
 
-    `clip` holds 16 clips; the first is used at batch 1.
+    `clip` holds 16 clips; the first is used at batch 1. All but its last chunk fill the memory.
     """
-    generated = clip.video.shape[1] - context
-    one, first = clip[:1], clip[:1].frames(0, context + subjects[0].plan.chunk)
+    plan = subjects[0].plan
+    one, first = clip[:1], clip[:1].frames(0, context + plan.chunk)
     times: list[list[list[float]]] = [[[], [], []] for _ in subjects]
     for subject in subjects:
-        seconds(subject, first, context, device)
+        _first_chunk(subject, first, context, device)
     for _ in range(repeats):
-        for subject, kept in zip(subjects, times, strict=True):
-            for batch, collected in zip((one, clip, first), kept, strict=True):
-                collected.append(seconds(subject, batch, context, device))
+        for subject, (single, many, latency) in zip(subjects, times, strict=True):
+            single.append(_chunk_time(subject, one, context, device, chunks=CHUNKS_B1))
+            many.append(_chunk_time(subject, clip, context, device, chunks=1))
+            latency.append(_first_chunk(subject, first, context, device))
             advance(f"speed: {subject.name}, {subject.steps} steps")
     speeds = []
     for subject, kept in zip(subjects, times, strict=True):
         single, many, latency = (statistics.median(values) for values in kept)
         memory = peak_memory(subject, one, context, device)
-        speeds.append(Speed(generated / single, generated * len(clip) / many, latency, memory))
+        speeds.append(Speed(plan.chunk / single, plan.chunk * len(clip) / many, latency, memory))
     return speeds
 
 
-def seconds(subject: Subject, clip: Clip, context: int, device: torch.device) -> float:
-    """Wall time of one rollout, pixels included."""
+def _first_chunk(subject: Subject, clip: Clip, context: int, device: torch.device) -> float:
+    start = _now(device)
+    subject.generate(clip, context, 0, device)
+    return _now(device) - start
+
+
+@torch.no_grad()
+def _chunk_time(subject: Subject, clip: Clip, context: int, device: torch.device, *, chunks: int) -> float:
+    """Seconds per chunk of a rollout whose memory is full; the actions of the last chunk are used for all."""
+    model, plan, frames = subject.model, subject.plan, clip.video.shape[1]
+    given = max(context, frames - plan.chunk)
+    noise = SeededNoise(0, "speed", tuple(range(len(clip))), device)
+    seen, condition = to_unit(clip.video[:, :given].to(device)), clip.condition.to(device)
+    past = remember_context(model, seen, condition, plan, noise)
+    ahead = [condition.frames(given, given + plan.chunk)] * chunks
+    start = _now(device)
+    for chunk in iter_chunks(model, subject.sampler, past, ahead, plan, noise, shape=tuple(seen.shape[2:])):
+        to_pixels(chunk.frames).cpu()
+    return (_now(device) - start) / chunks
+
+
+def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    subject.generate(clip, context, 0, device)
-    return time.perf_counter() - start
+    return time.perf_counter()
 
 
 def peak_memory(subject: Subject, clip: Clip, context: int, device: torch.device) -> float:
