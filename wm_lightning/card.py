@@ -61,7 +61,8 @@ class Card:
             known = ", ".join(mask_name(c) for c in self.trained_for["chunks"])
             raise ValueError(
                 f"{use} needs the mask {mask_name(chunk)}, the {self.kind} was trained with: {known}; choose one of "
-                f"these with rollout.chunk, or train this one first (a teacher by module.masks)"
+                f"these with rollout.chunk, or train this one first (a teacher by module.masks, or in a distillation "
+                f"by module.teacher.adapt=ITERATIONS)"
             )
 
     def require_null(self, pattern: str, use: str) -> None:

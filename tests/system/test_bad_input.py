@@ -89,6 +89,9 @@ UNFIT = [
     (TEACHER, ["data.root=nowhere"], ["data.root=nowhere is not a folder", "null to simulate"]),
     (TEACHER, ["data=rt1", "data.root=nowhere", "data.subset=bridge"], ["data.root=nowhere is not a folder"]),
     (TEACHER, ["data=rt1", "data.subset=bridge"], ["data.subset=bridge without data.root", "data.root=PATH"]),
+    (TEACHER, ["trainer.precision=16-mixed"], ["use bf16-mixed or 32-true"]),
+    (TEACHER, ["module.optimizer.lr=-1.0"], ["the optimizer of this module cannot be made", "learning rate: -1.0"]),
+    (TEACHER, ["module.start=nowhere.ckpt"], ["nowhere.ckpt: there is no such file"]),
     (TEACHER, ["data.cache_dir=/proc/x"], ["the cache /proc/x cannot be made", "data.cache_dir="]),
 ]  # fmt: skip
 
@@ -98,6 +101,12 @@ def test_settings_that_do_not_fit_together(
     refused: Callable[..., str], experiment: str, words: list[str], said: list[str]
 ) -> None:
     refused(experiment, *words, said=tuple(said))
+
+
+@pytest.mark.slow
+def test_wandb_without_a_key(refused: Callable[..., str], tmp_path: Path) -> None:
+    away = {"WANDB_MODE": "online", "WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    refused(TEACHER, "logger=wandb", said=("logger=wandb finds no key", "WANDB_API_KEY", "WANDB_MODE=offline"), **away)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -22,16 +22,23 @@ def optimizers(
     muon_lr: float | None,
     momentum: float,
 ) -> list[Optimizer]:
-    """AdamW on every parameter; with `muon_lr`, Muon on the matrices of the blocks and AdamW on all else."""
+    """AdamW on every parameter; with `muon_lr`, Muon on the matrices of the blocks and AdamW on all else.
+
+    Raises ValueError for settings that no optimizer takes, as a negative rate.
+    """
     matrices, others = [], []
     for name, parameter in network.named_parameters():
         inside = parameter.ndim == 2 and name.split(".")[0] not in OUTSIDE_BLOCKS
         (matrices if inside and muon_lr is not None else others).append(parameter)
     beta1, beta2 = betas
     found: list[Optimizer] = []
-    if muon_lr is not None:
-        found.append(torch.optim.Muon(matrices, lr=muon_lr, momentum=momentum, weight_decay=weight_decay))
-    return [*found, torch.optim.AdamW(others, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps)]
+    try:
+        if muon_lr is not None:
+            found.append(torch.optim.Muon(matrices, lr=muon_lr, momentum=momentum, weight_decay=weight_decay))
+        found.append(torch.optim.AdamW(others, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps))
+    except ValueError as error:
+        raise ValueError(f"the optimizer of this module cannot be made: {error}; change its settings") from error
+    return found
 
 
 @dataclass(frozen=True)

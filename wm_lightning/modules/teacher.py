@@ -1,4 +1,4 @@
-"""The teacher: a many-step world model trained by diffusion forcing under several masks."""
+"""The teacher: a many-step world model trained by diffusion forcing under several masks, or fine-tuned so."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wm_lightning.checkpoints import NetworkFile, load_into
 from wm_lightning.clip import Clip, Condition, to_unit
 from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
@@ -60,6 +61,7 @@ class TeacherModule(WorldModelModule):
         self,
         *,
         network: Callable[[], nn.Module],
+        start: NetworkFile | None,
         masks: MaskMixture,
         levels: FrameLevels,
         action_dropout: ActionDropout,
@@ -74,6 +76,8 @@ class TeacherModule(WorldModelModule):
     ) -> None:
         super().__init__(**shared)
         self.network = network()
+        if start is not None:
+            load_into(self.network, start, "module.start")
         self.average = Average(self.network, decay=ema_decay, start=ema_start)
         if compile:
             self.network.compile()

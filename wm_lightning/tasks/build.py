@@ -1,6 +1,7 @@
 """Builds what a config names: data, card, module, trainer. Nothing here trains or measures."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,24 +67,28 @@ def shown_command() -> str:
     return "python run.py " + " ".join(sys.argv[1:])
 
 
-def build_module(config: DictConfig, card: Card, teacher: NetworkFile | None) -> WorldModelModule:
-    """The LightningModule with its card; a distillation gets the teacher's weights."""
+def build_module(config: DictConfig, card: Card, file: NetworkFile | None) -> WorldModelModule:
+    """The LightningModule with its card, and the weights of `file`: a distillation's teacher, a teacher's start."""
     settings = plain_node(config, "module")
-    extra = {}
-    if teacher is not None:
-        settings.pop("teacher")
-        extra["teacher"] = teacher
+    given = "teacher" if "teacher" in settings else "start"
+    settings.pop(given)
     # Building consumes random numbers, so it starts from the seed whatever came before.
     seed_everything(config.seed, workers=True, verbose=False)
     # Called by hand: given to Hydra, the teacher's weights would be merged into the config.
     build = instantiate({**settings, "_partial_": True}, _convert_="all")
-    module: WorldModelModule = build(**extra)
+    module: WorldModelModule = build(**{given: file})
     module.card = card.to_dict()
     return module
 
 
 def build_trainer(config: DictConfig) -> Trainer:
     """The Trainer with callbacks, logger and atomic checkpoints."""
+    if str(config.trainer.precision).startswith("16"):
+        raise ValueError(
+            f"trainer.precision={config.trainer.precision} scales its losses, and the modules clip gradients without "
+            "knowing the scale; use bf16-mixed or 32-true"
+        )
+    _check_wandb(config)
     callbacks = [instantiate(node, _convert_="all") for node in (config.callbacks or {}).values() if node is not None]
     logger = [instantiate(node, _convert_="all") for node in (config.logger or {}).values()]
     build = instantiate({**plain_node(config, "trainer"), "_partial_": True}, _convert_="all")
@@ -91,6 +96,19 @@ def build_trainer(config: DictConfig) -> Trainer:
         return build(callbacks=callbacks, logger=logger, plugins=[AtomicCheckpointIO()])
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error} Change trainer= or the key it names") from error
+
+
+def _check_wandb(config: DictConfig) -> None:
+    settings = (config.logger or {}).get("wandb")
+    if settings is None or settings.offline or os.environ.get("WANDB_MODE", "online") != "online":
+        return
+    import wandb  # noqa: PLC0415  takes a second that other loggers need not wait
+
+    if wandb.api.api_key is None:
+        raise ValueError(
+            "logger=wandb finds no key: set WANDB_API_KEY or run `wandb login`, or log into the run folder alone with "
+            "WANDB_MODE=offline"
+        )
 
 
 def resume_path(config: DictConfig) -> str | None:

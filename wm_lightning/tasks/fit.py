@@ -16,9 +16,9 @@ from wm_lightning.tasks.build import build_module, build_trainer, plain_node, re
 log = logging.getLogger(__name__)
 
 
-def fit(config: DictConfig, data: ClipDataModule, card: Card, teacher: NetworkFile | None) -> Trainer:
-    """Trains `config.module` on the data, from the start or from its checkpoint."""
-    module = build_module(config, card, teacher)
+def fit(config: DictConfig, data: ClipDataModule, card: Card, file: NetworkFile | None) -> Trainer:
+    """Trains `config.module` on the data, from the start (and what `file` holds) or from its checkpoint."""
+    module = build_module(config, card, file)
     trainer = build_trainer(config)
     trainer.fit(module, datamodule=data, ckpt_path=resume_path(config), weights_only=True)
     if module.skipped:

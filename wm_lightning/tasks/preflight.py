@@ -24,7 +24,7 @@ from wm_lightning.tasks.build import (
 )
 from wm_lightning.tasks.evaluate import build_cast, require
 from wm_lightning.tasks.judging import TableSettings
-from wm_lightning.tasks.teachers import given_teacher
+from wm_lightning.tasks.teachers import given_teacher, must_adapt, start_file
 
 
 def check_training(config: DictConfig) -> None:
@@ -37,7 +37,7 @@ def check_training(config: DictConfig) -> None:
     data: ClipDataModule = instantiate(config.data, _convert_="all")
     declare_actions(config, data)
     teacher = _teacher(config, data) if "teacher" in config.module else None
-    card = _trained(config, data, teacher)
+    card = _trained(config, data, teacher or start_file(config, data))
     _check_table(config, card, teacher)
     build_trainer(config)
     if (path := resume_path(config)) is not None:
@@ -48,16 +48,16 @@ def check_training(config: DictConfig) -> None:
 
 def _teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
     """The teacher that is there, else the card of the one that would be trained, with weights that have no values."""
-    if (file := given_teacher(config, data)) is not None:
+    if (file := given_teacher(config, data)) is not None and not must_adapt(config, file.card):
         return file
     recipe = without(config, {"module": config.module.teacher.recipe})
     return _weightless(recipe, _trained(recipe, data, None))
 
 
-def _trained(config: DictConfig, data: ClipDataModule, teacher: NetworkFile | None) -> Card:
+def _trained(config: DictConfig, data: ClipDataModule, file: NetworkFile | None) -> Card:
     """The card that a training of this config would give its network."""
-    card = build_card(config, data, "teacher" if teacher is None else "student")
-    module = _on_meta(lambda: build_module(config, card, teacher))
+    card = build_card(config, data, "student" if "teacher" in config.module else "teacher")
+    module = _on_meta(lambda: build_module(config, card, file))
     module.configure_optimizers()
     return replace(card, trained_for=module.trained_for())
 

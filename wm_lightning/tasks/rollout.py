@@ -26,6 +26,8 @@ from wm_lightning.tasks.subjects import Subject
 
 log = logging.getLogger(__name__)
 
+USUAL_FRAMES = 25
+
 
 @dataclass(frozen=True)
 class Rolled:
@@ -40,12 +42,13 @@ class Rolled:
 class Rollout:
     """The task: rolls out `count` test clips of `frames` frames, the module's context of them given.
 
-    `frames` may be more than the training's, up to the length of the data's episodes. `steps` per chunk,
+    `frames` may be more than the training's, up to the length of the data's episodes; None takes 25, or
+    the longest episode where that is shorter. `steps` per chunk,
     None as trained. `side` of a frame in GIF and PNG, `video_side` of the mp4, in pixels.
     """
 
     count: int
-    frames: int
+    frames: int | None
     batch_size: int
     steps: int | None
     seed: int
@@ -58,17 +61,16 @@ class Rollout:
         """Writes `rollouts/` in the run folder from the checkpoint at `ckpt_path`; returns frames per second."""
         data = build_data(config)
         kind, context = ("student" if "teacher" in config.module else "teacher"), config.module.context
-        if self.frames <= context:
-            raise ValueError(f"task.frames={self.frames} leaves nothing to make after {context} given; ask for more")
+        frames = self.length(data, context)
         device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
         file = read_checkpoint(config, data, kind)
         subject = build_subject(config, file, kind, self.steps, device)
-        rolled = self.roll_out(subject, data, context, device, mixed="bf16" in str(config.trainer.precision))
+        rolled = self.roll_out(subject, data, frames, context, device, mixed="bf16" in str(config.trainer.precision))
         folder, mark = Path(config.run_dir) / "rollouts", "_simulated" if data.simulated else ""
         caption = f"{data.name}, test clips, {kind} of {config.name} at {subject.steps} steps, {file.sha256[:12]}"
         self.draw(rolled, subject, context, folder, mark, caption)
         save_actions(folder / f"actions{mark}.npz", rolled.clip, data)
-        made = len(rolled.clip) * (self.frames - context)
+        made = len(rolled.clip) * (frames - context)
         log.info(
             "%d frames in %.1f s: %.1f frames/s at batch %d",
             made, rolled.seconds, made / rolled.seconds, min(self.batch_size, len(rolled.clip)),
@@ -76,14 +78,22 @@ class Rollout:
         log.info("Written: %s", folder)
         return {"fps": made / rolled.seconds, "frames": float(made)}
 
+    def length(self, data: ClipDataModule, context: int) -> int:
+        """Frames of a clip. Raises ValueError where nothing would be left to make."""
+        reader = data.reader("test")
+        frames = self.frames or min(USUAL_FRAMES, max(reader.length(episode) for episode in range(len(reader))))
+        if frames <= context:
+            raise ValueError(f"task.frames={frames} leaves nothing to make after {context} given; ask for more")
+        return frames
+
     def roll_out(
-        self, subject: Subject, data: ClipDataModule, context: int, device: torch.device, *, mixed: bool
+        self, subject: Subject, data: ClipDataModule, frames: int, context: int, device: torch.device, *, mixed: bool
     ) -> Rolled:
         """Generates all clips; the seconds are those of generating alone, after one short rollout to warm up."""
-        clips = list(data.clips("test", self.count, self.frames, self.batch_size))
+        clips = list(data.clips("test", self.count, frames, self.batch_size))
         videos, seconds = [], 0.0
         with torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
-            subject.generate(clips[0].frames(0, min(context + subject.plan.chunk, self.frames)), context, 0, device)
+            subject.generate(clips[0].frames(0, min(context + subject.plan.chunk, frames)), context, 0, device)
             for clip in clips:
                 start = time.perf_counter()
                 # Pixels are on the CPU when this returns, so a GPU has finished.

@@ -24,10 +24,25 @@ def prepare_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
 
     A path is read. `shipped` is the file of this data set that comes with the suite, where its card
     equals the run; otherwise, and for null, a teacher is trained by `module.teacher.recipe` into the
-    cache, or found there. Raises ValueError where a named file does not fit the run.
+    cache, or found there. One that lacks a mask this run asks for is fine-tuned under it the same way.
+    Raises ValueError where a named file does not fit the run.
     """
     file = given_teacher(config, data)
-    return _read(train_teacher(config, data), build_card(config, data, "teacher")) if file is None else file
+    if file is not None and not must_adapt(config, file.card):
+        return file
+    return _read(train_teacher(config, data, start=file), build_card(config, data, "teacher"))
+
+
+def must_adapt(config: DictConfig, card: Card) -> bool:
+    """Does this teacher lack a mask of student or score, and may it be fine-tuned (`module.teacher.adapt` > 0)?"""
+    wanted = (config.rollout.mask.chunk, config.module.score.mask.chunk)
+    return config.module.teacher.adapt > 0 and not all(card.covers_mask(chunk) for chunk in wanted)
+
+
+def start_file(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
+    """The network that a teacher's training starts from, None for a random one."""
+    path = config.module.start
+    return None if path is None else _read(Path(path), build_card(config, data, "teacher"))
 
 
 def given_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
@@ -63,25 +78,32 @@ def _shipped(data: ClipDataModule, expected: Card) -> str | None:
     return str(path)
 
 
-def train_teacher(config: DictConfig, data: ClipDataModule) -> Path:
-    """Trains the recipe's teacher in the cache, once per config; an interrupted training is continued."""
+def train_teacher(config: DictConfig, data: ClipDataModule, start: NetworkFile | None) -> Path:
+    """Trains the recipe's teacher in the cache, once per config; an interrupted training is continued.
+
+    From `start`, it is a fine-tuning of `module.teacher.adapt` iterations.
+    """
     recipe = without(config, {"module": config.module.teacher.recipe, "name": "teacher", "ckpt_path": "last"})
+    if start is not None:
+        recipe.module.iterations = config.module.teacher.adapt
+        recipe.module.validate_every = min(recipe.module.validate_every, recipe.module.iterations)
     nodes = {key: plain_node(recipe, key) for key in ("module", "network", "noising", "rollout")}
     nodes["data"] = {
         key: value for key, value in plain_node(recipe, "data").items() if key not in ("cache_dir", "root")
     }
-    identity = {**nodes, "seed": config.seed, "content": data.manifest["hash"]}
+    identity = {**nodes, "seed": config.seed, "content": data.manifest["hash"], "start": start and start.sha256}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = Path(config.cache_dir) / "teachers" / f"{data.name}-{key}"
     path = folder / "teacher.safetensors"
     if path.is_file():
         log.info("Reusing the teacher trained before: %s", path)
         return path
-    log.info("Training a teacher first, into %s", folder)
+    what = "Training a teacher" if start is None else "Fine-tuning the teacher under the masks it lacks"
+    log.info("%s first, into %s", what, folder)
     recipe.run_dir = str(folder)
     save_record(recipe, [], folder)
     card = build_card(recipe, data, "teacher")
-    trainer = fit(recipe, build_data(recipe), card, None)
+    trainer = fit(recipe, build_data(recipe), card, start)
     if trainer.is_global_zero:
         export(recipe, best_checkpoint(recipe), card, path)
     trainer.strategy.barrier()

@@ -1,0 +1,63 @@
+"""A teacher that lacks the student's mask is fine-tuned under it first, once; a training may start from a file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny_run import DMD, tiny, tiny_teacher
+from wm_lightning.checkpoints import read_card
+from wm_lightning.tasks.build import build_card, build_data, build_module
+from wm_lightning.tasks.fit import best_checkpoint, export
+from wm_lightning.tasks.preflight import check_training
+from wm_lightning.tasks.teachers import prepare_teacher, start_file
+
+FRAMEWISE = ["module.masks.chunks=[1,null]", "module.masks.shares=[0.5,0.5]"]
+RECIPE = ["module.teacher.recipe.batch_size=2", "module.teacher.recipe.validate_every=9", "module.teacher.adapt=3"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny teacher that was trained framewise and bidirectionally."""
+    folder = tmp_path_factory.mktemp("teacher")
+    config, _ = tiny_teacher(folder, *FRAMEWISE)
+    path = folder / "teacher.safetensors"
+    export(config, best_checkpoint(config), build_card(config, build_data(config), "teacher"), path)
+    return path
+
+
+def distillation(file: Path, tmp_path: Path, *words: str):
+    named = f"module.teacher.ckpt_path={file}"
+    return tiny(tmp_path, "experiment=dmd_chunkwise", named, *DMD, *RECIPE, *words, cache=file.parent / "cache")
+
+
+def test_a_teacher_without_the_mask_is_fine_tuned_once(file: Path, tmp_path: Path) -> None:
+    config = distillation(file, tmp_path)
+    check_training(config)
+    data = build_data(config)
+    assert read_card(file).trained_for["chunks"] == [1, None]
+    adapted = prepare_teacher(config, data)
+    assert adapted.card.trained_for["chunks"] == [1, 3, None] and adapted.card.iterations == 3
+    [folder] = (file.parent / "cache/teachers").iterdir()
+    before = (folder / "teacher.safetensors").stat().st_mtime_ns
+    assert prepare_teacher(config, data).sha256 == adapted.sha256
+    assert (folder / "teacher.safetensors").stat().st_mtime_ns == before
+
+
+def test_it_starts_from_the_given_weights(file: Path, tmp_path: Path) -> None:
+    config = distillation(file, tmp_path)
+    recipe = tiny(tmp_path, "experiment=teacher", f"module.start={file}", cache=file.parent / "cache")
+    data = build_data(recipe)
+    start = start_file(recipe, data)
+    assert start is not None
+    module = build_module(recipe, build_card(recipe, data, "teacher"), start)
+    for network in (module.network, module.deployed):
+        assert all(torch.equal(value, start.weights[name]) for name, value in network.state_dict().items())
+    config.module.teacher.recipe.optimizer.lr = config.module.teacher.recipe.optimizer.muon_lr = 0.0
+    still = prepare_teacher(config, build_data(config))
+    assert all(torch.equal(value, start.weights[name]) for name, value in still.weights.items())
+
+
+def test_without_fine_tuning_it_is_refused(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs the mask chunkwise \(3\).*module\.teacher\.adapt"):
+        check_training(distillation(file, tmp_path, "module.teacher.adapt=0"))
