@@ -4,11 +4,13 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 _PROJECT = Path(__file__).resolve().parents[1]
+_PACKAGE = __name__.split(".", maxsplit=1)[0]
 
 
 def revision(folder: Path = _PROJECT) -> str:
@@ -18,6 +20,13 @@ def revision(folder: Path = _PROJECT) -> str:
         return "unknown"
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return f"{head}-modified" if changed else head
+
+
+def loaded_code() -> list[str]:
+    """The suite's own files that this process has imported, relative to the project: what a result was made by."""
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == _PACKAGE]
+    files = [Path(file) for module in modules if (file := getattr(module, "__file__", None))]
+    return sorted(file.relative_to(_PROJECT).as_posix() for file in files if file.is_relative_to(_PROJECT))
 
 
 def environment() -> dict[str, Any]:

@@ -176,12 +176,12 @@ def test_the_check_takes_no_offence_at_age(folder: Path, monkeypatch: pytest.Mon
     made(folder, "task.runs=[logs/*]", "task.into=PAGE.md", "task.block=quick")
     read = seeds.read_runs
     old = Freshness(True, "3 commits have changed the code since abc")
-    monkeypatch.setattr(report, "read_runs", lambda patterns, root: read(patterns, root=root, age=lambda _: old))
+    monkeypatch.setattr(report, "read_runs", lambda patterns, root: read(patterns, root=root, age=lambda *_: old))
     block = (folder / "PAGE.md").read_text()
     marked = render(Recipe.from_comment(block), folder)
     assert "student *(stale)*" in marked and "**Stale** (seed 0): 3 commits have changed" in marked
     (folder / "STALE.md").write_text(splice(PAGE, "quick", marked))
-    monkeypatch.setattr(report, "read_runs", lambda patterns, root: read(patterns, root=root, age=lambda _: FRESH))
+    monkeypatch.setattr(report, "read_runs", lambda patterns, root: read(patterns, root=root, age=lambda *_: FRESH))
     assert faults(folder / "STALE.md", folder) == ()
 
 
@@ -206,13 +206,18 @@ def repository(tmp_path: Path) -> Callable[..., str]:
 
 
 def test_results_age_with_the_code_and_with_nothing_else(repository: Callable[..., str], tmp_path: Path) -> None:
+    repository("conf/module/dmd.yaml", "a first setting")
     first = repository("wm_lightning/modules/dmd.py", "one")
     assert freshness(first, folder=tmp_path) == FRESH
     repository("README.md", "a page")
     repository("wm_lightning/results/table.py", "how numbers are shown")
+    repository("wm_lightning/modules/other.py", "what was not there yet")
     assert freshness(first, folder=tmp_path) == FRESH
+    other = repository("wm_lightning/modules/other.py", "changed")
+    assert freshness(first, folder=tmp_path).stale
+    assert freshness(first, ["wm_lightning/modules/dmd.py"], folder=tmp_path) == FRESH
     second = repository("conf/module/dmd.yaml", "a setting")
-    assert freshness(first, folder=tmp_path) == Freshness(True, f"1 commit has changed the code since {first[:9]}")
+    assert freshness(other, folder=tmp_path) == Freshness(True, f"1 commit has changed the code since {other[:9]}")
     assert freshness(second, folder=tmp_path) == FRESH
     assert freshness(f"{second}-modified", folder=tmp_path).stale
     (tmp_path / "wm_lightning/modules/dmd.py").write_text("two")

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-# What is measured. Tables, pictures and this very module change no number, so they age none.
-CODE = ("wm_lightning", "conf", ":(exclude)wm_lightning/results", ":(exclude)wm_lightning/tasks/report.py")
+# What is measured, unless a result names the files that made it. Tables, pictures and this very module change
+# no number, so they age none.
+CODE = ("wm_lightning",)
+CONFIG = ("conf", ":(exclude)wm_lightning/results", ":(exclude)wm_lightning/tasks/report.py")
+# A file that was not there when something was measured cannot have made it.
+CHANGES = "--diff-filter=MDRT"
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,12 @@ class Freshness:
     reason: str
 
 
-def freshness(revision: str, *, folder: Path = PROJECT, code: Sequence[str] = CODE) -> Freshness:
-    """Compares the revision that results name with the code in `folder`, committed or not."""
+def freshness(revision: str, code: Sequence[str] | None = None, *, folder: Path = PROJECT) -> Freshness:
+    """Compares the revision that results name with the files in `folder` that made them, committed or not.
+
+    `code` names those files; None takes all of the package.
+    """
+    paths = (*(code or CODE), *CONFIG)
     commit = revision.removesuffix("-modified")
     if commit == "unknown":
         return Freshness(False, "measured outside git, so its age cannot be told")
@@ -29,11 +37,11 @@ def freshness(revision: str, *, folder: Path = PROJECT, code: Sequence[str] = CO
         return Freshness(False, f"revision {commit[:9]} is not in this repository, so its age cannot be told")
     if revision != commit:
         return Freshness(True, f"measured with uncommitted changes to {commit[:9]}")
-    newer = (_git(folder, "log", "--format=%h", f"{commit}..HEAD", "--", *code) or "").split()
+    newer = (_git(folder, "log", "--format=%h", CHANGES, f"{commit}..HEAD", "--", *paths) or "").split()
     if newer:
         commits = "commit has" if len(newer) == 1 else "commits have"
         return Freshness(True, f"{len(newer)} {commits} changed the code since {commit[:9]}")
-    if _git(folder, "status", "--porcelain", "--", *code):
+    if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *paths):
         return Freshness(True, f"the code has uncommitted changes since {commit[:9]}")
     return Freshness(False, "")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from wm_lightning.results.freshness import Freshness, freshness
 from wm_lightning.results.results import Results, Row
 
+# (revision, the files that made the results where they name them) -> whether they still hold
+Age = Callable[[str, Sequence[str] | None], Freshness]
 Joined = tuple[str | int | None, ...]
 
 
@@ -62,7 +64,7 @@ def spread(rows: Sequence[Row], name: str) -> Spread | None:
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
-def read_runs(patterns: Iterable[str], *, root: Path, age: Callable[[str], Freshness] = freshness) -> tuple[Run, ...]:
+def read_runs(patterns: Iterable[str], *, root: Path, age: Age = freshness) -> tuple[Run, ...]:
     """Results that paths or globs lead to, relative to `root`: files, or run folders that hold a results.json.
 
     Raises ValueError where a pattern leads to none.
@@ -74,7 +76,10 @@ def read_runs(patterns: Iterable[str], *, root: Path, age: Callable[[str], Fresh
         if not found:
             raise ValueError(f"{pattern} leads to no results.json from {root}; name run folders, or the files")
         files |= dict.fromkeys(found)
-    return tuple(Run(path, results := Results.from_json(path), age(results.revision)) for path in files)
+    return tuple(
+        Run(path, results := Results.from_json(path), age(results.revision, results.extra.get("code")))
+        for path in files
+    )
 
 
 def groups(runs: Iterable[Run]) -> tuple[Group, ...]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wm_lightning.clip import Clip, Pixels
+from wm_lightning.environment import loaded_code
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips
 from wm_lightning.results.results import Results, Row
 from wm_lightning.results.table import terminal, verdict, write_markdown
@@ -109,7 +110,7 @@ def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSetti
         context=settings.context, horizon=settings.horizon, chunk=cast.plan.chunk,
         drift_of="action error" if judged_drift else "PSNR", machine=machine(bench),
         extractor_hash=bench.features.extractor_hash, distance_floor=floors[0] if floors else None,
-        presence_truth=presence, extra={"family": origin.family},
+        presence_truth=presence, extra={"family": origin.family, "code": loaded_code()},
     )  # fmt: skip
 
 
