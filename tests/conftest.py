@@ -12,6 +12,12 @@ import yaml
 from wm_lightning.config import CONFIG_DIR  # also puts the package's import hook before lightning's first import
 
 TESTS = Path(__file__).parent
+pytest_plugins = ["tests.nightly_record"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first, so that no process ends the session alone with one."""
+    items.sort(key=lambda item: "test_main_job" not in item.nodeid)
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ def test_every_command_composes_and_builds(
             check_training(config)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_runs(page: Path, run: Run, clips: Path, tmp_path: Path) -> None:
     """One after the other in one folder, as a reader would."""
