@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from wm_lightning.modules.muon import Muon
+
 # Parameters that are no matrix between hidden layers: embeddings and the two ends of the network.
 OUTSIDE_BLOCKS = ("embed", "places", "level", "action", "head")
 
@@ -34,7 +36,7 @@ def optimizers(
     found: list[Optimizer] = []
     try:
         if muon_lr is not None:
-            found.append(torch.optim.Muon(matrices, lr=muon_lr, momentum=momentum, weight_decay=weight_decay))
+            found.append(Muon(matrices, lr=muon_lr, momentum=momentum, weight_decay=weight_decay))
         found.append(torch.optim.AdamW(others, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps))
     except ValueError as error:
         raise ValueError(f"the optimizer of this module cannot be made: {error}; change its settings") from error
