@@ -275,3 +275,14 @@ def test_every_file_is_reachable() -> None:
         group = path.parent.name
         if group not in ("experiment", "size"):
             compose([f"{group}={path.stem}"])
+
+
+@pytest.mark.parametrize("data", ["worldmap", "rt1"])
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml")))
+def test_what_an_experiment_states_holds_for_every_data_set(experiment: str, data: str) -> None:
+    stated = OmegaConf.load(CONFIG_DIR / "experiment" / f"{experiment}.yaml")
+    composed_config = compose([f"experiment={experiment}", f"data={data}"])
+    for group in ("module", "sampler", "rollout", "data"):
+        if group in stated:
+            found = OmegaConf.masked_copy(composed_config, [group])
+            assert OmegaConf.merge(found, {group: stated[group]}) == found, group

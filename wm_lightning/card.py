@@ -17,7 +17,7 @@ class Card:
     """Declares a network: how it is built, the data it fits, and what its training covered.
 
     `network` and `path` are plain configs (`_target_` and arguments). `trained_for` holds `chunks`
-    (null: bidirectional), `context`, `clean_history`, `history_level`, `shared`, `steps`, `commit`
+    (null: bidirectional), `frames` of a clip, `context`, `clean_history`, `history_level`, `shared`, `steps`, `commit`
     (modes with t) and `action_dropout` (share, granularity).
     """
 
@@ -62,6 +62,19 @@ class Card:
             raise ValueError(
                 f"{use} needs the mask {mask_name(chunk)}, the {self.kind} was trained with: {known}; choose one of "
                 f"these with rollout.chunk, or train this one first (a teacher by module.masks, or in a distillation "
+                f"by module.teacher.adapt=ITERATIONS)"
+            )
+
+    def covers_frames(self, frames: int) -> bool:
+        """Were clips this long trained? Cards of foreign files do not say, and are believed."""
+        return frames <= (self.trained_for.get("frames") or frames)
+
+    def require_frames(self, frames: int, use: str) -> None:
+        """Raises ValueError where positions in time would lie beyond those that were trained."""
+        if not self.covers_frames(frames):
+            raise ValueError(
+                f"{use} spans {frames} frames, the {self.kind} was trained on clips of {self.trained_for['frames']}; "
+                f"make it shorter, or train this one on longer clips (a teacher by data.frames, or in a distillation "
                 f"by module.teacher.adapt=ITERATIONS)"
             )
 

@@ -176,7 +176,10 @@ def _missing(container: Any, place: str) -> Iterator[str]:
 
 def _unknown(container: Any) -> Iterator[str]:
     """Keys where no `_target_` says which there are; those of files come through Hydra unseen."""
-    known: dict[str, Iterable[str]] = {"": RootConfig.__dataclass_fields__, "module.teacher": ("ckpt_path", "adapt", "recipe")}
+    known: dict[str, Iterable[str]] = {
+        "": RootConfig.__dataclass_fields__,
+        "module.teacher": ("ckpt_path", "adapt", "seed", "rollout", "recipe"),
+    }
     for place, keys in known.items():
         node = container
         for part in place.split(".") if place else ():

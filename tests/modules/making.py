@@ -115,7 +115,7 @@ def teacher(**changes: Any) -> TeacherModule:
         network=network, start=None, masks=MaskMixture((1, 3, None), (0.3, 0.4, 0.3)),
         levels=FrameLevels(law=LAW, context=1, clean_history=0.7, history_level=0.12, shared=0.7),
         action_dropout=ActionDropout(0.3, "both"), optimizer=sgd(0.05), schedule=CONSTANT, ema_decay=0.9, ema_start=0,
-        micro_batches=1, batch_size=2, compile=False,
+        micro_batches=1, batch_size=2, frames=FRAMES, compile=False,
     )  # fmt: skip
     return TeacherModule(**(settings | changes))
 

@@ -27,6 +27,7 @@ CD = CausalConsistency(2, 8, 2.0)
         (dict(plan=FOUR), r"rollout.mask needs the mask chunkwise \(2\), the teacher was trained with: framewise"),
         (dict(plan=FOUR, init=CD), r"rollout.mask needs the mask chunkwise \(2\)"),
         (dict(score=score(mask=FrameMask(2))), r"module.score.mask needs the mask chunkwise \(2\)"),
+        (dict(teacher=teacher_file(frames=6)), "module.rollout.scored spans 7 frames, .* on clips of 6"),
         (dict(teacher=teacher_file(chunks=[3])), "module.score.mask needs the mask bidirectional"),
     ],
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.networks.tiny import randn
 from wm_lightning.networks.masks import chunk_blocks
-from wm_lightning.noising import NoiseLaw, RectifiedFlow
+from wm_lightning.noising import NoiseLaw, RectifiedFlow, VPDiffusion
 from wm_lightning.objectives.denoising import FrameLevels, denoising_weight, weighted_mse
 from wm_lightning.randomness import generator
 
@@ -35,6 +35,16 @@ def test_context_is_clean_and_nothing_else_is(chunk: int | None, context: int) -
     t = draws(replace(LEVELS, context=context, clean_history=0.0), chunk)
     assert not t[:, :context].any()
     assert bool((t[:, context:] > 0).all())
+
+
+def test_a_faint_history_is_never_clean_where_the_path_knows_steps_only() -> None:
+    """A level that rounds to no noise would be weighted as one with noise, whose target cannot be known."""
+    path = VPDiffusion(prediction="v", loss_sigma_floor=0.05, steps=20, start=-3.0, end=3.0, tau=1.0)
+    levels = replace(LEVELS, clean_history=1.0)
+    blocks = chunk_blocks(10, 1, first_alone=True)
+    t = torch.stack([levels.sample(path, blocks, generator(1, "levels", i)) for i in range(DRAWS)])
+    assert bool(((path.alpha_sigma(t)[1] > 0) | (t == 0)).all())
+    assert torch.equal(t, torch.where(t > 0, path.noisy(t), t))
 
 
 @pytest.mark.parametrize("chunk", [1, 3])

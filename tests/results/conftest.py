@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from wm_lightning.results.results import Results, Row
+from wm_lightning.results.results import Results, Row, Use
 from wm_lightning.results.targets import Targets
 
 NUMBERS = {
@@ -65,6 +65,7 @@ def results() -> Results:
         extractor_hash="e" * 64,
         distance_floor=0.01,
         presence_truth=0.99,
+        deployed=Use("student", 4, "clean"),
     )
 
 
@@ -72,7 +73,6 @@ def results() -> Results:
 def targets() -> Targets:
     return Targets(
         teacher_steps=32,
-        student_steps=4,
         speed_cached={4: 6.5},
         speed_uncached={4: 18},
         speed_last={4: 7.5},

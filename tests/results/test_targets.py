@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from wm_lightning.results.results import Results
+from wm_lightning.results.results import Results, Use
 from wm_lightning.results.targets import Statement, Targets, judge
 
 
@@ -35,6 +35,15 @@ def test_a_little_worse_and_the_target_is_missed(word: str, change: tuple, chang
     role, steps, commit, values = change
     found = about(judge(changed(role, steps, commit, **values), targets), word)
     assert found.met is False
+
+
+def test_quality_is_judged_of_the_student_as_it_was_trained(results: Results, targets: Targets) -> None:
+    used = replace(results, deployed=Use("student", 4, "last"))
+    rows = [replace(row, action_error=0.5) if row.cache_commit == "last" else row for row in used.rows]
+    assert about(judge(replace(used, rows=tuple(rows)), targets), "action error").met is False
+    assert about(judge(replace(results, rows=tuple(rows)), targets), "action error").met
+    unknown = judge(replace(results, deployed=None), targets)
+    assert about(unknown, "quality").found == "no row of the student as it was trained"
 
 
 def test_an_absent_number_is_never_met_and_says_why(changed: Callable, targets: Targets):

@@ -56,6 +56,20 @@ def test_leaving_at_the_last_step_is_the_inference_rollout_bit_for_bit(
     assert torch.equal(training, inference)
 
 
+@pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
+def test_a_chunk_that_stops_early_is_remembered_as_inference_remembers_one(commit: Commit) -> None:
+    """Same input level and label of every committed chunk, whatever step the training left at."""
+
+    def labels(exits: Sequence[int] | None) -> dict[int, list[float]]:
+        recorder = Recorder(denoiser(tiny("joint", dtype=torch.float64)))
+        with torch.no_grad():
+            run(recorder, commit, exits)
+        return {start: call.t[0].tolist() for start, call in recorder.committed().items() if start < 7}
+
+    for exits in ((0, 0, 0), (1, 0, 2), (2, 1, 0)):
+        assert labels(exits) == labels(None)
+
+
 @pytest.mark.parametrize("cached", [True, False], ids=["cached_checkpointing", "rerun"])
 @pytest.mark.parametrize("commit", COMMITS, ids=commit_name)
 @pytest.mark.parametrize("attention", ATTENTIONS)

@@ -84,6 +84,8 @@ UNFIT = [
     (TEACHER, ["data.val_frames=40"], ["data.val_frames is 40 frames, the longest val episode"]),
     (TEACHER, ["data.frames=40"], ["data.frames is 40 frames, the longest train episode"]),
     (TEACHER, ["data.height=32"], ["data.height=32", "24 pixels"]),
+    (TEACHER, ["network.channels=16"], ["network.channels, height, width=(16, 24, 24)", "(3, 24, 24)"]),
+    (TEACHER, ["metrics.horizon=2"], ["metrics.horizon=2 is shorter than a chunk of 3"]),
     (TEACHER, ["network.actions=7"], ["network.actions=7, but the data have 5"]),
     (TEACHER, ["callbacks.checkpoint.every=0"], ["callbacks.checkpoint.every is 0"]),
     (TEACHER, ["data.root=nowhere"], ["data.root=nowhere is not a folder", "null to simulate"]),

@@ -7,10 +7,10 @@ import torch
 
 from tests.tiny_run import DMD, tiny, tiny_teacher
 from wm_lightning.checkpoints import read_card
-from wm_lightning.tasks.build import build_card, build_data, build_module
+from wm_lightning.tasks.build import build_card, build_data, build_module, plain_node
 from wm_lightning.tasks.fit import best_checkpoint, export
 from wm_lightning.tasks.preflight import check_training
-from wm_lightning.tasks.teachers import prepare_teacher, start_file
+from wm_lightning.tasks.teachers import prepare_teacher, recipe_of, start_file
 
 FRAMEWISE = ["module.masks.chunks=[1,null]", "module.masks.shares=[0.5,0.5]"]
 RECIPE = ["module.teacher.recipe.batch_size=2", "module.teacher.recipe.validate_every=9", "module.teacher.adapt=3"]
@@ -56,6 +56,21 @@ def test_it_starts_from_the_given_weights(file: Path, tmp_path: Path) -> None:
     config.module.teacher.recipe.optimizer.lr = config.module.teacher.recipe.optimizer.muon_lr = 0.0
     still = prepare_teacher(config, build_data(config))
     assert all(torch.equal(value, start.weights[name]) for name, value in still.weights.items())
+
+
+def test_masks_the_recipe_lacks_join_it(file: Path, tmp_path: Path) -> None:
+    config = distillation(file, tmp_path, "rollout.chunk=2")
+    check_training(config)
+    recipe = recipe_of(config, fine_tuned=True)
+    assert list(recipe.module.masks.chunks) == [1, 3, None, 2]
+    assert sum(recipe.module.masks.shares) == pytest.approx(1) and recipe.module.masks.shares[-1] == pytest.approx(0.3)
+
+
+def test_one_recipe_whatever_the_students_seed_and_rollout(file: Path, tmp_path: Path) -> None:
+    ways = [("seed=0",), ("seed=1", "rollout=framewise"), ("rollout.chunk=6", "rollout.window=9")]
+    recipes = [recipe_of(distillation(file, tmp_path, *words), fine_tuned=False) for words in ways]
+    nodes = [{key: plain_node(recipe, key) for key in ("module", "rollout", "data")} for recipe in recipes]
+    assert nodes[0] == nodes[1] == nodes[2] and {recipe.seed for recipe in recipes} == {0}
 
 
 def test_without_fine_tuning_it_is_refused(file: Path, tmp_path: Path) -> None:

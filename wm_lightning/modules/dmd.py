@@ -144,8 +144,18 @@ class DMDModule(WorldModelModule):
         card.require_mask(self.score.mask.chunk, "module.score.mask")
         # Every initialisation, that without iterations too, takes the teacher under the student's mask.
         card.require_mask(plan.mask.chunk, "rollout.mask")
+        for use, frames in self.spans().items():
+            card.require_frames(frames, use)
         if self.score.guidance != 1:
             card.require_null("all", "guidance of the teacher's score")
+
+    def spans(self) -> dict[str, int]:
+        """How many frames the score and the rollout's window see at once, by the key that says so."""
+        longest = max(self.self_rollout.lengths)
+        return {
+            "module.rollout.scored": self.self_rollout.scored + self.score.context,
+            "rollout.window": min(self.plan.window or longest, longest),
+        }
 
     @property
     def deployed(self) -> nn.Module:
@@ -154,7 +164,8 @@ class DMDModule(WorldModelModule):
     def trained_for(self) -> dict[str, Any]:
         commit = self.plan.commit
         return {
-            "chunks": [self.plan.mask.chunk], "context": self.context, "clean_history": 1.0, "history_level": 0.0,
+            "chunks": [self.plan.mask.chunk], "frames": self.spans()["rollout.window"], "context": self.context,
+            "clean_history": 1.0, "history_level": 0.0,
             "shared": 1.0, "steps": len(self.student_times()) - 1, "commit": [{"mode": commit.mode, "t": commit.t}],
             "action_dropout": {"share": 0.0, "granularity": "frame"}, "teacher": self.teacher_hash,
         }  # fmt: skip

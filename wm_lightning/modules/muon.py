@@ -22,8 +22,9 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One update of every matrix that has a gradient (Nesterov momentum)."""
-        assert closure is None, "closures are not used here"
+        """One update of every matrix that has a gradient (Nesterov momentum); returns what the closure returns."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
@@ -34,6 +35,7 @@ class Muon(torch.optim.Muon):
                 rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, direction in zip(parameters, orthogonalised(directions), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(rate * direction)
+        return loss
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         assert parameter.grad is not None

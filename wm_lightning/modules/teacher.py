@@ -34,7 +34,8 @@ class MaskMixture:
 
     def sample(self, source: np.random.Generator) -> FrameMask:
         """The mask of one batch."""
-        return FrameMask(self.chunks[int(source.choice(len(self.chunks), p=self.shares))])
+        shares = np.array(self.shares)
+        return FrameMask(self.chunks[int(source.choice(len(self.chunks), p=shares / shares.sum()))])
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class TeacherModule(WorldModelModule):
         ema_start: int,
         micro_batches: int,
         batch_size: int,
+        frames: int,
         compile: bool,
         **shared: Any,
     ) -> None:
@@ -83,7 +85,7 @@ class TeacherModule(WorldModelModule):
             self.network.compile()
         self.masks, self.levels, self.action_dropout = masks, levels, action_dropout
         self.make_optimizer, self.schedule = optimizer, schedule
-        self.micro_batches = micro_batches
+        self.micro_batches, self.frames = micro_batches, frames
 
     @property
     def deployed(self) -> nn.Module:
@@ -92,8 +94,8 @@ class TeacherModule(WorldModelModule):
     def trained_for(self) -> dict[str, Any]:
         law = self.levels
         return {
-            "chunks": list(self.masks.chunks), "context": law.context, "clean_history": law.clean_history,
-            "history_level": law.history_level, "shared": law.shared, "steps": None,
+            "chunks": list(self.masks.chunks), "frames": self.frames, "context": law.context,
+            "clean_history": law.clean_history, "history_level": law.history_level, "shared": law.shared, "steps": None,
             "commit": [{"mode": "clean", "t": 0.0}, {"mode": "noised", "t": law.history_level}],
             "action_dropout": {"share": self.action_dropout.share, "granularity": self.action_dropout.granularity},
         }  # fmt: skip

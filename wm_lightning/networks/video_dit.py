@@ -112,7 +112,6 @@ class VideoDiT(nn.Module):
         if dim % heads or (dim // heads) % 4 or (attention == "joint" and dim // heads < 8):
             raise ValueError(f"{dim=} over {heads=} must give heads of a multiple of 4 channels, at least 8 if joint")
         self.patch, self.grid = patch, (height // patch, width // patch)
-        self.frame_shape = (channels, height, width)
         self.head_dim, self.rope_base = dim // heads, rope_base
         self.joint, self.gradient_checkpointing = attention == "joint", gradient_checkpointing
         self.embed = nn.Linear(channels * patch**2, dim)

@@ -50,7 +50,8 @@ class FrameLevels:
             t = per_block[blocks]
             if coins[0] < self.clean_history:
                 history = blocks < 1 + int(cut * last)
-                t[history] = 0.0 if coins[1] < 0.5 else level * self.history_level
+                faint = path.noisy(torch.tensor(level * self.history_level))
+                t[history] = 0.0 if coins[1] < 0.5 else faint.to(t)
         t[: self.context] = 0.0
         return t
 

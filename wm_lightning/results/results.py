@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,23 @@ class Row:
         return self.reasons.get("distance" if name == "excess" else name, "not measured")
 
 
+@dataclass(frozen=True)
+class Use:
+    """How a network was trained to be used: `role`, denoising `steps`, and the mode its frames are committed with."""
+
+    role: str
+    steps: int
+    commit: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """All rows of one run on one machine, with what is needed to say where they come from.
 
     `data` is "simulated" or "real"; `seconds` the wall time of the whole run; `clips` the number of test
     clips; `context` and `horizon` count given and generated frames; `presence_truth` is the presence in the
-    real clips. `extractor_hash` names the features of the distance: only equal hashes may be compared.
+    real clips. `deployed` says which row is the network this run made. `extractor_hash` names the features of
+    the distance: only equal hashes may be compared.
     """
 
     rows: tuple[Row, ...]
@@ -131,6 +141,7 @@ class Results:
     extractor_hash: str | None = None
     distance_floor: Number | None = None
     presence_truth: Number | None = None
+    deployed: Use | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -144,6 +155,13 @@ class Results:
         """The rows of one role, in their order."""
         return tuple(row for row in self.rows if row.role == role)
 
+    @property
+    def deployed_row(self) -> Row | None:
+        """The row of the network this run made, used as it was trained; None where that is not known."""
+        use = self.deployed
+        wanted = use and (use.role, use.steps, True, use.commit)
+        return next((row for row in self.rows if (row.role, row.steps, row.cached, row.cache_commit) == wanted), None)
+
     def to_json(self, path: Path) -> None:
         """Writes the results; a reader finds the old file or the whole new one, never a part."""
         write_whole(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
@@ -155,11 +173,8 @@ class Results:
         if not isinstance(values, dict) or not isinstance(values.get("rows"), list):
             raise ValueError(f"{path} holds no results (an object with a list `rows`): give a run's results.json")
         rows = tuple(_build(Row, {**row, "drift": tuple(row.get("drift", ()))}, path) for row in values["rows"])
-        return _build(cls, {**values, "rows": rows}, path)
-
-    def with_seconds(self, seconds: Number) -> "Results":
-        """The same results with another wall time, for a run that goes on after measuring."""
-        return replace(self, seconds=seconds)
+        use = values.get("deployed")
+        return _build(cls, {**values, "rows": rows, "deployed": use and _build(Use, use, path)}, path)
 
 
 def write_whole(path: Path, text: str) -> None:

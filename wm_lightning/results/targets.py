@@ -16,7 +16,6 @@ class Targets:
     """
 
     teacher_steps: int
-    student_steps: int
     speed_cached: Mapping[int, Number]
     speed_uncached: Mapping[int, Number]
     speed_last: Mapping[int, Number]
@@ -40,12 +39,15 @@ class Statement:
 
 
 def judge(results: Results, targets: Targets) -> tuple[Statement, ...]:
-    """Every target with what was found; a missing row or number gives a statement that says so."""
+    """Every target with what was found; a missing row or number gives a statement that says so.
+
+    Quality is that of the student as it was trained to be used.
+    """
     teacher = find(results, "teacher", targets.teacher_steps, cached=True, commit="clean")
-    student = find(results, "student", targets.student_steps, cached=True, commit="clean")
+    student = results.deployed_row
     statements = list(_speeds(results, targets))
-    if student is None:
-        return (*statements, Statement("quality", f"no student row at {targets.student_steps} steps", "", None))
+    if student is None or student.role != "student":
+        return (*statements, Statement("quality", "no row of the student as it was trained", "", None))
     if teacher is not None:
         statements += [_action(student, teacher, targets), _excess_of_teacher(student, teacher, targets)]
     statements.append(_excess_of_control(results, student, targets))

@@ -57,7 +57,8 @@ class Commit:
 
     clean: as they are. noised: at noise level t, drawn once per frame. scaled: alpha(t) x0 without
     noise. last: the input and label of the chunk's last denoising pass, whose state is simply kept,
-    so that no pass is spent on committing (context frames, which have no such pass, go in clean).
+    so that no pass is spent on committing (context frames, which have no such pass, go in clean; a training
+    chunk that exits early is noised to that last level first, or it would remember what inference never does).
     """
 
     mode: CommitMode
@@ -137,22 +138,24 @@ def next_chunk(
     frames = condition.actions.shape[1]
     past = evict(past, window=plan.window, sink=plan.sink, incoming=frames)
     draw = partial(noise, shape, past.frame.tolist(), frames)
+    times = sampler.levels(model.path, frames).to(condition.actions.device)
     traces: list[Trace] = []
-    for last, state in _passes(model, sampler, past, condition, plan, draw, exit_step):  # noqa: B007
+    for last, state in _passes(model, sampler, times, past, condition, plan, draw, exit_step):  # noqa: B007
         traces = [*traces, last] if record else [last]
     made = traces[-1].x0 if exit_step is not None else traces[-1].after
     if keep:
-        past = _committed(model, past, state, made, condition, plan, partial(draw, COMMIT_DRAW))
+        early = exit_step is not None and exit_step + 2 < len(times)
+        kept = None if early or plan.commit.mode != "last" else state
+        past = kept or _committed(model, past, times[-2], made, condition, plan, partial(draw, COMMIT_DRAW))
     return Chunk(made, past if keep else None, tuple(traces) if record else ())
 
 
 def _passes(
-    model: Denoises, sampler: Sampler, past: State, condition: Condition, plan: Plan,
+    model: Denoises, sampler: Sampler, times: Float[Tensor, "k f"], past: State, condition: Condition, plan: Plan,
     draw: Callable[[int], Latents], exit_step: int | None,
 ) -> Iterator[tuple[Trace, State]]:  # fmt: skip
     """The denoising passes of one chunk, up to and including the exit step."""
     x, learning = draw(0), torch.is_grad_enabled()
-    times = sampler.levels(model.path, x.shape[1]).to(x.device)
     for step, (row, row_next) in enumerate(pairwise(times)):
         t, t_next = row.expand(len(x), -1), row_next.expand(len(x), -1)
         seen, label = _with_finished(x, t, plan.commit, model.path)
@@ -180,12 +183,16 @@ def _with_finished(x: Latents, t: Levels, commit: Commit, path: GaussianPath) ->
 
 @torch.no_grad()
 def _committed(
-    model: Denoises, past: State, last: State, made: Latents, condition: Condition, plan: Plan,
+    model: Denoises, past: State, last: Float[Tensor, "f"], made: Latents, condition: Condition, plan: Plan,
     noise: Callable[[], Latents],
 ) -> State:  # fmt: skip
+    """A pass of its own. In mode "last" that happens only in training, to a chunk that stopped early: it is
+    noised to the time `last` of the last step, where a chunk that takes all its steps is remembered."""
     if plan.commit.mode == "last":
-        return last
-    x_t, t = plan.commit.inputs(model.path, made.detach(), noise)
+        t = last.expand(len(made), -1)
+        x_t = model.path.add_noise(made.detach(), noise(), t)
+    else:
+        x_t, t = plan.commit.inputs(model.path, made.detach(), noise)
     return model.remember(x_t, t, condition, past, plan.mask)
 
 

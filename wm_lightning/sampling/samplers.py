@@ -32,6 +32,15 @@ class Sampler(Protocol):
         """Does a step use fresh noise?"""
         ...
 
+    @property
+    def steps(self) -> "StepList":
+        """The steps between noise and clean."""
+        ...
+
+    def with_steps(self, steps: int) -> "Sampler":
+        """The same sampler at another number of steps. Raises ValueError for none, or more than it can make."""
+        ...
+
     def levels(self, path: GaussianPath, frames: int) -> Schedule:
         """Times of every step and frame, from noise to clean."""
         ...
@@ -92,6 +101,9 @@ class DDIMSampler:
     def draws(self) -> bool:
         return self.eta > 0
 
+    def with_steps(self, steps: int) -> "DDIMSampler":
+        return replace(self, steps=self.steps.with_steps(steps))
+
     def levels(self, path: GaussianPath, frames: int) -> Schedule:
         return self.steps.times(path)[:, None].expand(-1, frames)
 
@@ -121,6 +133,9 @@ class FewStepSampler:
     def draws(self) -> bool:
         return True
 
+    def with_steps(self, steps: int) -> "FewStepSampler":
+        return replace(self, steps=self.steps.with_steps(steps))
+
     def levels(self, path: GaussianPath, frames: int) -> Schedule:
         return self.steps.times(path)[:, None].expand(-1, frames)
 
@@ -142,6 +157,13 @@ class PyramidSampler:
     @property
     def draws(self) -> bool:
         return self.inner.draws
+
+    @property
+    def steps(self) -> StepList:
+        return self.inner.steps
+
+    def with_steps(self, steps: int) -> "PyramidSampler":
+        return replace(self, inner=self.inner.with_steps(steps))
 
     def levels(self, path: GaussianPath, frames: int) -> Schedule:
         times = self.inner.steps.times(path).flip(0)

@@ -13,7 +13,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from wm_lightning.card import Card
-from wm_lightning.checkpoint_io import AtomicCheckpointIO
 from wm_lightning.checkpoints import NetworkFile
 from wm_lightning.config_record import config_hash, plain
 from wm_lightning.data.datamodule import ClipDataModule
@@ -37,8 +36,14 @@ def build_data(config: DictConfig) -> ClipDataModule:
 
 
 def declare_actions(config: DictConfig, data: ClipDataModule) -> None:
-    """Tells the network of `config` how many actions there are. Raises ValueError where it expects others."""
+    """Tells the network of `config` how many actions there are. Raises ValueError where it expects other data."""
     actions = config.network.actions
+    frame = (config.network.channels, config.network.height, config.network.width)
+    if frame != data.frame_shape:
+        raise ValueError(
+            f"network.channels, height, width={frame}, but the data have frames of {data.frame_shape}: a network of "
+            "latents needs data that were encoded"
+        )
     if actions not in (None, data.spec.dim):
         raise ValueError(f"network.actions={actions}, but the data have {data.spec.dim}: {list(data.spec.names)}")
     config.network.actions = data.spec.dim
@@ -93,7 +98,7 @@ def build_trainer(config: DictConfig) -> Trainer:
     logger = [instantiate(node, _convert_="all") for node in (config.logger or {}).values()]
     build = instantiate({**plain_node(config, "trainer"), "_partial_": True}, _convert_="all")
     try:
-        return build(callbacks=callbacks, logger=logger, plugins=[AtomicCheckpointIO()])
+        return build(callbacks=callbacks, logger=logger)
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error} Change trainer= or the key it names") from error
 

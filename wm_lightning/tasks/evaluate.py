@@ -31,6 +31,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     data = build_data(config)
     file = read_checkpoint(config, data, "student" if "teacher" in config.module else "teacher")
     teacher = prepare_teacher(config, data) if "teacher" in config.module else None
+    if teacher is not None and file.card.trained_for["teacher"] != teacher.sha256:
+        raise ValueError(
+            f"{config.ckpt_path} was distilled from the teacher {file.card.trained_for['teacher'][:12]}, this is "
+            f"{teacher.sha256[:12]}; name its own with module.teacher.ckpt_path, or the table would mix two models"
+        )
     return summary(evaluate_files(config, data, file, teacher, started))
 
 
@@ -95,7 +100,8 @@ def network_of(config: DictConfig, file: NetworkFile, device: torch.device) -> n
 
 def summary(results: Results) -> dict[str, float]:
     """A few numbers by name, for whoever called the task."""
-    last = (results.of("student") or results.of("teacher"))[0]
+    row = results.deployed_row
+    assert row is not None
     names = ("psnr", "action_error", "distance", "fps_b1")
-    found = {name: last.measured(name) for name in names}
+    found = {name: row.measured(name) for name in names}
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -110,7 +110,8 @@ def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSetti
         context=settings.context, horizon=settings.horizon, chunk=cast.plan.chunk,
         drift_of="action error" if judged_drift else "PSNR", machine=machine(bench),
         extractor_hash=bench.features.extractor_hash, distance_floor=floors[0] if floors else None,
-        presence_truth=presence, extra={"family": origin.family, "code": loaded_code()},
+        presence_truth=presence, deployed=cast.deployed(settings.teacher_steps),
+        extra={"family": origin.family, "code": loaded_code()},
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from wm_lightning.tasks.build import (
 )
 from wm_lightning.tasks.evaluate import build_cast, require
 from wm_lightning.tasks.judging import TableSettings
-from wm_lightning.tasks.teachers import given_teacher, must_adapt, start_file
+from wm_lightning.tasks.teachers import given_teacher, must_adapt, recipe_of, start_file
 
 
 def check_training(config: DictConfig) -> None:
@@ -50,8 +50,10 @@ def _teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
     """The teacher that is there, else the card of the one that would be trained, with weights that have no values."""
     if (file := given_teacher(config, data)) is not None and not must_adapt(config, file.card):
         return file
-    recipe = without(config, {"module": config.module.teacher.recipe})
-    return _weightless(recipe, _trained(recipe, data, None))
+    recipe = recipe_of(config, fine_tuned=file is not None)
+    card = _trained(recipe, data, None)
+    card.require_mask(recipe.rollout.mask.chunk, "module.teacher.rollout")
+    return _weightless(recipe, card)
 
 
 def _trained(config: DictConfig, data: ClipDataModule, file: NetworkFile | None) -> Card:
@@ -66,6 +68,10 @@ def _check_table(config: DictConfig, card: Card, teacher: NetworkFile | None) ->
     """The rows of the table at the end: masks, commits and numbers of steps."""
     require(card, config)
     settings: TableSettings = instantiate(config.metrics, _convert_="all")
+    if settings.horizon < config.rollout.chunk:
+        raise ValueError(
+            f"metrics.horizon={settings.horizon} is shorter than a chunk of {config.rollout.chunk} frames; raise it"
+        )
     cast = _on_meta(lambda: build_cast(config, _weightless(config, card), teacher, torch.device("meta")))
     for _ in cast.subjects(settings.teacher_steps, settings.student_steps):
         pass

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips, write_mp4
-from wm_lightning.sampling.samplers import PyramidSampler, Sampler
+from wm_lightning.sampling.samplers import Sampler
 from wm_lightning.tasks.build import build_data, plain_node
 from wm_lightning.tasks.evaluate import network_of, read_checkpoint, require
 from wm_lightning.tasks.subjects import Subject
@@ -117,18 +117,11 @@ def build_subject(config: DictConfig, file: NetworkFile, kind: str, steps: int |
     path = instantiate(plain_node(config, "noising"), _convert_="all")
     sampler: Sampler = instantiate(plain_node(config, "module")["sampler"], _convert_="all")
     if steps is not None:
-        sampler = with_steps(sampler, steps)
+        sampler = sampler.with_steps(steps)
     plan = instantiate(plain_node(config, "rollout"), _convert_="all")
     model = Denoiser(network_of(config, file, device), path)
     count = len(sampler.levels(path, plan.chunk)) - 1
     return Subject(kind, kind, model, sampler, plan, count, cached=True)
-
-
-def with_steps(sampler: Any, steps: int) -> Sampler:
-    """The sampler with another number of steps. Raises ValueError for none, or more than it can make."""
-    if isinstance(sampler, PyramidSampler):
-        return replace(sampler, inner=with_steps(sampler.inner, steps))
-    return replace(sampler, steps=sampler.steps.with_steps(steps))
 
 
 def save_actions(path: Path, clip: Clip, data: ClipDataModule) -> None:

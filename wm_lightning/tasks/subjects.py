@@ -11,8 +11,9 @@ from wm_lightning.clip import Clip, Pixels, to_pixels, to_unit
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.noising import GaussianPath
+from wm_lightning.results.results import Use
 from wm_lightning.sampling.rollout import Commit, Plan, SeededNoise, rollout
-from wm_lightning.sampling.samplers import DDIMSampler, FewStepSampler, Sampler
+from wm_lightning.sampling.samplers import FewStepSampler, Sampler
 
 CLEAN = Commit(mode="clean", t=0.0)
 LAST = Commit(mode="last", t=0.0)
@@ -38,7 +39,7 @@ class Subject:
     def forwards(self) -> int:
         """Forward passes per chunk; a commit of its own is one more."""
         commits = self.cached and self.plan.commit.mode != "last"
-        return self.steps + int(commits)
+        return len(self.sampler.levels(self.model.path, self.plan.chunk)) - 1 + int(commits)
 
     @torch.no_grad()
     def generate(self, clip: Clip, context: int, seed: int, device: torch.device) -> Pixels:
@@ -56,17 +57,24 @@ class Cast:
     teacher: nn.Module
     student: nn.Module | None
     path: GaussianPath
-    teacher_sampler: DDIMSampler
-    student_sampler: DDIMSampler | FewStepSampler | None
+    teacher_sampler: Sampler
+    student_sampler: Sampler | None
     plan: Plan
     history_level: float  # how noisy a history the teacher was trained on
 
     def subjects(self, teacher_steps: Sequence[int], student_steps: Sequence[int]) -> Iterator[Subject]:
-        """Rows of the table in their order, baselines aside."""
+        """Rows of the table in their order, baselines aside; the steps a student was trained for are always there."""
         yield from self._teachers(teacher_steps)
         if self.student is not None and self.student_sampler is not None:
-            yield from self._controls(student_steps, self.student_sampler)
-            yield from self._students(student_steps, self.student, self.student_sampler)
+            steps = sorted({self.student_sampler.steps.steps, *student_steps}, reverse=True)
+            yield from self._controls(steps, self.student_sampler)
+            yield from self._students(steps, self.student, self.student_sampler)
+
+    def deployed(self, teacher_steps: Sequence[int]) -> Use:
+        """How the network that this cast is about was trained to be used."""
+        if self.student_sampler is None:
+            return Use("teacher", max(teacher_steps), "clean")
+        return Use("student", self.student_sampler.steps.steps, self.plan.commit.mode)
 
     def _teachers(self, steps: Sequence[int]) -> Iterator[Subject]:
         teacher, most = Denoiser(self.teacher, self.path), max(steps)
@@ -84,7 +92,7 @@ class Cast:
         reason = "speed only: the teacher was not trained on a history this noisy" if untrained else None
         yield made(most, teacher, replace(self.plan, commit=LAST), True, reason or "speed only in this table")
 
-    def _controls(self, steps: Sequence[int], sampler: DDIMSampler | FewStepSampler) -> Iterator[Subject]:
+    def _controls(self, steps: Sequence[int], sampler: Sampler) -> Iterator[Subject]:
         """The teacher's weights at the student's steps: what few steps give without any distillation."""
         teacher, plan = Denoiser(self.teacher, self.path), replace(self.plan, commit=CLEAN)
         for count in steps:
@@ -92,20 +100,18 @@ class Cast:
             renoise = FewStepSampler(sampler.steps.with_steps(count))
             yield Subject("control", "undistilled, re-noised", teacher, renoise, plan, count, True)
 
-    def _students(
-        self, steps: Sequence[int], network: nn.Module, sampler: DDIMSampler | FewStepSampler
-    ) -> Iterator[Subject]:
+    def _students(self, steps: Sequence[int], network: nn.Module, sampler: Sampler) -> Iterator[Subject]:
         student, trained = Denoiser(network, self.path), self.plan.commit
         for commit in (CLEAN, LAST):
             own = commit.mode == trained.mode or (commit is CLEAN and trained.mode in ("noised", "scaled"))
             plan = self.plan if own else replace(self.plan, commit=commit)
             reason = None if own else f"speed only: the student was trained to commit with mode {trained.mode}"
             for count in steps:
-                few = replace(sampler, steps=sampler.steps.with_steps(count))
+                few = sampler.with_steps(count)
                 yield Subject("student", "student", student, few, plan, count, True, reason)
 
-    def _euler(self, steps: int) -> DDIMSampler:
-        return replace(self.teacher_sampler, steps=self.teacher_sampler.steps.with_steps(steps))
+    def _euler(self, steps: int) -> Sampler:
+        return self.teacher_sampler.with_steps(steps)
 
 
 def baseline_copy(clip: Clip, context: int) -> Pixels:

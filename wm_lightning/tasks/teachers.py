@@ -24,7 +24,7 @@ def prepare_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
 
     A path is read. `shipped` is the file of this data set that comes with the suite, where its card
     equals the run; otherwise, and for null, a teacher is trained by `module.teacher.recipe` into the
-    cache, or found there. One that lacks a mask this run asks for is fine-tuned under it the same way.
+    cache, or found there. One that lacks a mask or a length this run asks for is fine-tuned with it the same way.
     Raises ValueError where a named file does not fit the run.
     """
     file = given_teacher(config, data)
@@ -34,9 +34,39 @@ def prepare_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
 
 
 def must_adapt(config: DictConfig, card: Card) -> bool:
-    """Does this teacher lack a mask of student or score, and may it be fine-tuned (`module.teacher.adapt` > 0)?"""
-    wanted = (config.rollout.mask.chunk, config.module.score.mask.chunk)
-    return config.module.teacher.adapt > 0 and not all(card.covers_mask(chunk) for chunk in wanted)
+    """Does this teacher lack what student or score ask for, and may it be fine-tuned (`module.teacher.adapt` > 0)?"""
+    long_enough = card.covers_frames(config.module.score.context + config.module.rollout.scored)
+    return config.module.teacher.adapt > 0 and not (long_enough and all(map(card.covers_mask, _masks(config))))
+
+
+def recipe_of(config: DictConfig, *, fine_tuned: bool) -> DictConfig:
+    """The config of the teacher's own training, in which nothing depends on the student's seed and rollout.
+
+    A fine-tuning takes `module.teacher.adapt` iterations, and masks that the recipe lacks join with a
+    share of 0.3 together.
+    """
+    node = config.module.teacher
+    changes = {
+        "module": node.recipe,
+        "rollout": node.rollout,
+        "seed": node.seed,
+        "name": "teacher",
+        "ckpt_path": "last",
+    }
+    recipe = without(config, changes)
+    if fine_tuned:
+        module = recipe.module
+        module.iterations = node.adapt
+        module.validate_every = min(module.validate_every, node.adapt)
+        chunks, shares = list(module.masks.chunks), list(module.masks.shares)
+        if added := [chunk for chunk in dict.fromkeys(_masks(config)) if chunk not in chunks]:
+            shares = [0.7 * share for share in shares] + [0.3 / len(added)] * len(added)
+        module.masks.chunks, module.masks.shares = chunks + added, shares
+    return recipe
+
+
+def _masks(config: DictConfig) -> tuple[int | None, int | None]:
+    return config.rollout.mask.chunk, config.module.score.mask.chunk
 
 
 def start_file(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
@@ -79,26 +109,23 @@ def _shipped(data: ClipDataModule, expected: Card) -> str | None:
 
 
 def train_teacher(config: DictConfig, data: ClipDataModule, start: NetworkFile | None) -> Path:
-    """Trains the recipe's teacher in the cache, once per config; an interrupted training is continued.
+    """Trains the recipe's teacher in the cache, from `start` where given, once per config.
 
-    From `start`, it is a fine-tuning of `module.teacher.adapt` iterations.
+    An interrupted training is continued.
     """
-    recipe = without(config, {"module": config.module.teacher.recipe, "name": "teacher", "ckpt_path": "last"})
-    if start is not None:
-        recipe.module.iterations = config.module.teacher.adapt
-        recipe.module.validate_every = min(recipe.module.validate_every, recipe.module.iterations)
+    recipe = recipe_of(config, fine_tuned=start is not None)
     nodes = {key: plain_node(recipe, key) for key in ("module", "network", "noising", "rollout")}
     nodes["data"] = {
         key: value for key, value in plain_node(recipe, "data").items() if key not in ("cache_dir", "root")
     }
-    identity = {**nodes, "seed": config.seed, "content": data.manifest["hash"], "start": start and start.sha256}
+    identity = {**nodes, "seed": recipe.seed, "content": data.manifest["hash"], "start": start and start.sha256}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = Path(config.cache_dir) / "teachers" / f"{data.name}-{key}"
     path = folder / "teacher.safetensors"
     if path.is_file():
         log.info("Reusing the teacher trained before: %s", path)
         return path
-    what = "Training a teacher" if start is None else "Fine-tuning the teacher under the masks it lacks"
+    what = "Training a teacher" if start is None else "Fine-tuning the teacher to what this run asks of it"
     log.info("%s first, into %s", what, folder)
     recipe.run_dir = str(folder)
     save_record(recipe, [], folder)

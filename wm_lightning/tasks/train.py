@@ -9,7 +9,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from wm_lightning.checkpoints import rewrite_card
-from wm_lightning.results.results import Results, Row
+from wm_lightning.results.results import Results
 from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.curves import draw_run_curves
 from wm_lightning.tasks.evaluate import evaluate_files, summary
@@ -36,13 +36,14 @@ def train(config: DictConfig) -> dict[str, float] | None:
     target = Path(config.run_dir) / f"{kind}.safetensors"
     file = export(config, best_checkpoint(config), card, target)
     results = evaluate_files(config, data, file, teacher, started)
-    rewrite_card(target, replace(file.card, metrics=card_metrics(results, kind)))
+    rewrite_card(target, replace(file.card, metrics=card_metrics(results)))
     return summary(results)
 
 
-def card_metrics(results: Results, kind: str) -> dict[str, float | int | str | None]:
-    """The numbers of the exported network's first row, for its card."""
-    row: Row = results.of(kind)[0]
+def card_metrics(results: Results) -> dict[str, float | int | str | None]:
+    """The numbers of the exported network, used as it was trained, for its card."""
+    row = results.deployed_row
+    assert row is not None
     names = ("psnr", "action_error", "object_error", "presence", "distance", "distance_floor", "excess")
     measured = {name: row.measured(name) for name in (*names, *row.extra)}
     return {"data": results.data, "clips": results.clips, "steps": row.steps, **measured}

@@ -26,8 +26,8 @@ def from_worldgym(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(weights, constructor arguments) of the VideoDiT that computes what the checkpoint computes.
 
-    `height` and `width` are those of a latent frame. Raises ValueError with every key that has no
-    place, or every place left empty.
+    `height` and `width` are those of a latent frame. Raises ValueError with every key that has no place; a
+    place left empty is found when they are loaded.
     """
     dim, channels, patch, _ = weights["x_proj.weight"].shape
     depth = 1 + max((int(m[1]) for name in weights if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1)
