@@ -95,7 +95,7 @@ def test_single_damaged_files_are_left_out_and_counted_where_that_is_allowed(cli
 
 @pytest.mark.slow
 def test_a_damaged_world_map(refused: Callable[..., str], cache: Path, tmp_path: Path, teacher: Path) -> None:
-    [data] = cache.glob("simulated-worldmap-*")
+    data = next(cache.glob("simulated-worldmap-*"))
     for name, said in (("maps/0001.png", "cannot be read"), ("val.npz", "cannot be read"), ("world.json", "world map")):
         root = tmp_path / name.replace("/", "-")
         shutil.copytree(data, root)

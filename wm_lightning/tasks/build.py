@@ -109,7 +109,7 @@ def _check_wandb(config: DictConfig) -> None:
         return
     import wandb  # noqa: PLC0415  takes a second that other loggers need not wait
 
-    if wandb.api.api_key is None:
+    if not wandb.login(prompt=False, verify=False):
         raise ValueError(
             "logger=wandb finds no key: set WANDB_API_KEY or run `wandb login`, or log into the run folder alone with "
             "WANDB_MODE=offline"
