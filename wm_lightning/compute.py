@@ -1,7 +1,9 @@
-"""Settings of the machine that a trainer's YAML names, applied once before anything is computed."""
+"""Settings of the machine that a trainer's YAML names, its clock, and the precision models are used in."""
 
 import logging
 import os
+import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -33,3 +35,15 @@ def prepare_gpu(*, matmul_precision: str) -> None:
     """Sets the precision of fp32 matrix products and logs it."""
     torch.set_float32_matmul_precision(matmul_precision)
     log.info("GPU settings: fp32 matmul precision %s", torch.get_float32_matmul_precision())
+
+
+def precise(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 where the Trainer's precision says so; the Trainer does it for its own loops."""
+    return torch.autocast(device.type, torch.bfloat16) if "bf16" in precision else nullcontext()
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the device has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

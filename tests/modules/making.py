@@ -17,9 +17,10 @@ from wm_lightning.clip import ActionState, Clip, Condition
 from wm_lightning.config import CONFIG_DIR
 from wm_lightning.data.worldmap import WorldMapDataModule
 from wm_lightning.modules.base import WorldModelModule
-from wm_lightning.modules.dmd import DMDModule, Score, SelfRollout
+from wm_lightning.modules.dmd import DMDModule
 from wm_lightning.modules.initialisation import TeacherInit
 from wm_lightning.modules.optimizers import Schedule
+from wm_lightning.modules.self_forcing import Score, SelfRollout
 from wm_lightning.modules.teacher import ActionDropout, MaskMixture, TeacherModule
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.networks.video_dit import VideoDiT

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from tests.modules.making import FRAMES, PATH, SIDE, clip, network
 from wm_lightning.clip import Condition
-from wm_lightning.modules.dmd import _per_block
 from wm_lightning.modules.initialisation import (
     CausalConsistency,
     CausalODE,
@@ -17,6 +16,7 @@ from wm_lightning.modules.initialisation import (
     Players,
     TeacherInit,
     clean_past,
+    draw_places,
     forced_x0,
 )
 from wm_lightning.networks.denoiser import Denoiser
@@ -62,8 +62,7 @@ def lesson(chunk: int = 3, batch: int = 4, context: int = 1) -> Lesson:
     source = torch.Generator().manual_seed(1)
     x0 = MEAN + STD * torch.randn(batch, FRAMES, 3, SIDE, SIDE, generator=source)
     noise = torch.randn(x0.shape, generator=source)
-    blocks = chunk_blocks(FRAMES, chunk, first_alone=True)
-    place = torch.stack([_per_block(generator(1, "place", i), blocks) for i in range(batch)])
+    place = torch.stack([draw_places(generator(1, "place", i), FRAMES, chunk) for i in range(batch)])
     return Lesson(x0, clip(batch).condition, noise, place, chunk, context)
 
 
@@ -159,7 +158,7 @@ class Highest(np.random.Generator):
 
 
 def test_the_largest_draw_still_names_a_step() -> None:
-    place = _per_block(Highest(np.random.Philox(0)), chunk_blocks(FRAMES, 3, first_alone=True))
+    place = draw_places(Highest(np.random.Philox(0)), FRAMES, 3)
     for grid in range(1, 200):
         assert int((place * grid).long().max()) == grid - 1
 

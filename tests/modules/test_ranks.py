@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, Trainer
 
 from tests.modules.making import dmd, fit, self_rollout, teacher
 from wm_lightning.modules.base import WorldModelModule
-from wm_lightning.modules.dmd import SelfRollout
+from wm_lightning.modules.self_forcing import SelfRollout
 
 TWO: dict[str, Any] = dict(strategy="ddp_fork_find_unused_parameters_true", devices=2)
 MAKERS: dict[str, Any] = {

@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from tests.modules.making import PATH, adamw, clip, dmd, fit, flat, grads, learned, score, self_rollout, sgd
-from wm_lightning.modules.dmd import DMDModule, SelfRollout
+from wm_lightning.modules.dmd import DMDModule
 from wm_lightning.modules.initialisation import CausalConsistency, CausalODE
+from wm_lightning.modules.self_forcing import SelfRollout
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.randomness import generator
 
@@ -84,7 +85,7 @@ def test_the_scored_window_is_the_end_of_the_rollout_behind_its_clean_context() 
     assert torch.equal(window.condition.actions, batch.condition.actions[:, 3:])
     whole = dmd().generate(batch, "student rollout", learn=False).x
     assert torch.equal(window.x, whole[:, 3:])
-    assert module.counted(window).tolist() == [[False, True, True, True]] * 2
+    assert module.self_rollout.counted(window.x.shape[1], module.score.context).tolist() == [False, True, True, True]
     t = module.scored_levels(window, "student level")
     assert not t[:, 0].any() and bool((t[:, 1:] == t[:, 1:2]).all()) and len(t[:, 1].unique()) == 2
     # The context is generated too, but a score takes it as given: SiD's gradient must not flow on through it.

@@ -3,13 +3,11 @@
 The critic is what DMD calls the fake score: it learns the score of what the student makes.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,71 +16,15 @@ from wm_lightning.clip import Clip, Levels, to_unit
 from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.frozen import Frozen
-from wm_lightning.modules.initialisation import Initialisation, Lesson, Players
+from wm_lightning.modules.initialisation import Initialisation, Lesson, Players, draw_places
 from wm_lightning.modules.optimizers import Schedule
 from wm_lightning.modules.replay import Replay, Window
-from wm_lightning.networks.masks import FrameMask, chunk_blocks
-from wm_lightning.noising import GaussianPath, NoiseLaw
+from wm_lightning.modules.self_forcing import Score, SelfRollout
 from wm_lightning.objectives.denoising import Scalar, denoising_weight, weighted_mse
 from wm_lightning.objectives.dmd import dmd_loss, sid_loss
 from wm_lightning.randomness import generator
 from wm_lightning.sampling.guidance import Guided
 from wm_lightning.sampling.rollout import rollout
-
-
-@dataclass(frozen=True)
-class Score:
-    """How both scores look at a generated window: mask, noise law (one level per clip), clean context, guidance."""
-
-    mask: FrameMask
-    law: NoiseLaw
-    smallest: float
-    largest: float
-    context: int
-    guidance: float
-
-    def level(self, path: GaussianPath, source: np.random.Generator) -> Float[Tensor, "1"]:
-        """The time of one sample."""
-        return self.law.sample(path, (1,), source).clamp(self.smallest, self.largest)
-
-
-@dataclass(frozen=True)
-class SelfRollout:
-    """Training rollouts: possible lengths, how many last frames are scored, how many carry gradient.
-
-    `exits`: "shared" draws one exit step for all chunks, "per_chunk" one each, "last" runs every step.
-    `grad_frames` null lets every generated frame learn.
-    """
-
-    lengths: Sequence[int]
-    scored: int
-    grad_frames: int | None
-    exits: Literal["shared", "per_chunk", "last"]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lengths", tuple(self.lengths))
-
-    def check(self, context: int, clean: int, chunk: int, frames: int) -> None:
-        """Raises ValueError where chunks do not come out even, or where a rollout does not hold what is scored."""
-        if self.grad_frames == 0:
-            raise ValueError("module.rollout.grad_frames=0 lets nothing learn; give 1 or more, or null")
-        for length in self.lengths:
-            if (length - context) % chunk:
-                raise ValueError(
-                    f"a training rollout of {length} frames leaves {length - context} after {context} of context, "
-                    f"which chunks of {chunk} do not divide; choose module.rollout.lengths to fit"
-                )
-            if length > frames:
-                raise ValueError(f"a rollout of {length} frames needs as many actions, clips have {frames}")
-            if self.scored > length - max(context, clean):
-                raise ValueError(f"{self.scored} scored frames and their context do not fit into {length} frames")
-
-    def draw_exits(self, source: np.random.Generator, chunks: int, steps: int) -> list[int]:
-        """One exit step per chunk. A pure function of the iteration, so every rank draws the same."""
-        if self.exits == "last":
-            return [steps - 1] * chunks
-        drawn = source.integers(steps, size=chunks)
-        return [int(drawn[0])] * chunks if self.exits == "shared" else [int(step) for step in drawn]
 
 
 class DMDModule(WorldModelModule):
@@ -151,11 +93,7 @@ class DMDModule(WorldModelModule):
 
     def spans(self) -> dict[str, int]:
         """How many frames the score and the rollout's window see at once, by the key that says so."""
-        longest = max(self.self_rollout.lengths)
-        return {
-            "module.rollout.scored": self.self_rollout.scored + self.score.context,
-            "rollout.window": min(self.plan.window or longest, longest),
-        }
+        return self.self_rollout.spans(self.score.context, self.plan.window)
 
     @property
     def deployed(self) -> nn.Module:
@@ -229,14 +167,6 @@ class DMDModule(WorldModelModule):
         start = length - self.self_rollout.scored - self.score.context
         return Window(x[:, start:], clip.condition.frames(start, length), clip.index)
 
-    def counted(self, window: Window) -> Bool[Tensor, "b f"]:
-        """Frames of a window that are scored: all but its clean context, and only those that may learn."""
-        mask = torch.ones(window.x.shape[:2], dtype=torch.bool, device=window.x.device)
-        mask[:, : self.score.context] = False
-        if self.self_rollout.grad_frames is not None:
-            mask[:, : max(0, mask.shape[1] - self.self_rollout.grad_frames)] = False
-        return mask
-
     def scored_levels(self, window: Window, purpose: str) -> Levels:
         """One level per sample on the scored frames, 0 on the clean context."""
         level = self.per_sample(purpose, window.index, lambda source: self.score.level(self.path, source))
@@ -257,7 +187,7 @@ class DMDModule(WorldModelModule):
             real, _ = self.teacher_score().x0(x_t, t, window.condition, None, self.score.mask)
             fake, _ = self.denoiser(self.critic).x0(x_t, t, window.condition, None, self.score.mask)
         self.critic.requires_grad_(True)
-        counted = self.counted(window)
+        counted = self.self_rollout.counted(x.shape[1], context).to(x.device).expand(x.shape[:2])
         if self.variant == "dmd":
             loss = dmd_loss(x, real, fake, counted)
         else:
@@ -282,11 +212,9 @@ class DMDModule(WorldModelModule):
 
     def lesson_loss(self, init: Initialisation, clip: Clip) -> Scalar:
         """The loss of an initialisation (or regression) on real clips."""
-        x0 = to_unit(clip.video)
-        blocks = chunk_blocks(x0.shape[1], self.plan.mask.chunk, first_alone=True)
-        place = self.per_sample("lesson place", clip.index, lambda source: _per_block(source, blocks))
-        noise = self.noise_like(x0, "lesson noise", clip.index)
-        lesson = Lesson(x0, clip.condition, noise, place, self.plan.mask.chunk or x0.shape[1], self.context)
+        x0, chunk = to_unit(clip.video), self.plan.mask.chunk or clip.video.shape[1]
+        place = self.per_sample("lesson place", clip.index, lambda source: draw_places(source, x0.shape[1], chunk))
+        lesson = Lesson(x0, clip.condition, self.noise_like(x0, "lesson noise", clip.index), place, chunk, self.context)
         players = Players(*(self.denoiser(n) for n in (self.student, self.average.network, self.teacher)))
         return init.loss(players, lesson, self.student_times())
 
@@ -304,8 +232,3 @@ class DMDModule(WorldModelModule):
                 f"{self.teacher_hash[:12]}; name the same file with module.teacher.ckpt_path"
             )
         self.replay.load_state_dict(checkpoint["replay"], self.global_rank, self.trainer.world_size)
-
-
-def _per_block(source: np.random.Generator, blocks: Int[Tensor, "f"]) -> Float[Tensor, "f"]:
-    # Drawn in float32: a float64 draw just below 1 would be rounded to 1, which is the place of no step.
-    return torch.from_numpy(source.random(int(blocks[-1]) + 1, dtype=np.float32))[blocks]

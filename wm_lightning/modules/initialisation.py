@@ -7,13 +7,14 @@ before it (dmd.md's sources: Causal Forcing, CausVid, Self-Forcing).
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from wm_lightning.clip import Condition, Latents, Levels
 from wm_lightning.networks.denoiser import Denoiser
-from wm_lightning.networks.masks import FrameMask, TeacherForcingMask
+from wm_lightning.networks.masks import FrameMask, TeacherForcingMask, chunk_blocks
 from wm_lightning.networks.state import State
 from wm_lightning.objectives.denoising import Scalar, weighted_mse
 from wm_lightning.sampling.rollout import Commit, Plan, next_chunk
@@ -46,6 +47,13 @@ class Lesson:
         weight = torch.ones_like(self.place)
         weight[:, : self.context] = 0
         return weight
+
+
+def draw_places(source: np.random.Generator, frames: int, chunk: int) -> Float[Tensor, "f"]:
+    """One uniform draw per block, the first frame being a block of its own, given to each of its frames."""
+    blocks = chunk_blocks(frames, chunk, first_alone=True)
+    # Drawn in float32: a float64 draw just below 1 would be rounded to 1, which is the place of no step.
+    return torch.from_numpy(source.random(int(blocks[-1]) + 1, dtype=np.float32))[blocks]
 
 
 @runtime_checkable

@@ -8,7 +8,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from rich.table import Table
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile, weights_hash
 from wm_lightning.clip import Clip
+from wm_lightning.compute import now, precise
 from wm_lightning.config_record import config_hash, plain
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.windows import collate
@@ -35,7 +35,7 @@ from wm_lightning.networks.rerun import Rerun
 from wm_lightning.results.results import write_whole
 from wm_lightning.tasks.build import build_card, build_data, build_module, plain_node, without
 from wm_lightning.tasks.plain_loops import Step, dmd_step, teacher_step
-from wm_lightning.tasks.speed import measure_speed
+from wm_lightning.tasks.speed import measure_speed, sixteen
 from wm_lightning.tasks.subjects import CLEAN, Subject
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,6 @@ class Bench:
         """Seconds of the timed steps in a loop."""
         module.to(device).train()
         step: Step = dmd_step(module) if isinstance(module, DMDModule) else teacher_step(_teacher(module))
-        mixed = "bf16" in str(config.trainer.precision)
         start = 0.0
         with warnings.catch_warnings():
             # What a module logs goes nowhere without a Trainer, which it says with every call.
@@ -149,7 +148,7 @@ class Bench:
             for number, clip in enumerate(clips):
                 if number == self.warmup:
                     start = now(device)
-                with torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
+                with precise(device, str(config.trainer.precision)):
                     step(clip.to(device))
             return now(device) - start
 
@@ -165,13 +164,10 @@ class Bench:
             Subject("teacher", name, model, sampler, plan, steps, cached=name == "cached")
             for name, model in models.items()
         ]
-        clip = Clip.cat(list(data.clips("test", 16, self.frames, 16)))
-        while len(clip) < 16:
-            clip = Clip.cat([clip, clip])
-        mixed = "bf16" in str(config.trainer.precision)
-        with torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
+        clip = sixteen(list(data.clips("test", 16, self.frames, 16)))
+        with precise(device, str(config.trainer.precision)):
             cached, uncached = measure_speed(
-                subjects, clip[:16], config.module.context, repeats=self.repeats, device=device, advance=log.debug
+                subjects, clip, config.module.context, repeats=self.repeats, device=device, advance=log.debug
             )
         return Comparison("rollout", "frames/s", "cached", "uncached", cached.fps_b1, uncached.fps_b1)
 
@@ -276,13 +272,6 @@ def shown(found: Sequence[Comparison], caption: str) -> Table:
         same = {True: " (same weights)", False: " (other weights)", None: ""}[entry.same]
         table.add_row(entry.name, ours, other, entry.unit, f"{entry.ratio:.2f}{same}")
     return table
-
-
-def now(device: torch.device) -> float:
-    """Seconds, once the device has finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _teacher(module: WorldModelModule) -> TeacherModule:

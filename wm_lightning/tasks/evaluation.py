@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wm_lightning.clip import Clip, Pixels
+from wm_lightning.compute import precise
 from wm_lightning.environment import loaded_code
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips
 from wm_lightning.results.results import Results, Row
 from wm_lightning.results.table import terminal, verdict, write_markdown
 from wm_lightning.results.targets import judge
 from wm_lightning.tasks.judging import Bench, Judgement, TableSettings, judge_videos, make_row
-from wm_lightning.tasks.speed import measure_speed
+from wm_lightning.tasks.speed import measure_speed, sixteen
 from wm_lightning.tasks.subjects import Cast, Subject, baseline_copy, with_shuffled_actions
 from wm_lightning.worlds.world import Measures
 
@@ -52,8 +53,8 @@ def evaluate_cast(
             judgements[id(subject)] = judge_videos(bench, settings, make, step)
         baselines = _baselines(judged_ones, bench, settings, partial(progress.advance, task, 4))
         timed = progress.add_task("speed", total=settings.repeats * len(subjects))
-        batch = sixteen(bench)
-        with bench.precise():
+        batch = sixteen(bench.clips)
+        with precise(bench.device, bench.precision):
             speeds = measure_speed(
                 subjects, batch, settings.context, repeats=settings.repeats, device=bench.device,
                 advance=lambda text: progress.update(timed, advance=1, description=text),
@@ -85,14 +86,6 @@ def _baselines(
             bench, settings, lambda clip: make(with_shuffled_actions(clip)), advance
         ),
     }
-
-
-def sixteen(bench: Bench) -> Clip:
-    """Sixteen test clips for speed, repeated where there are fewer."""
-    clip = Clip.cat(list(bench.clips[:16]))
-    while len(clip) < 16:
-        clip = Clip.cat([clip, clip])
-    return clip[:16]
 
 
 def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSettings, origin: Origin) -> Results:

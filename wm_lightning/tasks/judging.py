@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wm_lightning.clip import Clip, Pixels
+from wm_lightning.compute import precise
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.metrics.distance import Scale
 from wm_lightning.metrics.features import ClipFeatures
@@ -59,13 +59,6 @@ class Bench:
     data: ClipDataModule
     device: torch.device
     precision: str
-
-    @contextmanager
-    def precise(self) -> Iterator[None]:
-        """Autocast to bfloat16 where the run's precision says so."""
-        mixed = "bf16" in self.precision
-        with torch.autocast(self.device.type, torch.bfloat16) if mixed else nullcontext():
-            yield
 
 
 def prepare(data: ClipDataModule, settings: TableSettings, device: torch.device, precision: str) -> Bench:
@@ -125,7 +118,7 @@ def generated(bench: Bench, make: Callable[[Clip], Pixels]) -> Iterator[tuple[Cl
     def one(clip: Clip) -> Pixels:
         if bench.device.type == "cpu":
             torch.set_num_threads(1)
-        with bench.precise():
+        with precise(bench.device, bench.precision):
             return make(clip)
 
     threads = torch.get_num_threads()

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from omegaconf import DictConfig
 
 from wm_lightning.checkpoints import NetworkFile
 from wm_lightning.clip import Clip, Pixels
+from wm_lightning.compute import precise
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.networks.denoiser import Denoiser
@@ -65,7 +65,7 @@ class Rollout:
         device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
         file = read_checkpoint(config, data, kind)
         subject = build_subject(config, file, kind, self.steps, device)
-        rolled = self.roll_out(subject, data, frames, context, device, mixed="bf16" in str(config.trainer.precision))
+        rolled = self.roll_out(subject, data, frames, context, device, str(config.trainer.precision))
         folder, mark = Path(config.run_dir) / "rollouts", "_simulated" if data.simulated else ""
         caption = f"{data.name}, test clips, {kind} of {config.name} at {subject.steps} steps, {file.sha256[:12]}"
         self.draw(rolled, subject, context, folder, mark, caption)
@@ -87,12 +87,12 @@ class Rollout:
         return frames
 
     def roll_out(
-        self, subject: Subject, data: ClipDataModule, frames: int, context: int, device: torch.device, *, mixed: bool
+        self, subject: Subject, data: ClipDataModule, frames: int, context: int, device: torch.device, precision: str
     ) -> Rolled:
         """Generates all clips; the seconds are those of generating alone, after one short rollout to warm up."""
         clips = list(data.clips("test", self.count, frames, self.batch_size))
         videos, seconds = [], 0.0
-        with torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
+        with precise(device, precision):
             subject.generate(clips[0].frames(0, min(context + subject.plan.chunk, frames)), context, 0, device)
             for clip in clips:
                 start = time.perf_counter()

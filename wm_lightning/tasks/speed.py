@@ -1,7 +1,6 @@
 """Speed and memory of generators, measured side by side in one process."""
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from wm_lightning.clip import Clip, to_pixels, to_unit
+from wm_lightning.compute import now
 from wm_lightning.sampling.rollout import SeededNoise, iter_chunks, remember_context
 from wm_lightning.tasks.subjects import Subject
 
@@ -63,10 +63,18 @@ def measure_speed(
     return speeds
 
 
+def sixteen(clips: Sequence[Clip]) -> Clip:
+    """The first sixteen of some clips, repeated where there are fewer."""
+    clip = Clip.cat(list(clips[:16]))
+    while len(clip) < 16:
+        clip = Clip.cat([clip, clip])
+    return clip[:16]
+
+
 def _first_chunk(subject: Subject, clip: Clip, context: int, device: torch.device) -> float:
-    start = _now(device)
+    start = now(device)
     subject.generate(clip, context, 0, device)
-    return _now(device) - start
+    return now(device) - start
 
 
 @torch.no_grad()
@@ -78,16 +86,10 @@ def _chunk_time(subject: Subject, clip: Clip, context: int, device: torch.device
     seen, condition = to_unit(clip.video[:, :given].to(device)), clip.condition.to(device)
     past = remember_context(model, seen, condition, plan, noise)
     ahead = [condition.frames(given, given + plan.chunk)] * chunks
-    start = _now(device)
+    start = now(device)
     for chunk in iter_chunks(model, subject.sampler, past, ahead, plan, noise, shape=tuple(seen.shape[2:])):
         to_pixels(chunk.frames).cpu()
-    return (_now(device) - start) / chunks
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return (now(device) - start) / chunks
 
 
 def peak_memory(subject: Subject, clip: Clip, context: int, device: torch.device) -> float:
