@@ -43,36 +43,12 @@ class RT1DataModule(ClipDataModule):
         max_bad_share: float,
         decode_workers: int,
         cache_gib: float,
-        root: str | None,
-        cache_dir: str,
-        frames: int,
-        height: int,
-        width: int,
-        batch_size: int,
-        train_batches: int,
-        val_clips: int,
-        val_frames: int,
-        num_workers: int,
-        seed: int,
-        action_shift: int,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            root=root,
-            cache_dir=cache_dir,
-            frames=frames,
-            height=height,
-            width=width,
-            batch_size=batch_size,
-            train_batches=train_batches,
-            val_clips=val_clips,
-            val_frames=val_frames,
-            num_workers=num_workers,
-            seed=seed,
-            action_shift=action_shift,
-        )
+        super().__init__(**shared)
         if not 0 < val_share < 1 or decode_workers < 1:
             raise ValueError(f"data.{val_share=} must lie between 0 and 1, and data.{decode_workers=} be at least 1")
-        if root is None and subset != world.name:
+        if self.root is None and subset != world.name:
             raise ValueError(
                 f"data.subset={subset} without data.root: the simulated subset is {world.name}; name the folder of "
                 f"real data with data.root=PATH"
@@ -81,9 +57,9 @@ class RT1DataModule(ClipDataModule):
         self._simulator = world
         self.world: PusherWorld | None = world if self._of_this_world() else None
         self.spec = world.spec if self.world else _spec(bounds, subset)
-        self.reading = Reading(height, width, decoder_named(decoder), trim_tail)
+        self.reading = Reading(*self.frame_shape[1:], decoder_named(decoder), trim_tail)
         self.frame_cache = FrameCache(
-            folder=Path(cache_dir),
+            folder=Path(self.cache_dir),
             label=f"{'simulated' if self.simulated else 'real'}-{subset}",
             most_bytes=cache_gib * 2**30,
             reading=self.reading,

@@ -1,6 +1,7 @@
 """The DataModule of world maps."""
 
 from pathlib import Path
+from typing import Any
 
 from wm_lightning.data.cache import Recipe
 from wm_lightning.data.datamodule import SPLITS, ClipDataModule
@@ -18,37 +19,14 @@ class WorldMapDataModule(ClipDataModule):
         *,
         world: WorldMap,
         cached_maps: int,
-        root: str | None,
-        cache_dir: str,
-        frames: int,
-        height: int,
-        width: int,
-        batch_size: int,
-        train_batches: int,
-        val_clips: int,
-        val_frames: int,
-        num_workers: int,
-        seed: int,
-        action_shift: int,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            root=root,
-            cache_dir=cache_dir,
-            frames=frames,
-            height=height,
-            width=width,
-            batch_size=batch_size,
-            train_batches=train_batches,
-            val_clips=val_clips,
-            val_frames=val_frames,
-            num_workers=num_workers,
-            seed=seed,
-            action_shift=action_shift,
-        )
+        super().__init__(**shared)
         self.world: WorldMap = world
         self.spec = world.spec
         self.cached_maps = cached_maps
         size = world.layout.view * world.layout.tile
+        _, height, width = self.frame_shape
         if (height, width) != (size, size):
             raise ValueError(f"data.{height=} and data.{width=} must be the view of the world map, {size} pixels")
 
