@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from wm_lightning.config import CONFIG_DIR, register
 from wm_lightning.config_errors import clear_errors
 from wm_lightning.config_help import help_text
-from wm_lightning.config_overrides import prepare_arguments
+from wm_lightning.config_overrides import prepare_arguments, recorded
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
@@ -23,7 +23,7 @@ def main(config: DictConfig) -> dict[str, float] | None:
 
     hydra_config = HydraConfig.get()
     config.run_dir = hydra_config.runtime.output_dir
-    return start(config, hydra_config.overrides.task)
+    return start(config, recorded(hydra_config.overrides.task, hydra_config.runtime.choices))
 
 
 if __name__ == "__main__":

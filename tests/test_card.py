@@ -110,3 +110,24 @@ def test_equal_cards_do_not_differ_however_they_were_stored() -> None:
 )
 def test_differences_name_the_very_value(changes: dict[str, Any], line: str) -> None:
     assert CARD.differences(replace(CARD, **changes)) == [line]
+
+
+@pytest.mark.parametrize(("trained_context", "commit", "context"), [(1, "clean", 0), (0, "noised", 1), (2, "clean", 1)])
+def test_given_frames_must_have_been_given_in_training(trained_context: int, commit: str, context: int) -> None:
+    card = trained(context=trained_context, commit=[{"mode": commit, "t": 0.1}])
+    with pytest.raises(ValueError, match=rf"module.score.context={context}: .*set it to {trained_context}"):
+        card.require_context(context, "module.score.context")
+    card.require_context(trained_context, "module.score.context")
+    trained(context=1).require_context(3, "module.score.context")  # clean history is shown behind the first frame too
+
+
+def test_a_student_steps_as_it_was_trained_to() -> None:
+    sampler = {"name": "FewStepSampler", "steps": {"kind": "uniform", "steps": 4}}
+    trained(sampler=sampler).require_sampler(sampler)
+    CARD.require_sampler(sampler)  # a teacher's steps are free
+    with pytest.raises(ValueError, match="was trained for the steps.*set sampler="):
+        trained(sampler=sampler).require_sampler({**sampler, "name": "FewStepODESampler"})
+
+
+def test_a_student_is_no_teacher() -> None:
+    assert CARD.differences(replace(CARD, kind="student")) == ["kind: 'teacher' against 'student'"]

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from wm_lightning.config import CONFIG_DIR, compose, cpu_precision, grid_points
 from wm_lightning.config_check import check, locate
 from wm_lightning.config_errors import ConfigError, explain
-from wm_lightning.config_overrides import join, prepare_arguments
+from wm_lightning.config_overrides import join, prepare_arguments, recorded
 from wm_lightning.config_record import config_hash, newest_run, plain, redact, save_record
 
 OPTIMIZER = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1}
@@ -178,6 +179,11 @@ def test_the_hash_is_of_what_is_computed(composed: Compose) -> None:
     assert len({base, config_hash(composed(["seed=1"])), config_hash(composed(["network.width=4"]))}) == 3
 
 
+def test_the_machine_is_no_part_of_the_hash() -> None:
+    words = ["data=rt1", "data.decode_workers=7", "data.world.workers=7", "data.num_workers=3", "data.cache_gib=1.0"]
+    assert config_hash(compose(["data=rt1"])) == config_hash(compose(words))
+
+
 SECRET = "a-key-nobody-may-see"
 
 
@@ -241,6 +247,12 @@ def test_saved_overrides_come_first_and_those_of_the_old_run_are_dropped() -> No
     assert join(saved, given) == ["experiment=a", "network.width=2", *given]
 
 
+def test_a_grid_is_saved_as_the_experiment_it_is_over() -> None:
+    given = ["ablation=dmd_chunks", "rollout.chunk=6", "seed=1"]
+    assert recorded(given, {"experiment": "claim"}) == ["experiment=claim", "rollout.chunk=6", "seed=1"]
+    assert recorded(["experiment=claim"], {"experiment": "claim"}) == ["experiment=claim"]
+
+
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
 GRIDS = sorted(path.stem for path in (CONFIG_DIR.parent / "sweeps/ablation").glob("*.yaml"))
 
@@ -261,6 +273,9 @@ def test_an_experiment_is_a_claim_and_at_most_25_lines(experiment: str) -> None:
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_point_of_every_grid_is_composed_and_checked(grid: str) -> None:
+    # A saved point keeps its experiment and its own values, so nothing else may hang on the grid.
+    content = yaml.safe_load((CONFIG_DIR.parent / f"sweeps/ablation/{grid}.yaml").read_text())
+    assert content.keys() == {"name", "defaults", "hydra"}
     points = grid_points(grid)
     assert len(points) > 1
     configs = [compose([f"ablation={grid}", "size=debug", *point]) for point in points]

@@ -14,6 +14,7 @@ NETWORK = ["network.dim=24", "network.depth=1", "network.heads=2", "network.freq
 WORLD = [
     "data.world.map_tiles=16", "data.world.length=20", "data.world.maps={train: 3, val: 2, test: 2}",
     "data.world.walks={train: 20, val: 8, test: 8}", "data.frames=7", "data.val_frames=7", "data.val_clips=4",
+    "rollout.window=7",
 ]  # fmt: skip
 TRAINING = ["module.iterations=2", "module.validate_every=2", "module.batch_size=2", "trainer.log_every_n_steps=1"]
 QUIET = ["trainer.precision=32-true", "+trainer.enable_progress_bar=false", "callbacks.progress=null"]

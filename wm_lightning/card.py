@@ -46,8 +46,8 @@ class Card:
         return cls(**{**values, "frame_shape": tuple(values["frame_shape"])})
 
     def differences(self, other: "Card") -> list[str]:
-        """What keeps the two from being used for one another: network, path, actions, shift, frame size."""
-        named = ("network", "path", "action_spec", "action_shift", "frame_shape")
+        """What keeps the two from being used for one another: kind, network, path, actions, shift, frame size."""
+        named = ("kind", "network", "path", "action_spec", "action_shift", "frame_shape")
         pairs = [(name, _plain(getattr(self, name)), _plain(getattr(other, name))) for name in named]
         return [line for name, own, theirs in pairs if own != theirs for line in _explain(name, own, theirs)]
 
@@ -87,6 +87,24 @@ class Card:
                 f"{use} needs actions dropped by {' or '.join(wanted)} (null pattern {pattern!r}); the {self.kind} "
                 f"was trained with share={dropout['share']} by {dropout['granularity']}; use a guidance scale of 1 "
                 f"or a {self.kind} trained with module.action_dropout.granularity={wanted[0]}"
+            )
+
+    def require_sampler(self, sampler: Mapping[str, Any]) -> None:
+        """Raises ValueError where a student would step otherwise than it was trained to."""
+        trained = self.trained_for.get("sampler")
+        if trained is not None and _plain(trained) != _plain(sampler):
+            raise ValueError(
+                f"the {self.kind} was trained for the steps {trained}, the config has {dict(sampler)}; set sampler= to "
+                f"what it was trained for, or load its .ckpt, which remembers its own settings"
+            )
+
+    def require_context(self, context: int, use: str) -> None:
+        """Raises ValueError where given frames would be noised that never were, or clean that never were."""
+        trained, clean = self.trained_for["context"], any(e["mode"] == "clean" for e in self.trained_for["commit"])
+        if context < trained or (context > trained and not clean):
+            raise ValueError(
+                f"{use}={context}: the {self.kind} was trained with {trained} clean frames at the start, and was "
+                f"{'' if clean else 'never '}shown clean frames after them; set it to {trained}"
             )
 
     def require_commit(self, mode: str, t: float, use: str) -> None:

@@ -63,10 +63,10 @@ def read_network(path: Path, expected: Card) -> NetworkFile:
     return NetworkFile(weights, card, weights_hash(weights))
 
 
-def read_resumable(path: Path, expected: Card) -> None:
-    """Raises ValueError unless `path` is a training's own checkpoint, of the kind and sizes of `expected`.
+def read_resumable(path: Path, expected: Card) -> Mapping[str, Any]:
+    """The recorded config of the training that goes on from `path`; weights stay on the disk.
 
-    Weights stay on the disk.
+    Raises ValueError unless `path` is a training's own checkpoint, of the kind and sizes of `expected`.
     """
     if not path.is_file():
         raise ValueError(f"ckpt_path={path}: there is no such file; name a RUN/checkpoints/last.ckpt, or null to start")
@@ -85,6 +85,7 @@ def read_resumable(path: Path, expected: Card) -> None:
         )
     if differences := card.differences(expected):
         raise ValueError(f"{path} is not of this training: {'; '.join(differences)} (checkpoint against config)")
+    return content["provenance"]["config"]
 
 
 def read_card(path: Path) -> Card:

@@ -1,6 +1,6 @@
 """The command line before Hydra sees it: saved overrides joined, contradictions refused."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wm_lightning.config_errors import ConfigError
@@ -34,6 +34,13 @@ def join(saved: Sequence[str], given: Sequence[str]) -> list[str]:
     anew = {_key(word) for word in given}
     kept = [word for word in saved if _key(word) not in anew and _group(word) not in _NOT_SAVED]
     return [*kept, *given]
+
+
+def recorded(overrides: Sequence[str], choices: Mapping[str, str | None]) -> list[str]:
+    """The overrides to save: a grid by the experiment it is over, since a point of it is no grid any more."""
+    experiment = choices.get("experiment")
+    own = [] if experiment is None else [f"experiment={experiment}"]
+    return [word for given in overrides for word in (own if _key(given) == "ablation" else [given])]
 
 
 def saved_overrides(checkpoint: Path) -> list[str]:

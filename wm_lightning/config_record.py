@@ -11,7 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 # Where a run lies, how it is logged and on what it was launched change no number it computes.
-_NOT_HASHED = frozenset({"run_dir", "default_root_dir", "ckpt_path", "cache_dir", "logger", "tags", "hydra", "compute"})
+_NOT_HASHED = frozenset({
+    "run_dir", "default_root_dir", "ckpt_path", "cache_dir", "logger", "tags", "hydra", "compute",
+    "workers", "num_workers", "decode_workers", "cache_gib", "cached_maps",
+})  # fmt: skip
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)")
 # The variables that only say where things lie may be written down.
@@ -44,6 +47,14 @@ def config_hash(config: DictConfig | Mapping[str, Any]) -> str:
     container = plain(config) if isinstance(config, DictConfig) else dict(config)
     text = json.dumps(_hashed(container), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a plain config that change a number it computes, by dotted key; lists are leaves."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    parts = ((f"{prefix}.{key}" if prefix else str(key), item) for key, item in value.items() if key not in _NOT_HASHED)
+    return {name: leaf for key, item in parts for name, leaf in flat(item, key).items()}
 
 
 def save_record(config: DictConfig, overrides: Sequence[str], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """When checkpoints are written, and that a run continued from one ends as if it had never stopped."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,15 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, every: int, itera
     assert resumed.validated == [done for done in whole.validated if done > start]
     for name in ("last.ckpt", "best.ckpt"):
         assert_equal(state(tmp_path / "whole", name), state(tmp_path / "killed", name))
+
+
+def test_a_best_checkpoint_left_elsewhere_counts_no_more(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        fit(tmp_path / "old", 1, kill=Kill(8, "training"))
+    (tmp_path / "new/checkpoints").mkdir(parents=True)
+    shutil.copy(tmp_path / "old/checkpoints/last.ckpt", tmp_path / "new/checkpoints/last.ckpt")
+    _, callback, _ = fit(tmp_path / "new", 1, resume=True)
+    assert callback.best_iteration == 9 and read(callback.best_path)["iterations"] == 9
 
 
 def test_a_finished_run_continued_does_nothing_more(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_ranks_validate_disjoint_clips_that_are_all(make_data: MakeData) -> None
     assert len(indices[0]) == len(indices[1])
     odd = make_data(val_clips=3)
     odd.trainer = SimpleNamespace(global_rank=0, world_size=2)  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(ValueError, match="val_clips=3 is not a multiple of 2 ranks"):
+    with pytest.raises(ValueError, match="val_clips=3 gives 2 ranks no equal number"):
         odd.val_dataloader()
 
 

@@ -45,10 +45,11 @@ TRAINED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def network(seed: int = 0, scale: float = 0.15) -> VideoDiT:
+def network(seed: int = 0, scale: float = 0.15, **changes: Any) -> VideoDiT:
     """Two layers of width 24 on frames of 8 pixels, every parameter noisy."""
     settings = yaml.safe_load((CONFIG_DIR / "network/video_dit.yaml").read_text())
     settings |= dict(height=SIDE, width=SIDE, dim=24, depth=2, heads=2, mlp_ratio=2.0, frequencies=8, actions=ACTIONS)
+    settings |= changes
     made = VideoDiT(**{name: value for name, value in settings.items() if not name.startswith("_")})
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():

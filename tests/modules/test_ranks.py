@@ -1,21 +1,36 @@
 """Two gloo processes, each with half of the batch, against one process with all of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch import nn
 
-from tests.modules.making import dmd, fit, self_rollout, teacher
+from tests.modules.making import PLAN, dmd, fit, self_rollout, teacher
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.self_forcing import SelfRollout
+from wm_lightning.networks.masks import FrameMask
 
 TWO: dict[str, Any] = dict(strategy="ddp_fork_find_unused_parameters_true", devices=2)
+
+
+def adam(network: nn.Module) -> list[torch.optim.Optimizer]:
+    """Its step is steady where a gradient is nearly 0, so that rounding stays rounding."""
+    return [torch.optim.AdamW(network.parameters(), lr=1e-2, betas=(0.0, 0.99), eps=1e-2)]
+
+
 MAKERS: dict[str, Any] = {
     "dmd": lambda: dmd(
         iterations=9, critic_warmup=0, ratio=4, replay_slots=3, fresh_every=3,
         rollout=self_rollout(lengths=(4, 7), scored=3, exits="per_chunk"),
+    ),
+    # Ten student updates and more than a hundred exits, with the state of Adam on every rank.
+    "dmd_adamw": lambda: dmd(
+        iterations=10, critic_warmup=0, ratio=1, student_optimizer=adam, critic_optimizer=adam,
+        plan=replace(PLAN, chunk=1, mask=FrameMask(1)), rollout=self_rollout(exits="per_chunk"),
     ),
     "sid": lambda: dmd(iterations=3, critic_warmup=0, variant="sid"),
     "teacher_in_micro_batches": lambda: teacher(iterations=3, micro_batches=2),
@@ -76,7 +91,7 @@ def assert_close(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_two_ranks_are_one_process_with_both_batches(tmp_path: Path, name: str) -> None:
-    """Plain SGD: equal parameters are equal gradients."""
+    """With plain SGD equal parameters are equal gradients."""
     first, second = run(tmp_path / "two", MAKERS[name](), ranks=2)
     (alone,) = run(tmp_path / "one", MAKERS[name](), ranks=1)
     assert all(a != b for a, b in zip(first["batches"], second["batches"], strict=True))
@@ -86,6 +101,8 @@ def test_two_ranks_are_one_process_with_both_batches(tmp_path: Path, name: str) 
     assert_close(first["state"], alone["state"])
     assert first["exits"] == second["exits"] == alone["exits"]
     assert bool(first["exits"]) == (name != "teacher_in_micro_batches")
+    if name == "dmd_adamw":
+        assert int(alone["state"]["student_updates"]) == 10 and sum(map(len, first["exits"])) >= 100
     start = MAKERS[name]().state_dict()
     networks = [key for key in start if key.startswith(("student.", "critic.", "network.")) and "weight" in key]
     assert sum(not torch.equal(start[key], alone["state"][key]) for key in networks) > len(networks) / 2

@@ -1,6 +1,7 @@
 """One student and one critic step of a distillation: who receives which gradient."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,21 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
-from tests.modules.making import PATH, adamw, clip, dmd, fit, flat, grads, learned, score, self_rollout, sgd
+from tests.modules.making import (
+    PATH,
+    adamw,
+    clip,
+    dmd,
+    fit,
+    flat,
+    grads,
+    learned,
+    network,
+    score,
+    self_rollout,
+    sgd,
+    teacher_file,
+)
 from wm_lightning.modules.dmd import DMDModule
 from wm_lightning.modules.initialisation import CausalConsistency, CausalODE
 from wm_lightning.modules.self_forcing import SelfRollout
@@ -29,11 +44,24 @@ def no_log(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("variant", ["dmd", "sid"])
 def test_a_student_step_gives_gradient_to_the_student_alone(variant: Any) -> None:
     module = dmd(variant=variant)
-    module.student_loss(clip()).backward()
+    with module.critic_frozen():
+        module.student_loss(clip()).backward()
     assert learned(module.student)
     for other in (module.teacher, module.critic, module.average):
         assert all(gradient is None for gradient in grads(other).values())
     assert all(parameter.requires_grad for parameter in module.critic.parameters())
+
+
+@pytest.mark.parametrize("variant", ["dmd", "sid"])
+def test_gradient_checkpointing_changes_no_gradient_of_the_student(variant: Any, tmp_path: Path) -> None:
+    weights = {}
+    for checkpointing in (False, True):
+        make = lambda on=checkpointing: network(gradient_checkpointing=on)  # noqa: E731
+        module = dmd(variant=variant, network=make, iterations=3, critic_warmup=0)
+        fit(module, tmp_path / str(checkpointing))
+        weights[checkpointing] = module.student.state_dict()
+    for name, value in weights[False].items():
+        torch.testing.assert_close(weights[True][name], value, atol=1e-6, rtol=1e-5)
 
 
 def test_a_critic_step_gives_gradient_to_the_critic_alone() -> None:
@@ -91,7 +119,9 @@ def test_the_scored_window_is_the_end_of_the_rollout_behind_its_clean_context() 
     # The context is generated too, but a score takes it as given: SiD's gradient must not flow on through it.
     gradients = []
     for context in (0, 1):
-        module = dmd(variant="sid", rollout=self_rollout(scored=3), score=score(context=context))
+        module = dmd(
+            variant="sid", rollout=self_rollout(scored=3), score=score(context=context), teacher=teacher_file(context=0)
+        )
         made = module.generate(batch, "student rollout", learn=True)
         module.generate = lambda *a, made=made, **k: made  # type: ignore[method-assign]
         made.x.retain_grad()

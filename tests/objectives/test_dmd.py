@@ -16,7 +16,7 @@ MASK = torch.tensor([[False, True, True, True], [False, False, True, True], [Fal
 FULL = torch.ones(SHAPE[:2], dtype=torch.bool)
 
 
-def posterior_mean(x_t: Tensor, t: Tensor, mean: Tensor | float, std: float) -> Tensor:
+def posterior_mean(x_t: Tensor, t: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
     """E[x0 | x_t] of data N(mean, std²)."""
     alpha, sigma = (value[..., None, None, None] for value in PATH.alpha_sigma(t))
     gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
@@ -86,6 +86,27 @@ def test_a_linear_generator_converges_to_the_teachers_mean() -> None:
         dmd_loss(x, real, fake, torch.ones(16, SHAPE[1], dtype=torch.bool)).backward()
         optimizer.step()
     torch.testing.assert_close(mean.detach(), target, atol=1e-3, rtol=0)
+
+
+def test_the_spread_of_a_generator_too_small_for_its_teacher_is_the_mode_seeking_one() -> None:
+    """One spread for pixels of two: a reverse divergence settles where mean gains agree, below equal variances."""
+    teacher = torch.where(torch.arange(SHAPE[-1]) % 2 == 0, 0.3, 0.9)
+    t = torch.full((64, SHAPE[1]), 0.5)
+    gain = (0.5 * teacher**2 / (0.25 * teacher**2 + 0.25)).mean()
+    expected = (gain * 0.25 / (0.5 * (1 - 0.5 * gain))).sqrt()
+    assert expected < 0.93 * teacher.square().mean().sqrt()
+    spread = torch.tensor(1.0, requires_grad=True)
+    optimizer, found = torch.optim.SGD([spread], lr=0.1), []
+    for step in range(200):
+        x = spread * randn(64, *SHAPE[1:], seed=10 + step)
+        with torch.no_grad():
+            x_t = PATH.add_noise(x, randn(*x.shape, seed=1000 + step), t)
+            real, fake = (posterior_mean(x_t, t, 0.0, std) for std in (teacher, spread))
+        optimizer.zero_grad()
+        dmd_loss(x, real, fake, torch.ones(64, SHAPE[1], dtype=torch.bool)).backward()
+        optimizer.step()
+        found.append(spread.detach().clone())
+    torch.testing.assert_close(torch.stack(found[-50:]).mean(), expected, atol=0.015, rtol=0)
 
 
 def test_normaliser_belongs_to_one_sample_and_to_its_masked_frames() -> None:

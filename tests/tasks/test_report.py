@@ -172,6 +172,15 @@ def test_the_check_finds_a_changed_number_a_missing_run_and_a_hand_made_table(fo
     assert "kept/quick_0_seed1.json leads to no results.json" in faults(page, folder)[0]
 
 
+def test_kept_results_of_another_name_stay(folder: Path) -> None:
+    other = folder / "kept/quick_last_0_seed0.json"
+    results(0).to_json(other)
+    results(0).to_json(folder / "kept/quick_7_seed0.json")  # of an earlier report of the same name
+    made(folder, "task.runs=[logs/*]", "task.into=PAGE.md", "task.block=quick", "task.keep=kept")
+    names = sorted(path.name for path in (folder / "kept").iterdir())
+    assert names == ["quick_0_seed0.json", "quick_0_seed1.json", "quick_0_seed2.json", "quick_last_0_seed0.json"]
+
+
 def test_the_check_takes_no_offence_at_age(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(folder, "task.runs=[logs/*]", "task.into=PAGE.md", "task.block=quick")
     read = seeds.read_runs

@@ -1,16 +1,27 @@
 """A teacher that lacks the student's mask is fine-tuned under it first, once; a training may start from a file."""
 
+import shutil
+import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.tiny_run import DMD, tiny, tiny_teacher
 from wm_lightning.checkpoints import read_card
 from wm_lightning.tasks.build import build_card, build_data, build_module, plain_node
 from wm_lightning.tasks.fit import best_checkpoint, export
 from wm_lightning.tasks.preflight import check_training
-from wm_lightning.tasks.teachers import prepare_teacher, recipe_of, start_file
+from wm_lightning.tasks.teachers import (
+    given_teacher,
+    prepare_teacher,
+    recipe_of,
+    start_file,
+    teacher_folder,
+    train_teacher,
+)
 
 FRAMEWISE = ["module.masks.chunks=[1,null]", "module.masks.shares=[0.5,0.5]"]
 RECIPE = ["module.teacher.recipe.batch_size=2", "module.teacher.recipe.validate_every=9", "module.teacher.adapt=3"]
@@ -42,6 +53,21 @@ def test_a_teacher_without_the_mask_is_fine_tuned_once(file: Path, tmp_path: Pat
     before = (folder / "teacher.safetensors").stat().st_mtime_ns
     assert prepare_teacher(config, data).sha256 == adapted.sha256
     assert (folder / "teacher.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_second_run_waits_for_the_teacher_that_another_trains(file: Path, tmp_path: Path) -> None:
+    config = distillation(file, tmp_path, "module.teacher.recipe.batch_size=3")
+    data, start = build_data(config), given_teacher(config, build_data(config))
+    found: list[Path] = []
+    waiting = Thread(target=lambda: found.append(train_teacher(config, data, start)))
+    recipe = recipe_of(config, fine_tuned=True)
+    with FileLock(teacher_folder(recipe, data, start) / "training.lock"):
+        waiting.start()
+        time.sleep(0.5)
+        assert waiting.is_alive()
+        shutil.copy(file, teacher_folder(recipe, data, start) / "teacher.safetensors")
+    waiting.join(timeout=60)
+    assert read_card(found[0]).iterations == read_card(file).iterations  # it trained none of its own
 
 
 def test_it_starts_from_the_given_weights(file: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def clip(world: WorldMap, tmp_path_factory: pytest.TempPathFactory) -> Clip:
         width=24,
         batch_size=1,
         train_batches=1,
-        val_clips=1,
+        val_clips=2,
         val_frames=5,
         num_workers=0,
         seed=0,

@@ -1,5 +1,6 @@
 """When checkpoints are written: `last.ckpt` by the module's own iterations, `best.ckpt` by a validated metric."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from wm_lightning.checkpoint_io import keep_previous, remove_partials
+
+log = logging.getLogger(__name__)
 
 _MODES = ("min", "max")
 
@@ -77,9 +80,12 @@ class IterationCheckpoint(Checkpoint):
         return {"best": self.best, "best_iteration": self.best_iteration, "saved_iteration": self.saved_iteration}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        self.best = state_dict["best"]
-        self.best_iteration = state_dict["best_iteration"]
+        """Inverse of `state_dict`; a best score whose file is elsewhere counts no more."""
+        there = self.best_path.is_file()
+        self.best = state_dict["best"] if there else None
+        self.best_iteration = state_dict["best_iteration"] if there else None
+        if not there and state_dict["best"] is not None:
+            log.warning("%s is not there: the best checkpoint is looked for among what follows", self.best_path)
         self.saved_iteration = state_dict["saved_iteration"]
 
     def _due(self, module: LightningModule) -> bool:

@@ -52,7 +52,7 @@ class ClipDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         least = {"frames": (frames, 2), "val_frames": (val_frames, 2), "batch_size": (batch_size, 1)}
-        least |= {"train_batches": (train_batches, 1), "val_clips": (val_clips, 1), "num_workers": (num_workers, 0)}
+        least |= {"train_batches": (train_batches, 1), "val_clips": (val_clips, 2), "num_workers": (num_workers, 0)}
         for key, (value, smallest) in least.items():
             if value < smallest:
                 raise ValueError(f"data.{key}={value} is too small; at least {smallest} is expected")
@@ -133,8 +133,10 @@ class ClipDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Clip]:
         """The fixed validation clips of this rank, truth included."""
         rank, world_size = self._place()
-        if self.val_clips % world_size:
-            raise ValueError(f"data.val_clips={self.val_clips} is not a multiple of {world_size} ranks; change one")
+        if self.val_clips % world_size or self.val_clips < 2 * world_size:
+            raise ValueError(
+                f"data.val_clips={self.val_clips} gives {world_size} ranks no equal number of clips, two or more each"
+            )
         windows = self._fixed("val", self.val_clips, self.val_frames)
         dataset = Windows(self.reader("val"), truth=True)
         # Even, because half of every batch is rolled out and half is the real reference.

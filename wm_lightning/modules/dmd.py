@@ -3,7 +3,8 @@
 The critic is what DMD calls the fake score: it learns the score of what the student makes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,7 @@ from wm_lightning.objectives.dmd import dmd_loss, sid_loss
 from wm_lightning.randomness import generator
 from wm_lightning.sampling.guidance import Guided
 from wm_lightning.sampling.rollout import rollout
+from wm_lightning.sampling.samplers import described
 
 
 class DMDModule(WorldModelModule):
@@ -88,12 +90,14 @@ class DMDModule(WorldModelModule):
         card.require_mask(plan.mask.chunk, "rollout.mask")
         for use, frames in self.spans().items():
             card.require_frames(frames, use)
+        card.require_context(self.score.context, "module.score.context")
         if self.score.guidance != 1:
             card.require_null("all", "guidance of the teacher's score")
 
     def spans(self) -> dict[str, int]:
-        """How many frames the score and the rollout's window see at once, by the key that says so."""
-        return self.self_rollout.spans(self.score.context, self.plan.window)
+        """How many frames teacher and student see at once, by the key that says so."""
+        lessons = self.init.iterations > 0 or self.regression is not None
+        return self.self_rollout.spans(self.score.context, self.plan.window, self.frames if lessons else 0)
 
     @property
     def deployed(self) -> nn.Module:
@@ -103,8 +107,9 @@ class DMDModule(WorldModelModule):
         commit = self.plan.commit
         return {
             "chunks": [self.plan.mask.chunk], "frames": self.spans()["rollout.window"], "context": self.context,
-            "clean_history": 1.0, "history_level": 0.0,
-            "shared": 1.0, "steps": len(self.student_times()) - 1, "commit": [{"mode": commit.mode, "t": commit.t}],
+            "clean_history": 1.0, "history_level": 0.0, "shared": 1.0,
+            "steps": len(self.student_times()) - 1, "sampler": described(self.sampler),
+            "commit": [{"mode": commit.mode, "t": commit.t}],
             "action_dropout": {"share": 0.0, "granularity": "frame"}, "teacher": self.teacher_hash,
         }  # fmt: skip
 
@@ -134,10 +139,18 @@ class DMDModule(WorldModelModule):
 
     def update_student(self, optimizers: list[Optimizer], clip: Clip) -> None:
         """One self-forcing rollout with gradient, scored by teacher and critic."""
-        loss = self.update(optimizers, self.student, [lambda: self.student_loss(clip)])
+        with self.critic_frozen():
+            loss = self.update(optimizers, self.student, [lambda: self.student_loss(clip)])
         self.average.update(self.student)
         self.student_updates += 1
         self.log("train/student", loss, prog_bar=True)
+
+    @contextmanager
+    def critic_frozen(self) -> Iterator[None]:
+        """While the student learns: through the backward pass too, which may run the critic again (checkpointing)."""
+        self.critic.requires_grad_(False)
+        yield
+        self.critic.requires_grad_(True)
 
     def update_critic(self, optimizers: list[Optimizer], clip: Clip, iteration: int) -> None:
         """The critic learns to denoise what the student makes, from a fresh rollout or from the replay."""
@@ -181,12 +194,10 @@ class DMDModule(WorldModelModule):
         x = torch.cat([window.x[:, :context].detach(), window.x[:, context:]], dim=1)
         t = self.scored_levels(window, "student level")
         noise = self.noise_like(x, "student score", window.index)
-        self.critic.requires_grad_(False)
         with torch.set_grad_enabled(self.variant == "sid"):
             x_t = self.path.add_noise(x, noise, t)
             real, _ = self.teacher_score().x0(x_t, t, window.condition, None, self.score.mask)
             fake, _ = self.denoiser(self.critic).x0(x_t, t, window.condition, None, self.score.mask)
-        self.critic.requires_grad_(True)
         counted = self.self_rollout.counted(x.shape[1], context).to(x.device).expand(x.shape[:2])
         if self.variant == "dmd":
             loss = dmd_loss(x, real, fake, counted)

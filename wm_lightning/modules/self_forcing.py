@@ -75,7 +75,8 @@ class SelfRollout:
             counted[: max(0, frames - self.grad_frames)] = False
         return counted
 
-    def spans(self, context: int, window: int | None) -> dict[str, int]:
-        """How many frames the score and the rollout's window see at once, by the key that says so."""
+    def spans(self, context: int, window: int | None, lesson: int) -> dict[str, int]:
+        """How many frames the score, the rollout's window and a lesson of `lesson` frames see at once, by their key."""
         longest = max(self.lengths)
-        return {"module.rollout.scored": self.scored + context, "rollout.window": min(window or longest, longest)}
+        seen = {"module.rollout.scored": self.scored + context, "rollout.window": min(window or longest, longest)}
+        return {**seen, "data.frames": lesson}

@@ -92,11 +92,13 @@ class TeacherModule(WorldModelModule):
         return self.average.network
 
     def trained_for(self) -> dict[str, Any]:
-        law = self.levels
+        law, mixture = self.levels, zip(self.masks.chunks, self.masks.shares, strict=True)
+        # Levels that are uniform in part come as close to clean as one likes.
+        clean = law.context > 0 or law.clean_history > 0 or law.law.uniform_share > 0
         return {
-            "chunks": list(self.masks.chunks), "frames": self.frames, "context": law.context,
+            "chunks": [chunk for chunk, share in mixture if share > 0], "frames": self.frames, "context": law.context,
             "clean_history": law.clean_history, "history_level": law.history_level, "shared": law.shared, "steps": None,
-            "commit": [{"mode": "clean", "t": 0.0}, {"mode": "noised", "t": law.history_level}],
+            "commit": [{"mode": "clean", "t": 0.0}] * clean + [{"mode": "noised", "t": law.history_level}],
             "action_dropout": {"share": self.action_dropout.share, "granularity": self.action_dropout.granularity},
         }  # fmt: skip
 

@@ -93,7 +93,7 @@ def faults(path: Path, root: Path) -> tuple[str, ...]:
     for block in _BLOCK.finditer(text):
         try:
             fresh = render(Recipe.from_comment(block["body"]), root)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             found.append(f"{path.name}, {block['name']}: {error}")
             continue
         if _ageless(fresh) != _ageless(block["body"]):

@@ -1,8 +1,9 @@
 """Samplers: which noise levels, and how to step from one to the next."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,12 @@ from wm_lightning.clip import Latents, Levels
 from wm_lightning.noising import GaussianPath, per_pixel
 
 Schedule = Float[Tensor, "k f"]
+
+
+def described(sampler: "Sampler") -> dict[str, Any]:
+    """A sampler as plain values, fit for a card: its class's name and its settings."""
+    assert is_dataclass(sampler)
+    return {"name": type(sampler).__name__, **json.loads(json.dumps(asdict(sampler)))}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from wm_lightning.config_record import config_hash, plain
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.environment import revision
 from wm_lightning.results.results import Results
+from wm_lightning.sampling.samplers import described
 from wm_lightning.tasks.build import build_card, build_data, plain_node
 from wm_lightning.tasks.evaluation import Origin, evaluate_cast
 from wm_lightning.tasks.judging import TableSettings, prepare
@@ -47,6 +48,9 @@ def read_checkpoint(config: DictConfig, data: ClipDataModule, kind: str) -> Netw
     expected = build_card(config, data, kind)
     file = read_network(named, expected)
     differences = file.card.differences(expected)
+    if file.card.kind != kind:
+        own = "experiment=teacher" if file.card.kind == "teacher" else "the experiment it was distilled by"
+        raise ValueError(f"{named} holds a {file.card.kind}, this config is about a {kind}; add {own}")
     if differences:
         raise ValueError(f"{named} is not for this config: {'; '.join(differences)} (checkpoint against config)")
     return file
@@ -73,7 +77,7 @@ def build_cast(config: DictConfig, file: NetworkFile, teacher: NetworkFile | Non
     module = plain_node(config, "module")
     recipe = module if teacher is None else module["teacher"]["recipe"]
     history = (file if teacher is None else teacher).card.trained_for["history_level"]
-    require(file.card, config)
+    require(file.card, config, config.metrics.context + config.metrics.horizon)
     return Cast(
         teacher=own if teacher is None else network_of(config, teacher, device),
         student=None if teacher is None else own,
@@ -85,8 +89,10 @@ def build_cast(config: DictConfig, file: NetworkFile, teacher: NetworkFile | Non
     )
 
 
-def require(card: Card, config: DictConfig) -> None:
-    """Raises ValueError where the rollout asks of the network what its card does not declare."""
+def require(card: Card, config: DictConfig, frames: int) -> None:
+    """Raises ValueError where a rollout of `frames` frames asks of the network what its card does not declare."""
+    card.require_frames(min(config.rollout.window or frames, frames), "rollout.window")
+    card.require_sampler(described(instantiate(plain_node(config, "module")["sampler"], _convert_="all")))
     card.require_mask(config.rollout.mask.chunk, "rollout.mask")
     card.require_commit(config.rollout.commit.mode, config.rollout.commit.t, "rollout.commit")
 

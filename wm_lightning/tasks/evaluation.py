@@ -80,12 +80,12 @@ def _baselines(
     """Copying the last frame, and the best few-step model driven by another clip's actions."""
     driven = next((s for s in subjects if s.role == "student"), subjects[-1])
     make = _maker(driven, bench, settings)
-    return {
-        "copy last frame": judge_videos(bench, settings, lambda clip: baseline_copy(clip, settings.context), advance),
-        f"shuffled actions ({driven.name}, {driven.steps})": judge_videos(
-            bench, settings, lambda clip: make(with_shuffled_actions(clip)), advance
-        ),
-    }
+    copied = judge_videos(bench, settings, lambda clip: baseline_copy(clip, settings.context), advance)
+    if sum(len(clip) for clip in bench.clips) < 2:  # a single clip's only neighbour is itself
+        return {"copy last frame": copied}
+    other = dict(zip(map(id, bench.clips), with_shuffled_actions(bench.clips), strict=True))
+    shuffled = judge_videos(bench, settings, lambda clip: make(other[id(clip)]), advance)
+    return {"copy last frame": copied, f"shuffled actions ({driven.name}, {driven.steps})": shuffled}
 
 
 def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSettings, origin: Origin) -> Results:

@@ -49,7 +49,8 @@ def dmd_step(module: DMDModule) -> Step:
         number = module.iterations
         module.schedule.apply(every, number, module.total_iterations)
         if number >= module.critic_warmup and (number - module.critic_warmup) % module.ratio == 0:
-            plain_update(student, module.student, module.student_loss(clip), module.clip_norm)
+            with module.critic_frozen():
+                plain_update(student, module.student, module.student_loss(clip), module.clip_norm)
             module.average.update(module.student)
         if number % module.fresh_every == 0 or not module.replay.windows:
             window = module.generate(clip, "critic rollout", learn=False)

@@ -1,6 +1,6 @@
 """What a training would refuse only after other work, refused before anything is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile, read_resumable
+from wm_lightning.config_record import flat, plain
 from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.data.windows import count_windows
 from wm_lightning.tasks.build import (
     build_card,
     build_module,
@@ -33,7 +35,7 @@ def check_training(config: DictConfig) -> None:
     Modules are built without memory (on the meta device), so this takes moments at any size. Simulated
     data are left in the cache, whole.
     """
-    config = without(config, {})
+    given, config = config, without(config, {})
     data: ClipDataModule = instantiate(config.data, _convert_="all")
     declare_actions(config, data)
     teacher = _teacher(config, data) if "teacher" in config.module else None
@@ -41,7 +43,7 @@ def check_training(config: DictConfig) -> None:
     _check_table(config, card, teacher)
     build_trainer(config)
     if (path := resume_path(config)) is not None:
-        read_resumable(Path(path), card)
+        _check_same_training(given, Path(path), read_resumable(Path(path), card))
     data.prepare_data()
     _check_lengths(config, data)
 
@@ -66,8 +68,8 @@ def _trained(config: DictConfig, data: ClipDataModule, file: NetworkFile | None)
 
 def _check_table(config: DictConfig, card: Card, teacher: NetworkFile | None) -> None:
     """The rows of the table at the end: masks, commits and numbers of steps."""
-    require(card, config)
     settings: TableSettings = instantiate(config.metrics, _convert_="all")
+    require(card, config, settings.context + settings.horizon)
     if settings.horizon < config.rollout.chunk:
         raise ValueError(
             f"metrics.horizon={settings.horizon} is shorter than a chunk of {config.rollout.chunk} frames; raise it"
@@ -75,6 +77,19 @@ def _check_table(config: DictConfig, card: Card, teacher: NetworkFile | None) ->
     cast = _on_meta(lambda: build_cast(config, _weightless(config, card), teacher, torch.device("meta")))
     for _ in cast.subjects(settings.teacher_steps, settings.student_steps):
         pass
+
+
+def _check_same_training(config: DictConfig, path: Path, saved: Mapping[str, Any]) -> None:
+    """A training goes on as it was: what is changed now would be recorded, and change nothing or half of it."""
+    nodes = ("module", "network", "noising", "rollout", "data", "seed")
+    before, after = (flat({key: values.get(key) for key in nodes}) for values in (saved, plain(config)))
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "data.root"]
+    if changed:
+        shown = "; ".join(f"{key}={before.get(key)} then, {after.get(key)} now" for key in changed[:6])
+        raise ValueError(
+            f"{path} is of a training with other settings: {shown}. Continue it as it was, or start another run "
+            f"(without ckpt_path; module.start and module.teacher.ckpt_path begin from a file's weights)"
+        )
 
 
 def _check_lengths(config: DictConfig, data: ClipDataModule) -> None:
@@ -89,6 +104,11 @@ def _check_lengths(config: DictConfig, data: ClipDataModule) -> None:
         if longest < frames:
             raise ValueError(
                 f"{key} is {frames} frames, the longest {split} episode of {data.name} has {longest}; lower it"
+            )
+        # Half of the clips are continued, half are the real reference.
+        if split != "train" and count_windows(reader, frames) < 2:
+            raise ValueError(
+                f"{key} is {frames} frames, of which {data.name} has a single clip in {split}; two are needed, lower it"
             )
 
 

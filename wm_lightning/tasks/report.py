@@ -1,6 +1,7 @@
 """task=report: one table of several runs, kept in the run folder or put into a page of the documentation."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,9 @@ def kept(patterns: Sequence[str], folder: Path, name: str) -> list[str]:
         for number, group in enumerate(found)
         for run in group.runs
     }
-    for old in folder.glob(f"{name}_*_seed*.json"):
-        if old not in texts:
+    ours = re.compile(rf"{re.escape(name)}_\d+_seed-?\d+\.json")
+    for old in folder.glob("*.json"):
+        if ours.fullmatch(old.name) and old not in texts:
             old.unlink()
     for path, text in texts.items():
         write_whole(path, text)

@@ -64,7 +64,7 @@ class Rollout:
         frames = self.length(data, context)
         device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
         file = read_checkpoint(config, data, kind)
-        subject = build_subject(config, file, kind, self.steps, device)
+        subject = build_subject(config, file, kind, frames, self.steps, device)
         rolled = self.roll_out(subject, data, frames, context, device, str(config.trainer.precision))
         folder, mark = Path(config.run_dir) / "rollouts", "_simulated" if data.simulated else ""
         caption = f"{data.name}, test clips, {kind} of {config.name} at {subject.steps} steps, {file.sha256[:12]}"
@@ -111,9 +111,11 @@ class Rollout:
             write_mp4(folder / f"clip_{number:03d}{mark}.mp4", video, fps=self.fps, side=self.video_side)
 
 
-def build_subject(config: DictConfig, file: NetworkFile, kind: str, steps: int | None, device: torch.device) -> Subject:
+def build_subject(
+    config: DictConfig, file: NetworkFile, kind: str, frames: int, steps: int | None, device: torch.device
+) -> Subject:
     """The checkpoint's network with the sampler and plan of the config. Raises ValueError for an untrained use."""
-    require(file.card, config)
+    require(file.card, config, frames)
     path = instantiate(plain_node(config, "noising"), _convert_="all")
     sampler: Sampler = instantiate(plain_node(config, "module")["sampler"], _convert_="all")
     if steps is not None:

@@ -85,7 +85,7 @@ class Cast:
 
         for count in steps:
             yield made(count, teacher, clean, True, None)
-        same = "speed only: without a cache the same model makes the same video as the row with one"
+        same = "speed only: until the window is full it makes the video of the row with a cache"
         yield made(most, Denoiser(Rerun(self.teacher), self.path), clean, False, same)
         last_level = float(self._euler(most).levels(self.path, 1)[-2, 0])
         untrained = last_level > self.history_level
@@ -120,9 +120,10 @@ def baseline_copy(clip: Clip, context: int) -> Pixels:
     return torch.cat([clip.video[:, :context], held], dim=1).cpu()
 
 
-def with_shuffled_actions(clip: Clip) -> Clip:
-    """The clip driven by its neighbour's actions; everything it is judged against stays its own."""
-    condition = clip.condition
-    shuffled = replace(condition, actions=condition.actions.roll(1, dims=0))
-    values: dict[str, Any] = {"condition": shuffled}
-    return replace(clip, **values)
+def with_shuffled_actions(clips: Sequence[Clip]) -> list[Clip]:
+    """Batches of clips driven by their neighbours' actions, across batches; all that they are judged against stays."""
+    rolled = torch.cat([clip.condition.actions for clip in clips]).roll(1, dims=0)
+    parts = rolled.split([len(clip) for clip in clips])
+    shuffled = [replace(clip.condition, actions=part) for clip, part in zip(clips, parts, strict=True)]
+    changes: list[dict[str, Any]] = [{"condition": condition} for condition in shuffled]
+    return [replace(clip, **change) for clip, change in zip(clips, changes, strict=True)]

@@ -1,16 +1,19 @@
 """Where a distillation's teacher comes from: a file, the repository, or a training of its own."""
 
-import hashlib
-import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
+from filelock import FileLock
+from hydra.utils import instantiate
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile, read_card, read_network
-from wm_lightning.config_record import save_record
+from wm_lightning.config_record import config_hash, save_record
 from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.modules.self_forcing import SelfRollout
 from wm_lightning.tasks.build import build_card, build_data, plain_node, without
 from wm_lightning.tasks.fit import best_checkpoint, export, fit
 
@@ -35,7 +38,10 @@ def prepare_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
 
 def must_adapt(config: DictConfig, card: Card) -> bool:
     """Does this teacher lack what student or score ask for, and may it be fine-tuned (`module.teacher.adapt` > 0)?"""
-    long_enough = card.covers_frames(config.module.score.context + config.module.rollout.scored)
+    rollout: SelfRollout = instantiate(plain_node(config, "module")["rollout"], _convert_="all")
+    lessons = config.module.init.iterations > 0 or config.module.regression is not None
+    spans = rollout.spans(config.module.score.context, config.rollout.window, config.data.frames if lessons else 0)
+    long_enough = all(map(card.covers_frames, spans.values()))
     return config.module.teacher.adapt > 0 and not (long_enough and all(map(card.covers_mask, _masks(config))))
 
 
@@ -114,24 +120,35 @@ def train_teacher(config: DictConfig, data: ClipDataModule, start: NetworkFile |
     An interrupted training is continued.
     """
     recipe = recipe_of(config, fine_tuned=start is not None)
-    nodes = {key: plain_node(recipe, key) for key in ("module", "network", "noising", "rollout")}
-    nodes["data"] = {
-        key: value for key, value in plain_node(recipe, "data").items() if key not in ("cache_dir", "root")
-    }
-    identity = {**nodes, "seed": recipe.seed, "content": data.manifest["hash"], "start": start and start.sha256}
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    folder = Path(config.cache_dir) / "teachers" / f"{data.name}-{key}"
+    folder = teacher_folder(recipe, data, start)
     path = folder / "teacher.safetensors"
-    if path.is_file():
-        log.info("Reusing the teacher trained before: %s", path)
-        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of several runs that need this teacher one trains it; ranks of one run are led by their first.
+    with FileLock(folder / "training.lock") if rank_zero_only.rank == 0 else nullcontext():
+        if path.is_file():
+            log.info("Reusing the teacher trained before: %s", path)
+        else:
+            _train_into(folder, path, recipe, start)
+    return path
+
+
+def teacher_folder(recipe: DictConfig, data: ClipDataModule, start: NetworkFile | None) -> Path:
+    """Where the teacher of a recipe is trained in the cache: the name tells recipe, data and start apart."""
+    nodes = {key: plain_node(recipe, key) for key in ("module", "network", "noising", "rollout")}
+    settings = {key: value for key, value in plain_node(recipe, "data").items() if key != "root"}
+    identity = {**nodes, "data": settings, "seed": recipe.seed, "content": data.manifest["hash"]}
+    name = f"{data.name}-{config_hash({**identity, 'start': start and start.sha256})}"
+    return Path(recipe.cache_dir) / "teachers" / name
+
+
+def _train_into(folder: Path, path: Path, recipe: DictConfig, start: NetworkFile | None) -> None:
     what = "Training a teacher" if start is None else "Fine-tuning the teacher to what this run asks of it"
     log.info("%s first, into %s", what, folder)
     recipe.run_dir = str(folder)
     save_record(recipe, [], folder)
+    data = build_data(recipe)
     card = build_card(recipe, data, "teacher")
-    trainer = fit(recipe, build_data(recipe), card, start)
+    trainer = fit(recipe, data, card, start)
     if trainer.is_global_zero:
         export(recipe, best_checkpoint(recipe), card, path)
     trainer.strategy.barrier()
-    return path
