@@ -10,7 +10,7 @@ from tests.networks.tiny import SHAPE, condition, tiny
 from tests.sampling.recording import FEW_STEP, FLOW, plan
 from wm_lightning.clip import Clip
 from wm_lightning.networks.denoiser import Denoiser
-from wm_lightning.tasks.speed import CHUNKS_B1, measure_speed
+from wm_lightning.tasks.speed import PASSES_B1, PASSES_B16, measure_speed
 from wm_lightning.tasks.subjects import Subject
 
 FRAMES, CHUNK, WINDOW = 9, 2, 6
@@ -35,7 +35,8 @@ def test_chunks_are_timed_behind_a_full_window_and_the_first_frame_behind_its_co
     told: list[str] = []
     speed = measure_speed([subject], clip, 1, repeats=1, device=torch.device("cpu"), advance=told.append)[0]
     first, full = (1, 1), (1, WINDOW - CHUNK)
-    measured = [first] * 2 + [full] * 2 * CHUNKS_B1 + [(16, WINDOW - CHUNK)] * 2 + [first] * 2
+    chunks = lambda passes, seen: [seen] * 2 * round(passes / subject.forwards)  # noqa: E731  two steps, no commit seen
+    measured = [first] * 2 + chunks(PASSES_B1, full) + chunks(PASSES_B16, (16, WINDOW - CHUNK)) + [first] * 2
     assert model.passes[: len(measured)] == measured  # what follows is the measurement of memory
     assert told == ["speed: student, 2 steps"]
     assert min(speed.fps_b1, speed.fps_b16, speed.first_frame_latency) > 0
