@@ -16,7 +16,7 @@ from tests.tiny_run import tiny
 from wm_lightning.results import report, seeds
 from wm_lightning.results.freshness import Freshness, freshness
 from wm_lightning.results.report import Recipe, faults, render, splice
-from wm_lightning.results.results import Results, Row
+from wm_lightning.results.results import Results, Row, Use
 from wm_lightning.results.seeds import Run, groups, spread
 
 FRESH = Freshness(False, "")
@@ -172,6 +172,28 @@ def test_the_check_finds_a_changed_number_a_missing_run_and_a_hand_made_table(fo
     assert "kept/quick_0_seed1.json leads to no results.json" in faults(page, folder)[0]
 
 
+def test_experiments_are_compared_in_one_table(folder: Path) -> None:
+    for seed in range(2):
+        other = results(seed, name="dmd_last", chunk=1, deployed=Use("student", 4, "clean"), extra={"family": "g"})
+        other.to_json(folder / f"logs/last{seed}/results.json")
+        results(seed, deployed=Use("student", 4, "clean")).to_json(folder / f"logs/run{seed}/results.json")
+    made(folder, "task.runs=[logs/run0,logs/run1,logs/last*]", "task.into=PAGE.md", "task.block=quick", "task.compare=true")
+    page = (folder / "PAGE.md").read_text()
+    assert "| dmd | 3 | 4 | clean | 2 | 0.105 ± 0.007 | 70.0 ± 0.0 | 0.2000 ± 0.0000 |" in page
+    assert "| dmd_last | 1 | 4 | clean | 2 |" in page and "teacher" not in page
+    assert faults(folder / "PAGE.md", folder) == ()
+
+
+def test_what_cannot_be_compared_is_refused(folder: Path) -> None:
+    deployed = Use("student", 4, "clean")
+    results(0, deployed=deployed).to_json(folder / "logs/run0/results.json")
+    for name, other in (("extractor", {"extractor_hash": "f" * 64}), ("frames", {"horizon": 24}), ("own", {})):
+        values = {"deployed": deployed if name != "own" else None, "extra": {"family": name}, **other}
+        results(0, name=name, **values).to_json(folder / f"logs/{name}/results.json")
+        with pytest.raises(ValueError, match=f"{'which row is the network' if name == 'own' else name}"):
+            made(folder, f"task.runs=[logs/run0,logs/{name}]", "task.compare=true")
+
+
 def test_kept_results_of_another_name_stay(folder: Path) -> None:
     other = folder / "kept/quick_last_0_seed0.json"
     results(0).to_json(other)
@@ -179,6 +201,12 @@ def test_kept_results_of_another_name_stay(folder: Path) -> None:
     made(folder, "task.runs=[logs/*]", "task.into=PAGE.md", "task.block=quick", "task.keep=kept")
     names = sorted(path.name for path in (folder / "kept").iterdir())
     assert names == ["quick_0_seed0.json", "quick_0_seed1.json", "quick_0_seed2.json", "quick_last_0_seed0.json"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/dmd.md"])
+def test_the_tables_of_the_pages_are_those_of_the_results_beside_them(page: str) -> None:
+    root = Path(__file__).parents[2]
+    assert faults(root / page, root) == ()
 
 
 def test_the_check_takes_no_offence_at_age(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from wm_lightning.results import comparison
 from wm_lightning.results.results import Results, Row, write_whole
 from wm_lightning.results.seeds import Group, family, groups, read_runs, spread
 from wm_lightning.results.table import Column, Footnotes, columns, heads
@@ -24,17 +25,21 @@ _RECIPE = re.compile(r"<!-- made from (?P<json>\{.*\}) -->")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a block is made from: results files (globs are legal) relative to a root, columns, and targets if any."""
+    """What a block is made from: results files (globs are legal) relative to a root, columns, and targets if any.
+
+    `compare` gives one table with a line per experiment in place of a table of all rows for each.
+    """
 
     runs: Sequence[str]
     columns: Sequence[str]
     targets: Targets | None
+    compare: bool = False
 
     def to_comment(self) -> str:
         """One line of HTML comment."""
         values = {"runs": list(self.runs), "columns": list(self.columns)}
         plain = None if self.targets is None else asdict(self.targets)
-        return f"<!-- made from {json.dumps({**values, 'targets': plain})} -->"
+        return f"<!-- made from {json.dumps({**values, 'targets': plain, 'compare': self.compare})} -->"
 
     @classmethod
     def from_comment(cls, body: str) -> "Recipe":
@@ -44,12 +49,13 @@ class Recipe:
             raise ValueError("it does not say what it was made from; write it with task=report")
         values = json.loads(found["json"])
         targets = None if values["targets"] is None else Targets(**_with_numbers(values["targets"]))
-        return cls(values["runs"], values["columns"], targets)
+        return cls(values["runs"], values["columns"], targets, values.get("compare", False))
 
 
 def render(recipe: Recipe, root: Path) -> str:
-    """The recipe's line and one table per group of runs. Raises ValueError where a run or a column is missing."""
-    tables = [table(group, recipe) for group in groups(read_runs(recipe.runs, root=root))]
+    """The recipe's line and its tables. Raises ValueError where a run or a column is missing."""
+    found = groups(read_runs(recipe.runs, root=root))
+    tables = [compared(found, recipe)] if recipe.compare else [table(group, recipe) for group in found]
     return "\n\n".join([recipe.to_comment(), *tables])
 
 
@@ -64,6 +70,20 @@ def table(group: Group, recipe: Recipe) -> str:
     if recipe.targets is not None:
         parts.append(_verdict(group, recipe.targets))
     return "\n\n".join([*parts, *_ages(group), _origin(group)])
+
+
+def compared(found: Sequence[Group], recipe: Recipe) -> str:
+    """One table with a line per group of runs, and where the numbers come from."""
+    chosen = _chosen(found[0], recipe.columns)
+    head = [*comparison.HEAD, *(column.heading.replace("\n", " ") for column in chosen)]
+    grid = _grid(head, comparison.lines(found, chosen, STALE), left=4)
+    first = found[0].first
+    caption = (
+        f"{first.data} data ({first.world}) · {first.clips} test clips, {first.context} given + {first.horizon} "
+        f"generated frames · mean ± standard deviation where there are several seeds · {first.machine}"
+    )
+    ages = [age for group in found for age in _ages(group)]
+    return "\n\n".join([caption, grid, *ages, *(f"{group.first.name}: {_origin(group)}" for group in found)])
 
 
 def splice(text: str, name: str, body: str) -> str:

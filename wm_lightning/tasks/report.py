@@ -23,6 +23,7 @@ class Report:
     `keep` copies the results there, as `<block>_<n>_seed<seed>.json`, so that the table can be made again
     where the runs are gone. `into` and `block` name a file and the place in it; `into` may be several files
     for `check`, which only compares the blocks of the files with their sources. `targets` judges the rows.
+    `compare` gives one table with a line per experiment, or point of a grid: the network it made.
     """
 
     runs: str | Sequence[str]
@@ -31,6 +32,7 @@ class Report:
     into: str | Sequence[str] | None
     block: str | None
     keep: str | None
+    compare: bool
     check: bool
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
@@ -42,10 +44,11 @@ class Report:
         patterns = _listed(self.runs)
         if not patterns:
             raise ValueError("task.runs is empty; name run folders, as in 'task.runs=[logs/dmd_chunkwise/*]'")
-        targets = instantiate(config.metrics.targets, _convert_="all") if self.targets else None
+        judged = self.targets and not self.compare
+        targets = instantiate(config.metrics.targets, _convert_="all") if judged else None
         if self.keep is not None:
             patterns = kept(patterns, Path(self.keep), self.block or "results")
-        body = render(Recipe(patterns, list(self.columns), targets), Path.cwd())
+        body = render(Recipe(patterns, list(self.columns), targets, self.compare), Path.cwd())
         write_whole(Path(config.run_dir) / "report.md", body + "\n")
         for name in _listed(self.into):
             splice_into(Path(name), str(self.block), body)

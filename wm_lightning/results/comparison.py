@@ -1,0 +1,50 @@
+"""Several experiments in one table: a line for each, of the network it made, used as it was trained."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wm_lightning.results.results import Row
+from wm_lightning.results.seeds import Group, spread
+from wm_lightning.results.table import Column
+
+HEAD = ("", "chunk", "steps", "cache", "seeds")
+# Numbers mean the same only where these are equal.
+_COMMON: dict[str, Callable[[Group], Any]] = {
+    "world": lambda group: (group.first.data, group.first.world),
+    "clips, given and generated frames": lambda group: (
+        group.first.clips, group.first.context, group.first.horizon,
+    ),
+    "feature extractor": lambda group: group.first.extractor_hash,
+}  # fmt: skip
+
+
+def lines(found: Sequence[Group], chosen: Sequence[Column], mark: str) -> list[list[str]]:
+    """A line per group, mean ± standard deviation over its seeds; `mark` is put where its code is newer.
+
+    Raises ValueError where groups cannot be compared, or a run does not say which row is its own.
+    """
+    for what, get in _COMMON.items():
+        if len({get(group) for group in found}) > 1:
+            kinds = "; ".join(f"{group.runs[0].path}: {get(group)}" for group in found)
+            raise ValueError(f"these runs cannot stand in one table, their {what} differ: {kinds}")
+    return [_line(group, chosen, mark) for group in found]
+
+
+def _line(group: Group, chosen: Sequence[Column], mark: str) -> list[str]:
+    rows = [_own(run.results.deployed_row, str(run.path)) for run in group.runs]
+    first = rows[0]
+    name = f"{group.first.name} {mark}" if group.stale else group.first.name
+    texts = [name, str(group.first.chunk), str(first.steps), str(first.cache_commit), str(len(rows))]
+    for column in chosen:
+        value = spread(rows, column.name)
+        text = "–" if value is None else format(value.mean * column.factor, column.form)
+        if value is not None and value.deviation is not None:
+            text += f" ± {format(value.deviation * column.factor, column.form)}"
+        texts.append(text)
+    return texts
+
+
+def _own(row: Row | None, path: str) -> Row:
+    if row is None:
+        raise ValueError(f"{path} does not say which row is the network it made; run task=evaluate on it again")
+    return row
