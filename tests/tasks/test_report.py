@@ -177,7 +177,13 @@ def test_experiments_are_compared_in_one_table(folder: Path) -> None:
         other = results(seed, name="dmd_last", chunk=1, deployed=Use("student", 4, "clean"), extra={"family": "g"})
         other.to_json(folder / f"logs/last{seed}/results.json")
         results(seed, deployed=Use("student", 4, "clean")).to_json(folder / f"logs/run{seed}/results.json")
-    made(folder, "task.runs=[logs/run0,logs/run1,logs/last*]", "task.into=PAGE.md", "task.block=quick", "task.compare=true")
+    made(
+        folder,
+        "task.runs=[logs/run0,logs/run1,logs/last*]",
+        "task.into=PAGE.md",
+        "task.block=quick",
+        "task.compare=true",
+    )
     page = (folder / "PAGE.md").read_text()
     assert "| dmd | 3 | 4 | clean | 2 | 0.105 ± 0.007 | 70.0 ± 0.0 | 0.2000 ± 0.0000 |" in page
     assert "| dmd_last | 1 | 4 | clean | 2 |" in page and "teacher" not in page
