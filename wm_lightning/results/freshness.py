@@ -9,7 +9,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 # What is measured, unless a result names the files that made it. Tables, pictures and this very module change
 # no number, so they age none.
 CODE = ("wm_lightning",)
-CONFIG = ("conf", ":(exclude)wm_lightning/results", ":(exclude)wm_lightning/tasks/report.py")
+CONFIG = (
+    "conf", ":(exclude)wm_lightning/results", ":(exclude)wm_lightning/tasks/report.py",
+    *(f":(exclude)conf/{group}" for group in ("task", "logger", "launcher")),
+)  # fmt: skip
 # A file that was not there when something was measured cannot have made it.
 CHANGES = "--diff-filter=MDRT"
 
