@@ -9,8 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 _PROJECT = Path(__file__).resolve().parents[1]
 _PACKAGE = __name__.split(".", maxsplit=1)[0]
+# Groups of the config that change no number.
+NO_NUMBERS = ("task", "logger", "launcher")
 
 
 def revision(folder: Path = _PROJECT) -> str:
@@ -27,6 +31,20 @@ def loaded_code() -> list[str]:
     modules = [module for name, module in sys.modules.items() if name.split(".")[0] == _PACKAGE]
     files = [Path(file) for module in modules if (file := getattr(module, "__file__", None))]
     return sorted(file.relative_to(_PROJECT).as_posix() for file in files if file.is_relative_to(_PROJECT))
+
+
+def chosen_config() -> list[str]:
+    """The files of `conf` that this run was composed of and that can change a number, relative to the project.
+
+    Hydra names the choice of every group; what experiments and modules inherit it does not, so these are named
+    by their folders. Empty outside a run that Hydra started.
+    """
+    if not HydraConfig.initialized():
+        return []
+    choices = [(str(group).split("@")[0], choice) for group, choice in HydraConfig.get().runtime.choices.items()]
+    files = {f"conf/{group}/{choice}.yaml" for group, choice in choices if group not in NO_NUMBERS}
+    found = {file for file in files if (_PROJECT / file).is_file()}
+    return sorted({"conf/config.yaml", "conf/experiment", "conf/module", *found})
 
 
 def environment() -> dict[str, Any]:

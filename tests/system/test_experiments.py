@@ -77,6 +77,8 @@ def trained(run: Run, folder: Path, words: list[str]) -> dict[str, Any]:
     for name in left:
         assert (folder / name).stat().st_size > 0, name
     content = AtomicCheckpointIO().load_checkpoint(folder / "checkpoints/last.ckpt")
+    data = next((word for word in words if word.startswith("data=")), "data=worldmap").removeprefix("data=")
+    assert f"conf/data/{data}.yaml" in results(folder)["extra"]["code"], "its data ages it"
     assert content["card"]["kind"] == kind and content["card"]["iterations"] > 0
     assert all(bool(torch.isfinite(value).all()) for value in content["state_dict"].values())
     found = results(folder)

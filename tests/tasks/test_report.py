@@ -262,6 +262,8 @@ def test_results_age_with_the_code_and_with_nothing_else(repository: Callable[..
     assert freshness(first, folder=tmp_path).stale
     assert freshness(first, ["wm_lightning/modules/dmd.py"], folder=tmp_path) == FRESH
     second = repository("conf/module/dmd.yaml", "a setting")
+    assert freshness(other, ["conf/data/rt1.yaml"], folder=tmp_path) == FRESH
+    assert freshness(other, ["conf/module"], folder=tmp_path).stale
     assert freshness(other, folder=tmp_path) == Freshness(True, f"1 commit has changed the code since {other[:9]}")
     assert freshness(second, folder=tmp_path) == FRESH
     assert freshness(f"{second}-modified", folder=tmp_path).stale

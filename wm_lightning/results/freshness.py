@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wm_lightning.environment import NO_NUMBERS
+
 PROJECT = Path(__file__).resolve().parents[2]
-# What is measured, unless a result names the files that made it. Tables, pictures and this very module change
-# no number, so they age none.
-CODE = ("wm_lightning",)
-CONFIG = (
-    "conf", ":(exclude)wm_lightning/results", ":(exclude)wm_lightning/tasks/report.py",
-    *(f":(exclude)conf/{group}" for group in ("task", "logger", "launcher")),
+# What is measured, unless a result names the files that made it.
+ALL = ("wm_lightning", "conf")
+# Tables, pictures and this very module change no number, so they age none.
+_HARMLESS = (
+    ":(exclude)wm_lightning/results", ":(exclude)wm_lightning/tasks/report.py",
+    *(f":(exclude)conf/{group}" for group in NO_NUMBERS),
 )  # fmt: skip
 # A file that was not there when something was measured cannot have made it.
 CHANGES = "--diff-filter=MDRT"
@@ -28,9 +30,9 @@ class Freshness:
 def freshness(revision: str, code: Sequence[str] | None = None, *, folder: Path = PROJECT) -> Freshness:
     """Compares the revision that results name with the files in `folder` that made them, committed or not.
 
-    `code` names those files; None takes all of the package.
+    `code` names those files and folders; None takes all of the package and the config.
     """
-    paths = (*(code or CODE), *CONFIG)
+    paths = (*(code or ALL), *_HARMLESS)
     commit = revision.removesuffix("-modified")
     if commit == "unknown":
         return Freshness(False, "measured outside git, so its age cannot be told")

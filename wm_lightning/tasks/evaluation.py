@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.compute import precise
-from wm_lightning.environment import loaded_code
+from wm_lightning.environment import chosen_config, loaded_code
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips
 from wm_lightning.results.results import Results, Row
 from wm_lightning.results.table import terminal, verdict, write_markdown
@@ -104,7 +104,7 @@ def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSetti
         drift_of="action error" if judged_drift else "PSNR", machine=machine(bench),
         extractor_hash=bench.features.extractor_hash, distance_floor=floors[0] if floors else None,
         presence_truth=presence, deployed=cast.deployed(settings.teacher_steps),
-        extra={"family": origin.family, "code": loaded_code()},
+        extra={"family": origin.family, "code": [*loaded_code(), *chosen_config()]},
     )  # fmt: skip
 
 
