@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wm_lightning.data.formats.frame_store import INDEX, BadBudget, FrameStore, check_budget
-from wm_lightning.data.formats.mp4_npz import find_episodes
-from wm_lightning.data.formats.mp4_npz_reader import Plan, Reading, build_store, check_actions, split_key
+from wm_lightning.data.formats.resize import Resize
+from wm_lightning.data.formats.source import EpisodeSource
+from wm_lightning.data.formats.store_reader import build_store, check_actions, split_key
 from wm_lightning.data.formats.video_files import BadFile
 
 # Another run may be reading a store that was opened this recently, so it is not removed to make room.
@@ -44,20 +45,22 @@ class FrameCache:
     folder: Path
     label: str
     most_bytes: float
-    reading: Reading
+    resize: Resize
     tolerance: Tolerance
     workers: int
 
-    def store(self, split: Path) -> FrameStore:
-        """The store of a split's folder, found or built. Raises ValueError where its data are refused."""
-        found = find_episodes(split)
-        size = f"{self.reading.height}x{self.reading.width}"
-        place = self.folder / f"frames-{self.label}-{split.name}-{size}-{split_key(found, self.reading)}"
-        candidates = len(found.episodes) + len(found.bad)
+    def store(self, source: EpisodeSource, split: str, settings: str) -> FrameStore:
+        """The store of a split, found or built; `settings` say how files are read.
+
+        Raises ValueError where its data are refused.
+        """
+        key = split_key(source, f"{self.resize} {settings}")
+        place = self.folder / f"frames-{self.label}-{split}-{self.resize.height}x{self.resize.width}-{key}"
+        candidates = len(source.names) + len(source.bad)
         allowed = self.tolerance.allowed(candidates)
         try:
             if not (place / INDEX).is_file():
-                self._build(place, check_actions(found), allowed)
+                self._build(place, source, allowed)
             store = FrameStore(place)
             check_budget([BadFile(Path(path), why) for path, why in store.index.quarantine.items()], allowed)
         except BadBudget as error:
@@ -75,14 +78,15 @@ class FrameCache:
             f"(now {self.tolerance.on_error} and {self.tolerance.max_bad_share}); no file is ever changed."
         )
 
-    def _build(self, place: Path, plan: Plan, allowed: int) -> None:
+    def _build(self, place: Path, source: EpisodeSource, allowed: int) -> None:
+        plan = check_actions(source)
         check_budget(plan.bad, allowed)
-        self._make_room(plan.frames * 3 * self.reading.height * self.reading.width)
+        self._make_room(plan.frames * 3 * self.resize.height * self.resize.width)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
             bar = progress.add_task(f"decoding {self.label}", total=len(plan.episodes))
             report = lambda steps: progress.advance(bar, steps)  # noqa: E731
-            build_store(place, plan, self.reading, allowed=allowed, workers=self.workers, report=report)
+            build_store(place, source, plan, self.resize, allowed=allowed, workers=self.workers, report=report)
 
     def _make_room(self, needed: int) -> None:
         """Removes the stores unused for longest. Raises ValueError where the bound or the disk is too small."""

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from wm_lightning.clip import Clip, Pixels
-from wm_lightning.data.formats.mp4_npz import EpisodeFiles, action_spec, write_episode
+from wm_lightning.data.formats.mp4_npz import ORDER, EpisodeFiles, write_episode
+from wm_lightning.data.formats.robot_actions import spec_of
 from wm_lightning.data.formats.video_files import Encoding
 from wm_lightning.randomness import generator
 from wm_lightning.worlds import pusher_measure
@@ -91,7 +92,7 @@ class PusherWorld:
         self.pixels, self.reach, self.jump, self.workers = pixels, reach, jump, workers
         self.policies = {name: float(policies[name]) for name in POLICIES}
         self.encoding = Encoding(fps=fps, crf=crf, preset="veryfast")
-        self.spec = action_spec(BOUNDS)
+        self.spec = spec_of(ORDER, BOUNDS)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -6,19 +6,18 @@ and `index.json`. It is written beside its place, then renamed.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float32, Shaped, UInt8
 
 from wm_lightning.data.formats.atomic import atomic_folder
-from wm_lightning.data.formats.mp4_npz import StoredEpisode
+from wm_lightning.data.formats.resize import Resize
+from wm_lightning.data.formats.source import StoredEpisode
 from wm_lightning.data.formats.video_files import BadFile
 
 INDEX = "index.json"
@@ -78,16 +77,14 @@ class FrameStore:
         return {key: value for key, value in self.__dict__.items() if key not in ("frames", "actions", "truth")}
 
 
-def write_store(
-    folder: Path, episodes: Iterable[Named], *, most_frames: int, height: int, width: int, allowed: int
-) -> None:
+def write_store(folder: Path, episodes: Iterable[Named], *, most_frames: int, resize: Resize, allowed: int) -> None:
     """Writes the store of `episodes`, of at most `most_frames` frames in total.
 
     Episodes that could not be read are left out and reported in the index. Raises BadBudget as soon as
     there are more than `allowed` of them; then nothing is left behind.
     """
     with atomic_folder(folder) as partial:
-        shape = (max(most_frames, 1), 3, height, width)
+        shape = (max(most_frames, 1), 3, resize.height, resize.width)
         frames = np.lib.format.open_memmap(partial / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
         kept: list[_Kept] = []
         bad: list[BadFile] = []
@@ -98,7 +95,7 @@ def write_store(
                 bad.append(content)
                 check_budget(bad, allowed)
                 continue
-            small = resize(content.video, height, width)
+            small = resize(content.video)
             frames[place : place + len(small)] = small
             place += len(small)
             kept.append(_Kept(episode.name, content.actions, content.truth, _digest(small, content.actions)))
@@ -108,7 +105,7 @@ def write_store(
             names=tuple(episode.name for episode in kept),
             lengths=tuple(len(episode.actions) for episode in kept),
             digests=tuple(episode.digest for episode in kept),
-            quarantine={str(error.path): error.reason for error in bad},
+            quarantine=_listed(bad),
         )
         (partial / INDEX).write_text(json.dumps(asdict(index), indent=1))
 
@@ -124,15 +121,6 @@ def check_budget(bad: Iterable[BadFile], allowed: int) -> None:
         lines = [f"  {error}" for error in listed[:5]]
         more = [f"  ... {len(listed) - 5} more"] if len(listed) > 5 else []
         raise BadBudget("\n".join([f"{len(listed)} unusable, {allowed} allowed:", *lines, *more]))
-
-
-def resize(video: UInt8[np.ndarray, "f h w 3"], height: int, width: int) -> UInt8[np.ndarray, "f 3 {height} {width}"]:
-    """Frames squashed to `height` x `width`: exact area means for whole factors, else antialiased bilinear."""
-    frames = torch.from_numpy(video).permute(0, 3, 1, 2).float()
-    whole = frames.shape[2] % height == 0 and frames.shape[3] % width == 0
-    options: dict[str, Any] = {"mode": "area"} if whole else {"mode": "bilinear", "antialias": True}
-    small = F.interpolate(frames, size=(height, width), **options)
-    return small.round().clamp(0, 255).to(torch.uint8).numpy()
 
 
 @dataclass(frozen=True)
@@ -159,6 +147,18 @@ def _save_columns(folder: Path, episodes: list[_Kept]) -> None:
     np.save(folder / "actions.npy", np.concatenate([e.actions for e in episodes]))
     for key in episodes[0].truth:
         np.save(folder / f"truth-{key}.npy", np.concatenate([e.truth[key] for e in episodes]))
+
+
+def _listed(bad: Sequence[BadFile]) -> dict[str, str]:
+    """Reasons by file; a file that lost several episodes is listed once for each."""
+    reasons: dict[str, str] = {}
+    for error in bad:
+        key, count = str(error.path), 1
+        while key in reasons:
+            count += 1
+            key = f"{error.path} ({count})"
+        reasons[key] = error.reason
+    return reasons
 
 
 def _digest(frames: UInt8[np.ndarray, "f c h w"], actions: Float32[np.ndarray, "f a"]) -> str:

@@ -5,37 +5,21 @@ float32 [frames, 10]. `arr_0[k]` is stored at the observation k and acts to prod
 episodes have a `NNNNNNNNN.state.npz` too: hidden state, every array by frame, for evaluation only.
 """
 
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
-from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.atomic import atomic_file
+from wm_lightning.data.formats.robot_actions import columns
+from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, load_arrays, stamp, trimmed
 from wm_lightning.data.formats.video_files import BadFile, Decoder, Encoding, decode, encode
 
-# RT-1's fields in world-model-eval's order, with the number of columns of each.
-FIELDS = {
-    "world_vector": 3,
-    "rotation_delta": 3,
-    "gripper_closedness_action": 1,
-    "base_displacement_vector": 2,
-    "base_displacement_vertical_rotation": 1,
-}
-COLUMNS = sum(FIELDS.values())
+ORDER = "oxe10"
+COLUMNS = len(columns(ORDER))
 STATE = ".state.npz"
-
-
-def action_spec(bounds: Mapping[str, float]) -> ActionSpec:
-    """The 10 columns with a symmetric bound per field. Raises ValueError where a field is missing or unknown."""
-    if set(bounds) != set(FIELDS) or min(bounds.values()) <= 0:
-        raise ValueError(f"action bounds {dict(bounds)} must give each of {', '.join(FIELDS)} one positive number")
-    names = [f"{name}_{'xyz'[axis]}" if size > 1 else name for name, size in FIELDS.items() for axis in range(size)]
-    high = [float(bounds[name]) for name, size in FIELDS.items() for _ in range(size)]
-    return ActionSpec(tuple(names), tuple(-value for value in high), tuple(high))
 
 
 @dataclass(frozen=True)
@@ -55,15 +39,6 @@ class EpisodeFiles:
     def name(self) -> str:
         """The episode's number as written."""
         return self.video.stem
-
-
-@dataclass(frozen=True)
-class StoredEpisode:
-    """An episode as it stands on disk: all arrays have the same number of frames."""
-
-    video: UInt8[np.ndarray, "f h w 3"]
-    actions: Float32[np.ndarray, "f a"]
-    truth: Mapping[str, Shaped[np.ndarray, "f ..."]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,17 +67,36 @@ def find_episodes(folder: Path) -> Found:
     return Found(tuple(EpisodeFiles.of(folder, name) for name in pairs), tuple(sorted(bad, key=lambda b: b.path)))
 
 
+class Mp4NpzSource:
+    """The episodes of one split's folder. `trim_tail` lets video and actions differ by one frame."""
+
+    columns = columns(ORDER)
+
+    def __init__(self, folder: Path, *, decoder: Decoder, trim_tail: bool) -> None:
+        self.found, self.decoder, self.trim_tail = find_episodes(folder), decoder, trim_tail
+        self.names: Sequence[str] = tuple(files.name for files in self.found.episodes)
+        self.bad: Sequence[BadFile] = self.found.bad
+
+    def stamps(self) -> Sequence[Stamp]:
+        """Name, size and time of every file of the split."""
+        paths = [path for files in self.found.episodes for path in (files.video, files.actions, files.state)]
+        return [stamp(path) for path in [*paths, *(error.path for error in self.bad)] if path.exists()]
+
+    def actions(self, episode: int) -> Float32[np.ndarray, "f a"]:
+        """The stored actions."""
+        return read_actions(self.found.episodes[episode])
+
+    def read(self, episode: int) -> StoredEpisode:
+        """The whole episode."""
+        return read_episode(self.found.episodes[episode], decoder=self.decoder, trim_tail=self.trim_tail)
+
+
 def read_actions(files: EpisodeFiles) -> Float32[np.ndarray, "f a"]:
     """The stored actions, unclipped and unshifted. Raises BadFile where they are no finite [frames, 10] floats."""
-    arrays = _load(files.actions)
+    arrays = load_arrays(files.actions)
     if "arr_0" not in arrays:
         raise BadFile(files.actions, f"has no array arr_0, only {sorted(arrays)}")
-    actions = arrays["arr_0"]
-    if actions.ndim != 2 or actions.shape[1] != COLUMNS or not len(actions):
-        raise BadFile(files.actions, f"actions have shape {list(actions.shape)}, [frames, {COLUMNS}] is expected")
-    if actions.dtype.kind not in "fiu" or not np.isfinite(actions).all():
-        raise BadFile(files.actions, "actions are not all finite numbers (NaN or infinite)")
-    return actions.astype(np.float32)
+    return checked_actions(files.actions, arrays["arr_0"], COLUMNS)
 
 
 def read_episode(files: EpisodeFiles, *, decoder: Decoder, trim_tail: bool) -> StoredEpisode:
@@ -110,13 +104,9 @@ def read_episode(files: EpisodeFiles, *, decoder: Decoder, trim_tail: bool) -> S
 
     `trim_tail` lets video and actions differ by one frame: the longer one loses its last.
     """
-    actions, truth = read_actions(files), _load(files.state) if files.state.exists() else {}
+    actions, truth = read_actions(files), load_arrays(files.state) if files.state.exists() else {}
     video = decode(files.video, decoder)
-    lengths = {len(video), len(actions)}
-    frames = min(lengths)
-    if max(lengths) - frames > int(trim_tail):
-        hint = "" if trim_tail else "; data.trim_tail=true allows a difference of one"
-        raise BadFile(files.video, f"has {len(video)} frames for {len(actions)} actions{hint}")
+    frames = trimmed(files.video, len(video), len(actions), trim_tail=trim_tail)
     for key, values in truth.items():
         if values.ndim == 0 or len(values) < frames:
             raise BadFile(files.state, f"{key} has shape {list(values.shape)} for {frames} frames")
@@ -138,15 +128,6 @@ def write_episode(
     if state:
         _save(files.state, state)
     encode(files.video, video, encoding)
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        # AttributeError: numpy returns a bare array where the file is an npy under another name.
-        raise BadFile(path, f"cannot be read as npz ({error})") from error
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -58,6 +58,33 @@ def decode(path: Path, decoder: Decoder) -> UInt8[np.ndarray, "f h w 3"]:
     return frames
 
 
+def decode_span(path: Path, start: float, frames: int, fps: float) -> UInt8[np.ndarray, "f h w 3"]:
+    """Frames at `start`, `start` + 1 / fps, ... (seconds) of a file that several episodes share.
+
+    Raises BadFile where one is missing: no picture within half a frame of its time.
+    """
+    found: dict[int, np.ndarray] = {}
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            assert stream.time_base is not None
+            container.seek(max(0, int((start - 0.5 / fps) / stream.time_base)), stream=stream)
+            reformatter = VideoReformatter()
+            for frame in container.decode(stream):
+                place = round((frame.time - start) * fps)
+                if 0 <= place < frames and abs(frame.time - start - place / fps) <= 0.5 / fps:
+                    found[place] = _picture(path, frame, reformatter)
+                if place >= frames - 1:
+                    break
+    except (FFmpegError, IndexError) as error:
+        raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error
+    missing = [place for place in range(frames) if place not in found]
+    if missing:
+        raise BadFile(path, f"has no picture at {start + missing[0] / fps:.3f} s ({len(missing)} of {frames} missing)")
+    return np.stack([found[place] for place in range(frames)])
+
+
 def encode(path: Path, video: UInt8[np.ndarray, "f h w 3"], encoding: Encoding) -> None:
     """Writes an mp4; a reader sees the whole file or none."""
     height, width = video.shape[1:3]

@@ -1,0 +1,58 @@
+"""DIAMOND's low-resolution Counter-Strike episodes: `{train,test}/HHH/TT/U/{id}.pt`, 30 x 56 pixels, RGB."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from wm_lightning.data.formats.csgo import COLUMNS, one_hot_mouse
+from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, stamp
+from wm_lightning.data.formats.video_files import BadFile
+from wm_lightning.plain_files import read_plain
+
+
+class DiamondSource:
+    """The episodes of one split's folder."""
+
+    columns = COLUMNS
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted((path for path in folder.rglob("*.pt") if path.stem.isdigit()), key=lambda p: int(p.stem))
+        if not self.paths:
+            raise ValueError(f"{folder} holds no episode HHH/TT/U/ID.pt")
+        self.names: Sequence[str] = tuple(path.stem for path in self.paths)
+        self.bad: Sequence[BadFile] = ()
+
+    def stamps(self) -> Sequence[Stamp]:
+        """Name, size and time of every file."""
+        return [stamp(path) for path in self.paths]
+
+    def actions(self, episode: int) -> Float32[np.ndarray, "f 51"]:
+        """The stored actions, every mouse movement made a one-hot."""
+        return self._actions(self.paths[episode], self._content(episode))
+
+    def read(self, episode: int) -> StoredEpisode:
+        """The whole episode."""
+        path, content = self.paths[episode], self._content(episode)
+        actions, video = self._actions(path, content), content.get("obs")
+        if not isinstance(video, torch.Tensor) or video.dtype != torch.uint8 or video.ndim != 4 or video.shape[1] != 3:
+            raise BadFile(path, "has no obs of uint8 [frames, 3, height, width]")
+        if len(video) != len(actions):
+            raise BadFile(path, f"has {len(video)} frames for {len(actions)} actions")
+        return StoredEpisode(np.moveaxis(video.numpy(), 1, -1), actions)
+
+    def _content(self, episode: int) -> Mapping[str, Any]:
+        path = self.paths[episode]
+        try:
+            return read_plain(path)
+        except ValueError as error:
+            raise BadFile(path, str(error)) from error
+
+    def _actions(self, path: Path, content: Mapping[str, Any]) -> Float32[np.ndarray, "f 51"]:
+        actions = content.get("act")
+        if not isinstance(actions, torch.Tensor):
+            raise BadFile(path, "has no act of [frames, 51]")
+        return one_hot_mouse(checked_actions(path, actions.numpy(), len(COLUMNS)))

@@ -1,0 +1,195 @@
+"""RECON: the original HDF5 files with JPEG bytes, and processed folders of k.jpg beside `traj_data.pkl` (or .npz).
+
+Actions are planar: the pose at frame k + 1 seen from that at frame k, (dx, dy) divided by the spacing of waypoints and
+scaled to [-1, 1] as NoMaD and NWM do, and the turn in radians.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from wm_lightning.clip import ActionSpec
+from wm_lightning.data.formats.atomic import atomic_file
+from wm_lightning.data.formats.safe_pickle import read_arrays
+from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, load_arrays, stamp
+from wm_lightning.data.formats.video_files import BadFile
+
+COLUMNS = ("dx", "dy", "dyaw")
+SPEC = ActionSpec(COLUMNS, (-1.0, -1.0, -np.pi), (1.0, 1.0, np.pi))
+SPACING = 0.25  # metres
+LOW, HIGH = np.array([-2.5, -4.0]), np.array([5.0, 4.0])  # in waypoint spacings
+
+
+class Poses(Protocol):
+    """Where the robot was: position [frames, 2] in metres, yaw [frames] in radians."""
+
+    position: Float[np.ndarray, "f 2"]
+    yaw: Float[np.ndarray, "f"]
+
+
+def planar_actions(position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]) -> Float32[np.ndarray, "f 3"]:
+    """The motion from every frame to the next, in its own frame and normalised; standing still at the end."""
+    turned, yaw = np.zeros((len(yaw), 2)), np.unwrap(yaw)
+    step = np.diff(position, axis=0)
+    cos, sin = np.cos(yaw[:-1]), np.sin(yaw[:-1])
+    turned[:-1] = np.stack([cos * step[:, 0] + sin * step[:, 1], -sin * step[:, 0] + cos * step[:, 1]], axis=1)
+    turn = np.append(np.diff(yaw), 0.0)
+    return np.column_stack([normalised(turned), wrapped(turn)]).astype(np.float32)
+
+
+def normalised(metres: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, "f 2"]:
+    """Metres to waypoint spacings to [-1, 1]. Standing still is not 0: the range is not symmetric."""
+    return 2 * (metres / SPACING - LOW) / (HIGH - LOW) - 1
+
+
+def nwm_actions(position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]) -> Float32[np.ndarray, "f 3"]:
+    """As NWM's evaluation steps: waypoints from the first frame are normalised, then differenced.
+
+    The offset of the range survives in the first step only, and the frame stays that of the first pose.
+    """
+    offset = position - position[0]
+    cos, sin = np.cos(yaw[0]), np.sin(yaw[0])
+    waypoints = np.stack([cos * offset[:, 0] + sin * offset[:, 1], -sin * offset[:, 0] + cos * offset[:, 1]], axis=1)
+    scaled = normalised(waypoints)
+    steps = np.zeros_like(scaled)
+    steps[0] = scaled[min(1, len(scaled) - 1)]
+    steps[1:-1] = np.diff(scaled[1:], axis=0)
+    turn = np.append(np.diff(np.unwrap(yaw)), 0.0)
+    return np.column_stack([steps, wrapped(turn)]).astype(np.float32)
+
+
+def wrapped(angle: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f"]:
+    """The same angles in [-pi, pi)."""
+    return (angle + np.pi) % (2 * np.pi) - np.pi
+
+
+class RECONSource:
+    """The HDF5 files, or trajectory folders, of a folder; `names` keeps those of a split's list."""
+
+    columns = COLUMNS
+
+    def __init__(self, folder: Path, *, names: frozenset[str] | None, nwm_compat: bool) -> None:
+        self.convert = nwm_actions if nwm_compat else planar_actions
+        files = [path for path in sorted(folder.rglob("*.hdf5")) if names is None or path.stem in names]
+        found = sorted(path.parent for path in folder.glob("*/traj_data.*"))
+        folders = [path for path in dict.fromkeys(found) if names is None or path.name in names]
+        self.paths = files or folders
+        if not self.paths:
+            raise ValueError(
+                f"{folder} holds neither hdf5 files nor folders with traj_data.pkl, of the names asked for"
+            )
+        self.names: Sequence[str] = tuple(path.stem if path.suffix == ".hdf5" else path.name for path in self.paths)
+        there = set(self.names)
+        self.bad = [
+            BadFile(folder / name, "is in the split's list and not there") for name in sorted((names or there) - there)
+        ]
+
+    def stamps(self) -> Sequence[Stamp]:
+        """Name, size and time of every file that poses come from."""
+        return [stamp(path if path.is_file() else _poses_file(path)) for path in self.paths]
+
+    def actions(self, episode: int) -> Float32[np.ndarray, "f 3"]:
+        """The actions derived from the poses."""
+        path = self.paths[episode]
+        position, yaw = _poses_of_file(path) if path.suffix == ".hdf5" else _poses_of_folder(path)
+        if len(position) != len(yaw) or len(yaw) < 2:
+            raise BadFile(path, f"has {len(position)} positions and {len(yaw)} yaws; two or more of each are expected")
+        if not (np.isfinite(position).all() and np.isfinite(yaw).all()):
+            raise BadFile(path, "poses are not all finite numbers (NaN or infinite)")
+        return checked_actions(path, self.convert(position, yaw), len(COLUMNS))
+
+    def read(self, episode: int) -> StoredEpisode:
+        """The whole episode."""
+        path, actions = self.paths[episode], self.actions(episode)
+        pictures = _jpegs_of_file(path) if path.suffix == ".hdf5" else _jpegs_of_folder(path, len(actions))
+        if len(pictures) != len(actions):
+            raise BadFile(path, f"has {len(pictures)} pictures for {len(actions)} poses")
+        return StoredEpisode(np.stack([_picture(path, data) for data in pictures]), actions)
+
+
+def write_recon_file(
+    path: Path, video: UInt8[np.ndarray, "f h w 3"], position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]
+) -> None:
+    """Writes one episode in the original form: JPEG bytes and poses."""
+    with atomic_file(path) as partial, h5py.File(partial, "w") as file:
+        file["images/rgb_left"] = np.array([_jpeg(picture) for picture in video])
+        file["jackal/position"] = np.column_stack([position, np.zeros(len(position))])
+        file["jackal/yaw"] = yaw
+
+
+def write_recon_folder(
+    folder: Path, video: UInt8[np.ndarray, "f h w 3"], position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]
+) -> None:
+    """Writes one episode in the processed form, poses as npz."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(video):
+        (folder / f"{number}.jpg").write_bytes(_jpeg(picture))
+    with atomic_file(folder / "traj_data.npz") as partial, partial.open("wb") as file:
+        np.savez(file, position=position, yaw=yaw)
+
+
+def _poses_file(folder: Path) -> Path:
+    safe = folder / "traj_data.npz"
+    return safe if safe.is_file() else folder / "traj_data.pkl"
+
+
+def _poses_of_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    path = _poses_file(folder)
+    content: Mapping[str, Any] = load_arrays(path) if path.suffix == ".npz" else read_arrays(path)
+    return _planar(path, content)
+
+
+def _poses_of_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with h5py.File(path, "r") as file:
+            content = {"position": file["jackal/position"][()], "yaw": file["jackal/yaw"][()]}  # type: ignore[index]
+    except (OSError, KeyError) as error:
+        raise BadFile(path, f"cannot be read as RECON's HDF5 ({error})") from error
+    return _planar(path, content)
+
+
+def _planar(path: Path, content: Any) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        position, yaw = np.asarray(content["position"], float), np.asarray(content["yaw"], float)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadFile(path, f"has no usable position and yaw ({error!r})") from error
+    if position.ndim != 2 or position.shape[1] < 2:
+        raise BadFile(path, f"position has shape {list(position.shape)}, [frames, 2] is expected")
+    return position[:, :2], yaw.reshape(len(yaw))
+
+
+def _jpegs_of_file(path: Path) -> list[bytes]:
+    try:
+        with h5py.File(path, "r") as file:
+            # Fixed-width strings lose trailing zeros; a JPEG survives, because it ends with FFD9.
+            return [bytes(data) for data in file["images/rgb_left"][()]]  # type: ignore[index]
+    except (OSError, KeyError) as error:
+        raise BadFile(path, f"cannot be read as RECON's HDF5 ({error})") from error
+
+
+def _jpegs_of_folder(folder: Path, frames: int) -> list[bytes]:
+    paths = [folder / f"{number}.jpg" for number in range(frames)]
+    absent = next((path for path in paths if not path.is_file()), None)
+    if absent is not None:
+        raise BadFile(absent, "is not there")
+    return [path.read_bytes() for path in paths]
+
+
+def _jpeg(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def _picture(path: Path, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise BadFile(path, f"a picture cannot be decoded ({error})") from error

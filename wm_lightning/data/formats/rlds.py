@@ -1,0 +1,183 @@
+"""Episodes of an RLDS set as TensorFlow Datasets stores them, read without TensorFlow.
+
+Layout `<folder>/[<version>/]dataset_info.json, features.json, <name>-<split>.tfrecord-XXXXX-of-YYYYY`; one record is
+one episode. Images are JPEG or PNG; actions are one vector of seven numbers, or RT-1's fields by name.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from wm_lightning.data.formats.atomic import atomic_file
+from wm_lightning.data.formats.robot_actions import FIELDS, columns
+from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, stamp, trimmed
+from wm_lightning.data.formats.tfrecord import Feature, index_records, parse_example, read_record, write_records
+from wm_lightning.data.formats.video_files import BadFile
+
+INFO = "dataset_info.json"
+IMAGES = ("image", "image_0")  # RT-1's and Bridge's main camera
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a record stands."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+def version_folder(folder: Path) -> Path | None:
+    """The folder that holds `dataset_info.json`: itself, or its newest version. None where there is none."""
+    if (folder / INFO).is_file():
+        return folder
+    versions = [path.parent for path in folder.glob(f"*/{INFO}") if path.parent.name.replace(".", "").isdigit()]
+    return max(versions, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
+
+
+class RLDSSource:
+    """One split of a set; `image` names the camera, null takes the main one."""
+
+    def __init__(self, folder: Path, split: str, *, image: str | None = None) -> None:
+        self.folder = folder
+        self.shards = sorted(folder.glob(f"*-{split}.tfrecord-*"))
+        if not self.shards:
+            raise ValueError(f"{folder} has no shard of the split {split} (*-{split}.tfrecord-XXXXX-of-YYYYY)")
+        self.bad: list[BadFile] = list(_missing_shards(self.shards))
+        self.places: list[Place] = []
+        names: list[str] = []
+        for shard in self.shards:
+            try:
+                found = index_records(shard)
+            except BadFile as error:
+                self.bad.append(error)
+                continue
+            self.places += [Place(shard, int(offset), int(length)) for offset, length in found]
+            number = shard.name.split(".tfrecord-")[1].split("-of-")[0]
+            names += [f"{number}-{record:05d}" for record in range(len(found))]
+        self.names: Sequence[str] = tuple(names)
+        steps = _features(folder)
+        self.image = _image_key(steps, image, folder)
+        self.fields = isinstance(steps["action"], dict)
+        self.columns = columns("vid2world13" if self.fields else "lerobot7")
+
+    def stamps(self) -> Sequence[Stamp]:
+        """Name, size and time of every shard."""
+        return [stamp(path) for path in self.shards]
+
+    def actions(self, episode: int) -> Float32[np.ndarray, "f a"]:
+        """The stored actions, in the order of `columns`."""
+        place = self.places[episode]
+        return self._actions(place.path, parse_example(place.path, read_record(place.path, place.offset, place.length)))
+
+    def read(self, episode: int) -> StoredEpisode:
+        """The whole episode."""
+        place = self.places[episode]
+        found = parse_example(place.path, read_record(place.path, place.offset, place.length))
+        actions, pictures = self._actions(place.path, found), found.get(self.image, [])
+        trimmed(place.path, len(pictures), len(actions), trim_tail=False)
+        return StoredEpisode(np.stack([_picture(place.path, bytes(data)) for data in pictures]), actions)
+
+    def _actions(self, path: Path, found: dict[str, Feature]) -> Float32[np.ndarray, "f a"]:
+        frames = len(found.get("steps/is_first", []))
+        if not frames:
+            raise BadFile(path, "a record has no steps/is_first, so it is no RLDS episode")
+        # In the alphabetical order of the fields, which is that of vid2world13.
+        keys = [f"steps/action/{field}" for field in sorted(FIELDS)] if self.fields else ["steps/action"]
+        parts = [np.asarray(found.get(key, []), np.float32) for key in keys]
+        if any(part.size == 0 or part.size % frames for part in parts):
+            raise BadFile(path, f"a record's actions do not fit its {frames} steps")
+        rows = np.concatenate([part.reshape(frames, -1) for part in parts], axis=1)
+        return checked_actions(path, rows, len(self.columns))
+
+
+def write_rlds(folder: Path, name: str, split: str, shards: Sequence[Sequence[StoredEpisode]]) -> None:
+    """Writes one split of RT-1's fields (13 columns, as in `columns`) with JPEG images, a sequence of episodes a shard.
+
+    `dataset_info.json` lists the split beside those that are there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, episodes in enumerate(shards):
+        path = folder / f"{name}-{split}.tfrecord-{number:05d}-of-{len(shards):05d}"
+        with atomic_file(path) as partial:
+            write_records(partial, [_example(episode) for episode in episodes])
+    _write_info(folder, name, split, [len(episodes) for episodes in shards])
+
+
+def _example(episode: StoredEpisode) -> dict[str, Feature]:
+    frames, start = len(episode.actions), 0
+    found: dict[str, Feature] = {"steps/observation/image": [_jpeg(picture) for picture in episode.video]}
+    for field in sorted(FIELDS):
+        part = episode.actions[:, start : start + FIELDS[field]]
+        found[f"steps/action/{field}"] = part.astype(np.int64 if field == "terminate_episode" else np.float32)
+        start += FIELDS[field]
+    marks = {"is_first": 0, "is_last": frames - 1}
+    return found | {f"steps/{key}": (np.arange(frames) == place).astype(np.int64) for key, place in marks.items()}
+
+
+def _write_info(folder: Path, name: str, split: str, lengths: Sequence[int]) -> None:
+    info = json.loads((folder / INFO).read_text()) if (folder / INFO).is_file() else {"name": name, "splits": []}
+    others = [entry for entry in info["splits"] if entry["name"] != split]
+    info["splits"] = [*others, {"name": split, "shardLengths": [str(length) for length in lengths]}]
+    leaf = lambda size: {"tensor": {"shape": {"dimensions": [str(size)]}, "dtype": "float32"}}  # noqa: E731
+    group = lambda features: {"featuresDict": {"features": features}}  # noqa: E731
+    action = group({field: leaf(size) for field, size in FIELDS.items()})
+    step = group({"observation": group({"image": {"image": {"dtype": "uint8"}}}), "action": action})
+    features = group({"steps": {"sequence": {"feature": step}}})
+    for path, content in ((folder / INFO, info), (folder / "features.json", features)):
+        with atomic_file(path) as partial:
+            partial.write_text(json.dumps(content, indent=1))
+
+
+def _jpeg(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def _missing_shards(shards: Sequence[Path]) -> list[BadFile]:
+    total = int(shards[0].name.rsplit("-of-", 1)[1])
+    there = {int(shard.name.split(".tfrecord-")[1].split("-of-")[0]) for shard in shards}
+    return [
+        BadFile(shards[0], f"shard {number} of {total} is missing") for number in range(total) if number not in there
+    ]
+
+
+def _features(folder: Path) -> dict[str, Any]:
+    """What a step holds, nested by name; a leaf is anything but a dict."""
+    path = folder / "features.json"
+    try:
+        content = json.loads(path.read_text())
+        steps = content["featuresDict"]["features"]["steps"]["sequence"]["feature"]
+        return _nested(steps)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} does not describe an RLDS set ({error!r})") from error
+
+
+def _nested(feature: dict[str, Any]) -> Any:
+    if "featuresDict" not in feature:
+        return "image" if "image" in feature else "leaf"
+    return {name: _nested(value) for name, value in feature["featuresDict"]["features"].items()}
+
+
+def _image_key(steps: dict[str, Any], image: str | None, folder: Path) -> str:
+    cameras = [name for name, kind in steps.get("observation", {}).items() if kind == "image"]
+    chosen = image or next((name for name in IMAGES if name in cameras), None)
+    if chosen not in cameras:
+        raise ValueError(f"{folder} has no camera {chosen or IMAGES}; set data.image to one of {cameras}")
+    return f"steps/observation/{chosen}"
+
+
+def _picture(path: Path, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise BadFile(path, f"an image of a record cannot be decoded ({error})") from error

@@ -1,0 +1,74 @@
+"""The DataModule of RECON's robot recordings, or of a simulated rover: the original HDF5 or processed folders."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wm_lightning.clip import ActionSpec
+from wm_lightning.data import cache
+from wm_lightning.data.formats.recon import SPEC, RECONSource
+from wm_lightning.data.formats.source import EpisodeSource
+from wm_lightning.data.source_datamodule import SourceDataModule
+from wm_lightning.worlds.rover import RoverWorld
+
+# Where a split's names stand: beside the recordings, or as NWM and ViNT keep them.
+LISTS = ("{split}.txt", "{split}/traj_names.txt")
+
+
+class RECONDataModule(SourceDataModule):
+    """Recordings of `<root>/<subset>` or of `root` itself, or of the simulated `world`; see `SourceDataModule`.
+
+    `lists` is the folder of the splits' lists of names (`train.txt` or `train/traj_names.txt`), null for that of the
+    recordings; a split without a list is a share of train.
+    """
+
+    def __init__(self, *, world: RoverWorld, lists: str | None, **shared: Any) -> None:
+        super().__init__(**shared)
+        if self.root is None and self.label != world.name:
+            raise ValueError(
+                f"data.subset={self.label} without data.root: the simulated subset is {world.name}; name the folder of "
+                f"real data with data.root=PATH"
+            )
+        self._simulator, self._lists = world, lists
+        self.world: RoverWorld | None = world if self.simulated else None
+
+    @cached_property
+    def home(self) -> Path:
+        own = self.folder / self.label
+        return own if own.is_dir() else self.folder
+
+    @cached_property
+    def format(self) -> str:
+        return "hdf5" if next(self.home.rglob("*.hdf5"), None) is not None else "folders"
+
+    @cached_property
+    def names(self) -> dict[str, frozenset[str]]:
+        """The names of each split that has a list. Raises ValueError where splits share a name."""
+        folder = self.home if self._lists is None else Path(self._lists)
+        found: dict[str, frozenset[str]] = {}
+        for split in ("train", "val", "test"):
+            paths = [folder / name.format(split=split) for name in LISTS]
+            path = next((path for path in paths if path.is_file()), None)
+            if path is not None:
+                found[split] = frozenset(path.read_text().split())
+        if self._lists is not None and "train" not in found:
+            raise ValueError(f"data.lists={folder} has neither train.txt nor train/traj_names.txt; name another folder")
+        for split, other in (("train", "val"), ("train", "test"), ("val", "test")):
+            if both := found.get(split, frozenset()) & found.get(other, frozenset()):
+                raise ValueError(f"{folder}: {sorted(both)[0]} is in {split} and in {other}, which must share none")
+        return found
+
+    def stored_splits(self) -> Sequence[str]:
+        return tuple(dict.fromkeys(("train", *self.names)))
+
+    def open_source(self, split: str) -> EpisodeSource:
+        return RECONSource(self.home, names=self.names.get(split), nwm_compat=False)
+
+    def declared_spec(self) -> ActionSpec:
+        return SPEC
+
+    def recipe(self) -> cache.Recipe:
+        """The rover's own simulation."""
+        world = self._simulator
+        return cache.Recipe(world.name, world.settings, world.size, sum(world.episodes.values()), world.write)

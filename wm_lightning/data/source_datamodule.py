@@ -1,0 +1,160 @@
+"""The DataModule of recorded episodes: any on-disk format, checked, decoded once, and split."""
+
+import hashlib
+import json
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wm_lightning.clip import ActionSpec
+from wm_lightning.data.datamodule import SPLITS, ClipDataModule
+from wm_lightning.data.formats.frame_store import FrameStore
+from wm_lightning.data.formats.resize import Resize
+from wm_lightning.data.formats.source import EpisodeSource
+from wm_lightning.data.formats.store_reader import StoreReader
+from wm_lightning.data.frame_cache import FrameCache, Tolerance
+
+log = logging.getLogger(__name__)
+
+
+class SourceDataModule(ClipDataModule):
+    """Episodes of `<root>/<subset>` (or of `root` itself) in one of a data set's formats, or a simulator's.
+
+    Where `val` or `test` are not stored, `val_share` and `test_share` of the training episodes (at least one each)
+    take their place and are not trained on; an episode's part hangs on its name alone. Frames are resized by `resize`
+    and decoded once, by `decode_workers` threads, into a cache of at most `cache_gib`. Unusable files are refused or
+    left out by `on_error` and `max_bad_share`.
+    """
+
+    def __init__(
+        self,
+        *,
+        subset: str,
+        resize: str,
+        val_share: float,
+        test_share: float,
+        on_error: str,
+        max_bad_share: float,
+        decode_workers: int,
+        cache_gib: float,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        if min(val_share, test_share) <= 0 or val_share + test_share >= 1 or decode_workers < 1:
+            raise ValueError(
+                f"data.{val_share=} and data.{test_share=} must be positive and leave some to train on, and "
+                f"data.{decode_workers=} be at least 1"
+            )
+        self.label, self.shares = subset, {"val": val_share, "test": test_share}
+        _, height, width = self.frame_shape
+        self.frame_cache = FrameCache(
+            folder=Path(self.cache_dir), label=f"{'simulated' if self.simulated else 'real'}-{subset}",
+            most_bytes=cache_gib * 2**30, resize=Resize(resize, height, width),
+            tolerance=Tolerance(on_error, max_bad_share), workers=decode_workers,
+        )  # fmt: skip
+        self._stores: dict[str, FrameStore] = {}
+
+    @property
+    @abstractmethod
+    def home(self) -> Path:
+        """The folder of the episodes. Raises ValueError where there is none."""
+
+    @property
+    @abstractmethod
+    def format(self) -> str:
+        """The form in which they are stored."""
+
+    @abstractmethod
+    def stored_splits(self) -> Sequence[str]:
+        """The splits that are stored as such; `train` is always among them."""
+
+    @abstractmethod
+    def open_source(self, split: str) -> EpisodeSource:
+        """The episodes of a stored split."""
+
+    @abstractmethod
+    def declared_spec(self) -> ActionSpec:
+        """The action columns as they are given to networks."""
+
+    def reading(self) -> str:
+        """What else decides how files become frames: part of the cache's key."""
+        return self.format
+
+    @cached_property
+    def spec(self) -> ActionSpec:
+        return self.declared_spec()
+
+    def open_split(self, folder: Path, split: str) -> StoreReader:
+        """A reader of one split; what is not stored as a split comes out of training."""
+        stored = split if split in self.stored_splits() else "train"
+        source = self.open_source(stored)
+        if stored not in self._stores:
+            self._stores[stored] = self.frame_cache.store(source, stored, self.reading())
+        store = self._stores[stored]
+        chosen = range(len(store.index.names)) if stored != "train" else self._share(store.index.names, split)
+        reader = StoreReader(
+            store, columns=source.columns, spec=self.spec, action_shift=self.action_shift, episodes=chosen
+        )
+        if reader.clipped:
+            log.warning(
+                "%s %s: %d action values lie outside their bounds and are clipped", self.name, split, reader.clipped
+            )
+        return reader
+
+    def prepare_data(self) -> None:
+        """Simulates or checks, decodes everything once, and makes sure that no episode serves two splits."""
+        super().prepare_data()
+        for path, reason in self.quarantined.items():
+            log.warning("%s: left out %s: %s", self.name, path, reason)
+        owner: dict[str, tuple[str, str]] = {}
+        for split in SPLITS:
+            reader = self._opened(split)
+            for episode in range(len(reader)):
+                here = (split, reader.name(episode))
+                there = owner.setdefault(reader.digest(episode), here)
+                if there[0] != split:
+                    raise ValueError(
+                        f"{self.home}: episode {here[1]} ({split}) is the same as {there[1]} ({there[0]}); splits must "
+                        f"share none, remove one of the two"
+                    )
+
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Files left out, each with its reason."""
+        return {path: reason for store in self._stores.values() for path, reason in store.index.quarantine.items()}
+
+    def content_hash(self) -> str:
+        """SHA-256 over the frames as resized and the actions as stored, of all splits."""
+        digests = {split: [self._opened(split).digest(e) for e in range(len(self.reader(split)))] for split in SPLITS}
+        return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What is read: see `ClipDataModule`; with subset, format, and the number of clipped action values."""
+        clipped = {split: self._opened(split).clipped for split in SPLITS}
+        own = {"subset": self.label, "format": self.format, "reading": self.reading(), "clipped_values": clipped}
+        return super().manifest | own
+
+    def _opened(self, split: str) -> StoreReader:
+        reader = self.reader(split)
+        assert isinstance(reader, StoreReader)
+        return reader
+
+    def _share(self, names: Sequence[str], split: str) -> list[int]:
+        wanted = {name: share for name, share in self.shares.items() if name not in self.stored_splits()}
+        if len(names) < len(wanted) + 1:
+            raise ValueError(
+                f"{self.home} has {len(names)} usable training episodes, one each is needed for train and "
+                f"{' and '.join(wanted)}, which are not stored; add episodes, or these splits"
+            )
+        ranks = sorted(range(len(names)), key=lambda place: hashlib.sha256(names[place].encode()).digest())
+        parts, start = {}, 0
+        for number, (name, share) in enumerate(wanted.items(), start=1):
+            # Every part after this one keeps an episode at least.
+            count = min(max(1, round(share * len(names))), len(names) - start - (len(wanted) - number) - 1)
+            parts[name] = ranks[start : start + count]
+            start += count
+        return sorted(parts.get(split, ranks[start:]))

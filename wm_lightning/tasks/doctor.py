@@ -1,0 +1,134 @@
+"""task=doctor: what a folder of recordings holds, what is wrong with it, and the command that trains on it."""
+
+import logging
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from wm_lightning.data.checks import Alignment, Column, align, ranges
+from wm_lightning.data.formats.source import EpisodeSource, StoredEpisode
+from wm_lightning.data.formats.video_files import BadFile
+from wm_lightning.data.source_datamodule import SourceDataModule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One stored split."""
+
+    split: str
+    episodes: int
+    frames: int
+    bad: tuple[BadFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """The task. At most `decoded` episodes are decoded to check alignment; actions are read of all.
+
+    A set with more unusable files than `data.max_bad_share` allows, or whose actions do not come before the motion,
+    is refused.
+    """
+
+    decoded: int
+
+    def __call__(self, config: DictConfig) -> dict[str, float]:
+        """Prints what is found. Raises ValueError, naming the faults, where the set cannot be trained on."""
+        data = instantiate(config.data, _convert_="all")
+        if not isinstance(data, SourceDataModule) or data.root is None:
+            raise ValueError("task=doctor looks at recordings on disk: give data=rt1|csgo|recon|own and data.root=PATH")
+        console, faults = Console(), []
+        findings, actions, seen = [], [], []
+        for split in data.stored_splits():
+            source = data.open_source(split)
+            found, rows = self.look(source, split)
+            findings.append(found)
+            actions += rows
+            seen += list(islice(self.decode(source, found), self.decoded - len(seen)))
+            allowed = data.frame_cache.tolerance.allowed(len(source.names) + len(source.bad))
+            if len(found.bad) > allowed:
+                faults.append(f"{split}: {len(found.bad)} unusable files, {allowed} are allowed; first: {found.bad[0]}")
+        if not actions:
+            raise ValueError(f"{data.home}: no episode can be read; {'; '.join(faults)}")
+        alignment, columns = align(seen), ranges(actions, source.columns, data.spec)
+        show(console, data, findings, columns, alignment)
+        if not alignment.plausible:
+            faults.append(
+                f"actions explain the motion best at a lag of {alignment.peak} frames; stored at the observation they "
+                f"should come 0 to 2 frames before it: check data.action_shift and how they were recorded"
+            )
+        if faults:
+            raise ValueError(
+                f"{data.home} cannot be trained on as it is:\n" + "\n".join(f"  {fault}" for fault in faults)
+            )
+        console.print(f"\nTrain on it:\n  {command(config)}", soft_wrap=True, highlight=False)
+        return {"episodes": float(sum(f.episodes for f in findings)), "frames": float(sum(f.frames for f in findings))}
+
+    def look(self, source: EpisodeSource, split: str) -> tuple[Finding, list]:
+        """The actions of all episodes, and what could not be read."""
+        bad, rows = list(source.bad), []
+        for episode in track(range(len(source.names)), description=f"reading actions of {split}", transient=True):
+            try:
+                rows.append(source.actions(episode))
+            except BadFile as error:
+                bad.append(error)
+        return Finding(split, len(rows), sum(map(len, rows)), tuple(bad)), rows
+
+    def decode(self, source: EpisodeSource, found: Finding) -> Iterator[StoredEpisode]:
+        """Whole episodes, those that cannot be decoded left out."""
+        for episode in range(len(source.names)):
+            try:
+                yield source.read(episode)
+            except BadFile as error:
+                log.warning("%s", error)
+
+
+def show(
+    console: Console, data: SourceDataModule, findings: list[Finding], columns: list[Column], alignment: Alignment
+) -> None:
+    """Three tables: splits, action columns, alignment."""
+    kind = "simulated" if data.simulated else "real"
+    table = Table(title=f"{data.home} · {data.format} · {kind}", title_justify="left")
+    for head in ("split", "episodes", "frames", "unusable"):
+        table.add_column(head)
+    for found in findings:
+        table.add_row(found.split, str(found.episodes), str(found.frames), str(len(found.bad)))
+    console.print(table)
+    for found in findings:
+        for error in found.bad[:5]:
+            console.print(f"  unusable: {error}", soft_wrap=True, highlight=False)
+    table = Table(title="actions", title_justify="left")
+    for head in ("column", "least", "most", "bounds", "outside"):
+        table.add_column(head)
+    for column in columns:
+        note = " (constant)" if column.constant else ""
+        bounds = f"{column.low:.3g} .. {column.high:.3g}"
+        table.add_row(column.name + note, f"{column.least:.3g}", f"{column.most:.3g}", bounds, str(column.outside))
+    console.print(table)
+    if alignment.peak is None:
+        console.print("alignment: actions and motion hardly go together, so their lag cannot be told")
+        return
+    values = "  ".join(f"{lag:+d}: {value:.2f}" for lag, value in alignment.by_lag.items())
+    console.print(
+        f"alignment over {alignment.episodes} episodes, correlation by lag: {values}; peak {alignment.peak:+d}"
+    )
+
+
+def command(config: DictConfig) -> str:
+    """The command that trains on the same data."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    kept = [word for word in words if word.startswith("data")]
+    kept = [
+        word if not word.startswith("data.root=") else f"data.root={Path(config.data.root).resolve()}" for word in kept
+    ]
+    return shlex.join(["python", "run.py", "experiment=teacher", *kept])

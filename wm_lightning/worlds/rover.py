@@ -1,0 +1,160 @@
+"""A rover on open ground, in the layout of RECON's recordings: pictures and poses, from which actions are derived.
+
+A ball rolls about as no action explains; posts stand where they stand.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from wm_lightning.clip import Clip, Pixels
+from wm_lightning.data.formats.atomic import atomic_file
+from wm_lightning.data.formats.recon import SPEC, write_recon_file
+from wm_lightning.randomness import generator
+from wm_lightning.worlds.maze_measure import turned
+from wm_lightning.worlds.rover_render import BALL, Ground, render
+from wm_lightning.worlds.world import Measures
+
+# Raise it whenever the same settings would give other pixels or poses: it names the cached data.
+VERSION = 1
+SPLITS = ("train", "val", "test")
+FASTEST, SHARPEST = 0.4, 0.35  # metres and radians a frame
+AREA = 12.0  # metres from the middle at which a rover turns back
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Poses and the ball's place of one episode."""
+
+    position: Float[np.ndarray, "f 2"]
+    yaw: Float[np.ndarray, "f"]
+    ball: Float[np.ndarray, "f 2"]
+
+
+class RoverWorld:
+    """The simulator, its writer and its judge.
+
+    `episodes` counts what each split holds, `length` is that of an episode in frames, `height` and `width` those of
+    pictures on disk, `posts` how many landmarks stand about, `roll` the ball's step per frame and axis in metres
+    (standard deviation).
+    """
+
+    name = "rover"
+    spec = SPEC
+
+    def __init__(
+        self, *, seed: int, length: int, episodes: Mapping[str, int], height: int, width: int, posts: int, roll: float
+    ) -> None:
+        if set(episodes) != set(SPLITS) or min(episodes.values()) < 1 or length < 2:
+            raise ValueError(f"data.world.episodes={dict(episodes)} must count {SPLITS}, and {length=} be 2 or more")
+        if min(height, width) < 24 or posts < 1 or roll < 0:
+            raise ValueError(f"data.world: {height=}, {width=} at least 24, {posts=} at least 1, {roll=} not negative")
+        self.seed, self.length, self.height, self.width, self.posts, self.roll = (
+            seed,
+            length,
+            height,
+            width,
+            posts,
+            roll,
+        )
+        self.episodes = {split: int(episodes[split]) for split in SPLITS}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the data depend on, as plain JSON values."""
+        names = ("seed", "length", "episodes", "height", "width", "posts", "roll")
+        return {**{name: getattr(self, name) for name in names}, "version": VERSION}
+
+    @property
+    def size(self) -> int:
+        """An upper estimate of the data on disk, in bytes."""
+        return sum(self.episodes.values()) * self.length * (self.height * self.width + 1024)
+
+    def simulate(self, split: str, episode: int) -> tuple[UInt8[np.ndarray, "f h w 3"], Drive]:
+        """Pictures and poses of one episode, which depends on the seed and its own number alone."""
+        source = generator(self.seed, f"rover {split}", episode)
+        ground = Ground.drawn(source, self.posts, AREA)
+        drive = _drive(source, self.length, self.roll)
+        pictures = [
+            render(ground, position, float(yaw), ball, self.height, self.width)
+            for position, yaw, ball in zip(drive.position, drive.yaw, drive.ball, strict=True)
+        ]
+        return np.stack(pictures), drive
+
+    def write(self, folder: Path, report: Callable[[int], None]) -> None:
+        """Writes `<folder>/rover/*.hdf5` and the splits' lists `<folder>/rover/{train,val,test}.txt`."""
+        place = folder / self.name
+        place.mkdir(parents=True)
+        number = 0
+        for split, count in self.episodes.items():
+            names = []
+            for episode in range(count):
+                video, drive = self.simulate(split, episode)
+                names.append(f"jackal_{number:06d}")
+                write_recon_file(place / f"{names[-1]}.hdf5", video, drive.position, drive.yaw)
+                number += 1
+                report(1)
+            with atomic_file(place / f"{split}.txt") as partial:
+                partial.write_text("\n".join(names) + "\n")
+
+    def measure(self, video: Pixels, clip: Clip, context: int) -> Measures:
+        """Judges generated video by its pixels; context frames are NaN.
+
+        `action_error`: generated against true sideways shift of the view since the frame before, in picture widths.
+        `object_error`: difference of the share of the picture that is sky, which posts and slope cut. `presence`: 1
+        where the ball is seen. Raises ValueError where shapes differ or nothing is left to judge.
+        """
+        if video.shape != clip.video.shape:
+            raise ValueError(
+                f"{tuple(video.shape)=} differs from {tuple(clip.video.shape)=}; judge the clip's own frames"
+            )
+        if not 1 <= context < video.shape[1]:
+            raise ValueError(f"{context=} must be at least 1 and below the clip's {video.shape[1]} frames")
+        action_error = (turned(video) - turned(clip.video)).abs()
+        sky = (_sky(video) - _sky(clip.video)).abs()
+        presence = ball_seen(video).float()
+        for values in (action_error, sky, presence):
+            values[:, :context] = torch.nan
+        return Measures(action_error, sky, presence, {})
+
+    def compare(self, generated: Measures, true: Measures) -> dict[str, float]:
+        """How far the share of frames with the ball is from the truth's."""
+        return {"ball_gap": float((generated.presence.nanmean() - true.presence.nanmean()).abs())}
+
+
+def ball_seen(video: Pixels) -> Bool[Tensor, "b f"]:
+    """Whether enough pixels have the ball's colour: red, and neither green nor blue."""
+    red, green, blue = video.float().unbind(2)
+    own = red - torch.maximum(green, blue) > 0.45 * (BALL[0] - max(BALL[1:]))
+    return own.float().mean((-2, -1)) > 0.002
+
+
+def _sky(video: Pixels) -> Float[Tensor, "b f"]:
+    red, _, blue = video.float().unbind(2)
+    return (blue - red > 20).float().mean((-2, -1))
+
+
+def _drive(source: np.random.Generator, frames: int, roll: float) -> Drive:
+    position, yaw = np.zeros((frames, 2)), np.zeros(frames)
+    ball = np.zeros((frames, 2))
+    position[0], yaw[0] = source.uniform(-AREA / 2, AREA / 2, 2), source.uniform(-np.pi, np.pi)
+    ahead = np.array([np.cos(yaw[0]), np.sin(yaw[0])])
+    ball[0] = position[0] + source.uniform(2, 5) * ahead + source.normal(size=2)
+    speed, turn = source.uniform(0.1, FASTEST), 0.0
+    for frame in range(1, frames):
+        speed = np.clip(speed + 0.08 * source.normal(), 0.0, FASTEST)
+        turn = np.clip(0.8 * turn + 0.12 * source.normal(), -SHARPEST, SHARPEST)
+        if np.linalg.norm(position[frame - 1]) > AREA:  # back towards the middle
+            home = np.arctan2(-position[frame - 1, 1], -position[frame - 1, 0])
+            turn = np.clip((home - yaw[frame - 1] + np.pi) % (2 * np.pi) - np.pi, -SHARPEST, SHARPEST)
+        yaw[frame] = yaw[frame - 1] + turn
+        way = np.array([np.cos(yaw[frame - 1]), np.sin(yaw[frame - 1])])
+        position[frame] = position[frame - 1] + speed * way
+        ball[frame] = ball[frame - 1] + roll * source.normal(size=2)
+    return Drive(position, (yaw + np.pi) % (2 * np.pi) - np.pi, ball)
