@@ -9,17 +9,19 @@ import pytest
 
 from wm_lightning.clip import ActionState
 from wm_lightning.data.formats import video_files
-from wm_lightning.data.formats.frame_store import BadBudget, FrameStore, resize
+from wm_lightning.data.formats.frame_store import BadBudget, FrameStore
 from wm_lightning.data.formats.mp4_npz import (
     COLUMNS,
     EpisodeFiles,
-    action_spec,
+    Mp4NpzSource,
     find_episodes,
     read_actions,
     read_episode,
     write_episode,
 )
-from wm_lightning.data.formats.mp4_npz_reader import Mp4NpzReader, Reading, build_store, check_actions
+from wm_lightning.data.formats.resize import Resize, scaled
+from wm_lightning.data.formats.robot_actions import columns, spec_of
+from wm_lightning.data.formats.store_reader import StoreReader, build_store, check_actions
 from wm_lightning.data.formats.video_files import BadFile, Encoding, decode
 
 FIELD_BOUNDS = {
@@ -29,8 +31,8 @@ FIELD_BOUNDS = {
     "base_displacement_vector": 1.0,
     "base_displacement_vertical_rotation": 1.0,
 }
-SPEC = action_spec(FIELD_BOUNDS)
-READING = Reading(height=16, width=16, decoder="pyav", trim_tail=False)
+SPEC = spec_of("oxe10", FIELD_BOUNDS)
+SMALL = Resize("squash", 16, 16)
 ENCODING = Encoding(fps=20, crf=10, preset="veryfast")
 
 
@@ -49,10 +51,19 @@ def make_episode(folder: Path, number: int, frames: int = 8, *, actions: int | N
     return files
 
 
-def build(folder: Path, place: Path, *, allowed: int = 0, reading: Reading = READING) -> FrameStore:
-    plan = check_actions(find_episodes(folder))
-    build_store(place, plan, reading, allowed=allowed, workers=2, report=lambda steps: None)
+def source(folder: Path, *, trim_tail: bool = False) -> Mp4NpzSource:
+    return Mp4NpzSource(folder, decoder="pyav", trim_tail=trim_tail)
+
+
+def build(folder: Path, place: Path, *, allowed: int = 0, trim_tail: bool = False) -> FrameStore:
+    episodes = source(folder, trim_tail=trim_tail)
+    plan = check_actions(episodes)
+    build_store(place, episodes, plan, SMALL, allowed=allowed, workers=2, report=lambda steps: None)
     return FrameStore(place)
+
+
+def reader_of(store: FrameStore, *, action_shift: int = 1) -> StoreReader:
+    return StoreReader(store, columns=columns("oxe10"), spec=SPEC, action_shift=action_shift)
 
 
 def zero_last_frames(files: EpisodeFiles) -> None:
@@ -119,9 +130,9 @@ def test_a_bad_file_is_left_out_and_counted_or_refused(tmp_path: Path, fault: st
 def test_what_remains_is_what_stood_there_without_the_bad_file(tmp_path: Path):
     for number in range(3):
         make_episode(tmp_path / "train", number, frames=6 + number)
-    whole = Mp4NpzReader(build(tmp_path / "train", tmp_path / "a"), spec=SPEC, action_shift=1)
+    whole = reader_of(build(tmp_path / "train", tmp_path / "a"))
     EpisodeFiles.of(tmp_path / "train", "000000001").video.write_bytes(b"")
-    rest = Mp4NpzReader(build(tmp_path / "train", tmp_path / "b", allowed=1), spec=SPEC, action_shift=1)
+    rest = reader_of(build(tmp_path / "train", tmp_path / "b", allowed=1))
     assert [rest.length(e) for e in range(len(rest))] == [6, 8]
     for mine, theirs in ((0, 0), (1, 2)):
         one, other = rest.read(mine, 0, 6), whole.read(theirs, 0, 6)
@@ -133,13 +144,12 @@ def test_what_remains_is_what_stood_there_without_the_bad_file(tmp_path: Path):
 @pytest.mark.parametrize("actions", [7, 9])
 def test_a_difference_of_one_is_trimmed_where_asked_for(tmp_path: Path, actions: int):
     make_episode(tmp_path / "train", 0, actions=actions)
-    reading = Reading(height=16, width=16, decoder="pyav", trim_tail=True)
-    store = build(tmp_path / "train", tmp_path / "store", reading=reading)
+    store = build(tmp_path / "train", tmp_path / "store", trim_tail=True)
     assert store.index.lengths == (min(8, actions),)
     np.testing.assert_allclose(store.actions[:, 0], np.resize(np.arange(8) / 100, actions)[: store.index.lengths[0]])
     make_episode(tmp_path / "worse", 0, actions=actions + 2 * (1 if actions > 8 else -1))
     with pytest.raises(BadBudget, match="8 frames for"):
-        build(tmp_path / "worse", tmp_path / "other", reading=reading)
+        build(tmp_path / "worse", tmp_path / "other", trim_tail=True)
 
 
 @pytest.mark.parametrize("make", [lambda folder: None, lambda folder: folder.mkdir()])
@@ -153,7 +163,7 @@ def test_an_action_is_read_with_the_frame_it_produced(tmp_path: Path):
     make_episode(tmp_path / "train", 0)
     store = build(tmp_path / "train", tmp_path / "store")
     for shift in (0, 1, 2):
-        reader = Mp4NpzReader(store, spec=SPEC, action_shift=shift)
+        reader = reader_of(store, action_shift=shift)
         whole, part = reader.read(0, 0, 8), reader.read(0, 3, 6)
         np.testing.assert_allclose(whole.actions[shift:, 0], np.arange(8 - shift) / 100)
         assert (whole.state[:shift] == ActionState.NONE).all() and (whole.state[shift:] == ActionState.GIVEN).all()
@@ -165,7 +175,7 @@ def test_an_action_is_read_with_the_frame_it_produced(tmp_path: Path):
 
 def test_frames_come_back_in_order_and_colour(tmp_path: Path):
     files = make_episode(tmp_path / "train", 2)
-    reader = Mp4NpzReader(build(tmp_path / "train", tmp_path / "store"), spec=SPEC, action_shift=1)
+    reader = reader_of(build(tmp_path / "train", tmp_path / "store"))
     video = reader.read(0, 0, 8).video.astype(float)
     assert video.shape == (8, 3, 16, 16)
     np.testing.assert_allclose(np.diff(video[:, 0].mean((1, 2))), 8, atol=2)  # red grows by 8 a frame
@@ -191,7 +201,7 @@ def test_actions_out_of_bounds_are_clipped_and_counted(tmp_path: Path):
     table[2, 0], table[3, 4] = 7, -3
     np.savez(files.actions, table)
     store = build(tmp_path / "train", tmp_path / "store")
-    reader = Mp4NpzReader(store, spec=SPEC, action_shift=0)
+    reader = reader_of(store, action_shift=0)
     read = reader.read(0, 0, 8).actions
     assert reader.clipped == 2 and read[2, 0] == 1 and read[3, 4] == -1
     np.testing.assert_array_equal(store.actions, table)  # what is stored is what stood on disk
@@ -202,7 +212,7 @@ def test_hidden_state_is_read_by_frame_and_must_be_there_for_all(tmp_path: Path)
     state = {"gripper": np.arange(12, dtype=np.float32).reshape(6, 2)}
     for number in range(2):
         write_episode(EpisodeFiles.of(tmp_path, f"{number:09d}"), video, table, state, ENCODING)
-    reader = Mp4NpzReader(build(tmp_path, tmp_path / "a"), spec=SPEC, action_shift=1)
+    reader = reader_of(build(tmp_path, tmp_path / "a"))
     np.testing.assert_array_equal(reader.read(1, 2, 5).truth["gripper"], state["gripper"][2:5])
     with pytest.raises(ValueError, match="lengths differ"):
         write_episode(EpisodeFiles.of(tmp_path, "9"), video, table, {"gripper": state["gripper"][:5]}, ENCODING)
@@ -232,20 +242,21 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_partial(tmp_path: Path, 
 
 def test_a_store_that_fails_half_way_leaves_nothing(tmp_path: Path):
     make_episode(tmp_path / "train", 0)
-    plan = check_actions(find_episodes(tmp_path / "train"))
+    episodes = source(tmp_path / "train")
+    plan = check_actions(episodes)
 
     def stop(steps: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_store(tmp_path / "store", plan, READING, allowed=0, workers=1, report=stop)
+        build_store(tmp_path / "store", episodes, plan, SMALL, allowed=0, workers=1, report=stop)
     assert [path.name for path in tmp_path.iterdir()] == ["train"]
 
 
 def test_a_reader_travels_to_workers_without_its_frames(tmp_path: Path):
     for number in range(4):
         make_episode(tmp_path / "train", number, frames=40)
-    reader = Mp4NpzReader(build(tmp_path / "train", tmp_path / "store"), spec=SPEC, action_shift=1)
+    reader = reader_of(build(tmp_path / "train", tmp_path / "store"))
     expected = reader.read(2, 5, 9)
     packed = pickle.dumps(reader)
     assert len(packed) < reader.store.frames.nbytes / 10
@@ -254,19 +265,19 @@ def test_a_reader_travels_to_workers_without_its_frames(tmp_path: Path):
 
 def test_resizing_is_an_area_mean_that_keeps_flat_colours():
     random = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
-    small = resize(random, 8, 12)
+    small = scaled(random, 8, 12)
     exact = random.reshape(2, 8, 4, 12, 4, 3).mean((2, 4)).transpose(0, 3, 1, 2)
     assert np.abs(small - exact).max() <= 0.5
     flat = np.full((1, 30, 40, 3), 77, np.uint8)
     for size in ((7, 9), (30, 40), (60, 80)):
-        assert (resize(flat, *size) == 77).all()
+        assert (scaled(flat, *size) == 77).all()
 
 
 def test_odd_pictures_and_partial_bounds_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="even"):
         video_files.encode(tmp_path / "a.mp4", np.zeros((2, 15, 16, 3), np.uint8), ENCODING)
     with pytest.raises(ValueError, match="world_vector"):
-        action_spec({"world_vector": 1.0})
+        spec_of("oxe10", {"world_vector": 1.0})
     assert SPEC.dim == COLUMNS and SPEC.names[:4] == (
         "world_vector_x",
         "world_vector_y",

@@ -28,6 +28,7 @@ def make_world(**changes) -> PusherWorld:
 
 def make_data(cache: Path, **changes) -> RT1DataModule:
     settings: dict = dict(world=make_world(), subset="pusher", bounds={"bridge": BRIDGE}, val_share=0.2)
+    settings |= dict(test_share=0.2, format=None, order=None, image=None, resize="squash")
     settings |= dict(decoder="pyav", trim_tail=False, on_error="quarantine", max_bad_share=0.001, decode_workers=1)
     settings |= dict(cache_gib=1.0, root=None, cache_dir=str(cache), frames=5, height=32, width=32, batch_size=3)
     settings |= dict(train_batches=4, val_clips=4, val_frames=7, num_workers=0, seed=0, action_shift=1)
@@ -108,7 +109,7 @@ def test_a_folder_without_validation_gives_some_training_episodes_to_it(real: Pa
 def test_one_training_episode_is_too_few_to_validate(real: Path, tmp_path: Path):
     for path in sorted((real / "bridge" / "train").iterdir())[2:]:
         path.unlink()
-    with pytest.raises(ValueError, match=r"1 usable episode.*folder val"):
+    with pytest.raises(ValueError, match=r"has 1 usable training episode.*val"):
         make_data(tmp_path / "c", root=str(real), subset="bridge").prepare_data()
 
 
@@ -175,12 +176,17 @@ def test_a_simulated_folder_named_as_root_stays_simulated(cache: Path, tmp_path:
         ({"on_error": "ignore"}, "quarantine"),
         ({"max_bad_share": 2.0}, "share"),
         ({"val_share": 0.0}, "val_share"),
-        ({"root": "somewhere", "subset": "fractal"}, "data.bounds.fractal"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
         make_data(tmp_path, **changes)
+
+
+def test_a_subset_without_bounds_is_told_where_to_give_them(real: Path, tmp_path: Path):
+    (real / "bridge").rename(real / "fractal")
+    with pytest.raises(ValueError, match=r"data.bounds.fractal to conf/data/rt1.yaml"):
+        make_data(tmp_path / "c", root=str(real), subset="fractal").prepare_data()
 
 
 def test_a_missing_subset_names_those_that_are_there(real: Path, tmp_path: Path):

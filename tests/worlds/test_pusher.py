@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wm_lightning.clip import Clip, Condition
-from wm_lightning.data.formats.frame_store import resize
+from wm_lightning.data.formats.resize import scaled
 from wm_lightning.data.formats.mp4_npz import EpisodeFiles, find_episodes, read_episode
 from wm_lightning.worlds.pusher import Course, PusherWorld
 from wm_lightning.worlds.pusher_dynamics import BLOCK_RADIUS, DISTRACTOR_RADIUS, GOALS, GRIPPER_RADIUS
@@ -31,7 +31,7 @@ def only(policy: str, **changes) -> PusherWorld:
 def clip_of(world: PusherWorld, episodes: int) -> Clip:
     """Episodes at 32 x 32, straight from the renderer."""
     course = world.simulate("test", range(episodes))
-    video = np.stack([resize(frames, 32, 32) for frames in world.render(course)])
+    video = np.stack([scaled(frames, 32, 32) for frames in world.render(course)])
     return _clip(video, course.actions, course.gripper, course.blocks, course.distractor)
 
 
@@ -135,7 +135,7 @@ def test_the_distractor_wanders_whatever_the_actions():
 
 def test_pixels_show_the_motion_of_the_action_stored_one_frame_before(written: Path):
     episodes = [read_episode(f, decoder="pyav", trim_tail=False) for f in find_episodes(written / "train").episodes]
-    video = torch.from_numpy(np.stack([resize(e.video, 32, 32) for e in episodes]))
+    video = torch.from_numpy(np.stack([scaled(e.video, 32, 32) for e in episodes]))
     motion = look(video).gripper.place.diff(dim=1).numpy()
     stored = np.stack([e.actions for e in episodes])[..., :2] * 2.5 / 32
 
@@ -149,7 +149,7 @@ def test_pixels_show_the_motion_of_the_action_stored_one_frame_before(written: P
 
 def test_the_judge_finds_no_error_in_the_truth_after_h264(written: Path):
     episodes = [read_episode(f, decoder="pyav", trim_tail=False) for f in find_episodes(written / "train").episodes]
-    video = np.stack([resize(e.video, 32, 32) for e in episodes])
+    video = np.stack([scaled(e.video, 32, 32) for e in episodes])
     truth = [np.stack([e.truth[key] for e in episodes]) for key in ("gripper", "blocks", "distractor")]
     clip = _clip(video, np.stack([e.actions for e in episodes]), *truth)
     measures = make_world().measure(clip.video, clip, 1)

@@ -30,7 +30,8 @@ class CSGODataModule(SourceDataModule):
                 f"data.subset={self.label} without data.root: the simulated subset is {world.name}; name the folder of "
                 f"real data with data.root=PATH"
             )
-        self._simulator, self._format, self._test_split = world, format, test_split
+        self._simulator, self._test_split = world, test_split
+        self._format: Form | None = format
         self.world: MazeWorld | None = world if self.simulated else None
 
     @cached_property

@@ -9,7 +9,7 @@ from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
 from wm_lightning.data.formats.own import OwnSource, read_spec
 from wm_lightning.data.formats.source import EpisodeSource
-from wm_lightning.data.formats.video_files import decoder_named
+from wm_lightning.data.formats.video_files import Decoder, decoder_named
 from wm_lightning.data.source_datamodule import SourceDataModule
 
 
@@ -25,7 +25,8 @@ class OwnDataModule(SourceDataModule):
         super().__init__(**shared)
         if self.root is None:
             raise ValueError("data=own has no simulator; name the folder of your recordings with data.root=PATH")
-        self.decoder, self.trim_tail = decoder_named(decoder), trim_tail
+        self.decoder: Decoder = decoder_named(decoder)
+        self.trim_tail = trim_tail
 
     @property
     def home(self) -> Path:

@@ -42,7 +42,8 @@ class RT1DataModule(SourceDataModule):
                 f"data.subset={self.label} without data.root: the simulated subset is {world.name}; name the folder of "
                 f"real data with data.root=PATH"
             )
-        self._simulator, self._format, self._order, self._bounds = world, format, order, bounds
+        self._simulator, self._order, self._bounds = world, order, bounds
+        self._format: Format | None = format
         self.world: PusherWorld | None = world if self._of_this_world() else None
         self.opening = Opening(decoder_named(decoder), trim_tail, image)
 

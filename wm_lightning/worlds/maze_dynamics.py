@@ -39,8 +39,8 @@ class Scene:
 def carve(source: np.random.Generator, cells: int) -> UInt8[np.ndarray, "cells cells"]:
     """A maze of odd size: 0 is free, 1.. a kind of wall; loops and small rooms are opened."""
     grid = source.integers(1, KINDS + 1, (cells, cells)).astype(np.uint8)
-    start = (1, 1)
-    grid[start], stack = 0, [start]
+    stack: list[tuple[int, int]] = [(1, 1)]
+    grid[1, 1] = 0
     while stack:
         row, column = stack[-1]
         steps = [(row + 2 * a, column + 2 * b, row + a, column + b) for a, b in ((0, 1), (1, 0), (0, -1), (-1, 0))]

@@ -25,7 +25,7 @@ def focal(width: int) -> float:
 
 def render(
     scene: Scene, grids: UInt8[np.ndarray, "n rows columns"], height: int, width: int
-) -> UInt8[np.ndarray, "n {height} {width} 3"]:
+) -> UInt8[np.ndarray, "n h w 3"]:
     """RGB pictures of one frame of every episode."""
     angles = np.arctan((np.arange(width) - 0.5 * (width - 1)) / focal(width))
     distance, across, kind, side = cast(scene.place, scene.yaw[:, None] + angles, grids)

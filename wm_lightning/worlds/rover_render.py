@@ -42,7 +42,7 @@ class Ground:
 
 def render(
     ground: Ground, place: Float[np.ndarray, "2"], yaw: float, ball: Float[np.ndarray, "2"], height: int, width: int
-) -> UInt8[np.ndarray, "{height} {width} 3"]:
+) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB picture from a pose (metres, radians)."""
     focus = 0.5 * width / np.tan(0.5 * FIELD)
     across = (np.arange(width) - 0.5 * (width - 1)) / focus
@@ -67,7 +67,7 @@ def render(
     for number in np.argsort(-ahead):
         if ahead[number] > 0.4:
             _, wide, tall, colour = things[number]
-            _stand(picture, ahead[number], right[number], wide, tall, colour, focus)
+            _stand(picture, float(ahead[number]), float(right[number]), wide, tall, colour, focus)
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
 
 

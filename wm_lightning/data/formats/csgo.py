@@ -114,7 +114,7 @@ class CSGOSource:
         """The stored actions, every mouse movement made a one-hot."""
         place = self.places[episode]
         with place.open() as file:
-            rows = np.stack([file[f"frame_{i}_y"][()] for i in range(_length(place, file))])
+            rows = _stacked(file, "y", _length(place, file))
         return one_hot_mouse(checked_actions(place.path, rows, len(COLUMNS)))
 
     def read(self, episode: int) -> StoredEpisode:
@@ -122,7 +122,7 @@ class CSGOSource:
         place = self.places[episode]
         actions = self.actions(episode)
         with place.open() as file:
-            video = np.stack([file[f"frame_{i}_x"][()] for i in range(len(actions))])
+            video = _stacked(file, "x", len(actions))
         if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
             raise BadFile(place.path, f"{place.name}: frames have shape {list(video.shape[1:])} and type {video.dtype}")
         return StoredEpisode(np.ascontiguousarray(video[..., ::-1]), actions)
@@ -155,9 +155,13 @@ def _files(folder: Path) -> list[Place]:
     return [Place(path, path.name, 0, path.stat().st_size) for path in sorted(folder.rglob("*.hdf5"))]
 
 
+def _stacked(file: h5py.File, key: str, frames: int) -> np.ndarray:
+    return np.stack([np.asarray(file[f"frame_{number}_{key}"]) for number in range(frames)])
+
+
 def _length(place: Place, file: h5py.File) -> int:
     """Frames from 0 on without a gap. Raises BadFile where there is none."""
-    count = sum(1 for key in file if key.endswith("_y"))
+    count = sum(1 for key in file.keys() if str(key).endswith("_y"))
     while count and not (f"frame_{count - 1}_x" in file and f"frame_{count - 1}_y" in file):
         count -= 1
     if not count or any(f"frame_{i}_{key}" not in file for i in range(count) for key in "xy"):

@@ -73,7 +73,7 @@ class LeRobotSource:
         """The stored actions."""
         place = self.places[episode]
         table = _table(place.table)
-        rows = table.filter(pc.equal(table["episode_index"], place.index)).sort_by("frame_index")
+        rows = table.filter(pc.field("episode_index") == place.index).sort_by("frame_index")
         try:
             values = np.array(rows["action"].to_pylist(), np.float32)
         except ValueError as error:
@@ -119,7 +119,7 @@ def _span(info: Mapping[str, Any], split: str, folder: Path) -> tuple[int, int]:
 def _camera(info: Mapping[str, Any], image: str | None, folder: Path) -> str:
     cameras = [name for name, feature in info["features"].items() if feature.get("dtype") == "video"]
     chosen = image or (cameras[0] if cameras else None)
-    if chosen not in cameras:
+    if chosen is None or chosen not in cameras:
         raise ValueError(f"{folder} has no camera {chosen}; set data.image to one of {cameras}")
     return chosen
 

@@ -73,7 +73,8 @@ class Mp4NpzSource:
     columns = columns(ORDER)
 
     def __init__(self, folder: Path, *, decoder: Decoder, trim_tail: bool) -> None:
-        self.found, self.decoder, self.trim_tail = find_episodes(folder), decoder, trim_tail
+        self.found, self.trim_tail = find_episodes(folder), trim_tail
+        self.decoder: Decoder = decoder
         self.names: Sequence[str] = tuple(files.name for files in self.found.episodes)
         self.bad: Sequence[BadFile] = self.found.bad
 

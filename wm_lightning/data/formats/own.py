@@ -46,7 +46,8 @@ class OwnSource:
     def __init__(self, folder: Path, spec: ActionSpec, *, decoder: Decoder, trim_tail: bool) -> None:
         if not folder.is_dir():
             raise ValueError(f"{folder} is not there; expected NAME.mp4 beside NAME.csv or NAME.npz")
-        self.columns, self.decoder, self.trim_tail = spec.names, decoder, trim_tail
+        self.columns, self.trim_tail = spec.names, trim_tail
+        self.decoder: Decoder = decoder
         videos = sorted(folder.glob("*.mp4"))
         tables = {path.stem: path for suffix in ("csv", "npz") for path in sorted(folder.glob(f"*.{suffix}"))}
         self.bad = [

@@ -49,7 +49,7 @@ class Resize:
         inner = (min(self.height, round(scale * height)), min(self.width, round(scale * width)))
         return Box((self.height - inner[0]) // 2, (self.width - inner[1]) // 2, *inner)
 
-    def __call__(self, video: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f 3 {self.height} {self.width}"]:
+    def __call__(self, video: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "f 3 height width"]:
         """Frames in the wanted size."""
         height, width = video.shape[1:3]
         source, target = self.taken(height, width), self.filled(height, width)
@@ -62,7 +62,7 @@ class Resize:
         return frames
 
     def undo(
-        self, frames: UInt8[np.ndarray, "f 3 {self.height} {self.width}"], height: int, width: int
+        self, frames: UInt8[np.ndarray, "f 3 height width"], height: int, width: int
     ) -> UInt8[np.ndarray, "f 3 h w"]:
         """The picture in frames of this size, in its native size; what a crop cut away stays away."""
         source, target = self.taken(height, width), self.filled(height, width)
@@ -70,7 +70,7 @@ class Resize:
         return scaled(np.moveaxis(inner, 1, -1), source.height, source.width)
 
 
-def scaled(video: UInt8[np.ndarray, "f h w 3"], height: int, width: int) -> UInt8[np.ndarray, "f 3 {height} {width}"]:
+def scaled(video: UInt8[np.ndarray, "f h w 3"], height: int, width: int) -> UInt8[np.ndarray, "f 3 rows columns"]:
     """Frames of another size: exact area means for whole factors, else antialiased bilinear."""
     frames = torch.from_numpy(np.ascontiguousarray(video)).permute(0, 3, 1, 2).float()
     whole = frames.shape[2] % height == 0 and frames.shape[3] % width == 0

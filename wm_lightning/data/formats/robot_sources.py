@@ -41,12 +41,12 @@ _SIGNS: Mapping[Format, Callable[[Path], bool]] = {
 
 def is_form(folder: Path, form: Format | None) -> bool:
     """Does the folder look like this form, or like any where none is named?"""
-    return folder.is_dir() and any(_SIGNS[name](folder) for name in ([form] if form else _SIGNS))
+    return folder.is_dir() and any(sign(folder) for name, sign in _SIGNS.items() if form in (None, name))
 
 
 def detect(folder: Path) -> Format:
     """The form of a data set's folder. Raises ValueError where it is none, or more than one."""
-    found = [form for form in _SIGNS if is_form(folder, form)]
+    found: list[Format] = [form for form in _SIGNS if is_form(folder, form)]
     if len(found) != 1:
         known = "; ".join(f"{form}: {sign}" for form, sign in FORMS.items())
         raise ValueError(f"{folder} looks like {found or 'no known form'}; name it with data.format=. Known: {known}")

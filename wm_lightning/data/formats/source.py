@@ -30,9 +30,20 @@ class StoredEpisode:
 class EpisodeSource(Protocol):
     """The episodes of one split in one format. Cheap to copy into a worker process; holds no open file."""
 
-    columns: tuple[str, ...]  # of the stored actions
-    names: Sequence[str]  # unique within the split
-    bad: Sequence[BadFile]  # what was found unusable without decoding
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the stored actions' columns."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The episodes' names, unique within the split."""
+        ...
+
+    @property
+    def bad(self) -> Sequence[BadFile]:
+        """What was found unusable without decoding."""
+        ...
 
     def stamps(self) -> Sequence[Stamp]:
         """Name, size and time of every file of the split: what changes when the data do."""
