@@ -6,9 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32
+
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
-from wm_lightning.data.formats.robot_actions import order_of, spec_of
+from wm_lightning.data.formats.robot_actions import order_of, spec_of, typical_bounds
 from wm_lightning.data.formats.robot_sources import Format, Opening, detect, is_form, open_source, stored_splits
 from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.formats.video_files import decoder_named
@@ -82,10 +85,17 @@ class RT1DataModule(SourceDataModule):
         if self.label not in self._bounds:
             raise ValueError(
                 f"data.bounds has no action bounds for data.subset={self.label}, only for {sorted(self._bounds)}; add "
-                f"data.bounds.{self.label} to conf/data/rt1.yaml with a bound for every action field"
+                f"data.bounds.{self.label} to conf/data/rt1.yaml with a bound for every action field (task=doctor with "
+                f"the same data proposes some)"
             )
         stored = self.open_source("train").columns if self._order is None else ()
         return spec_of(self._order or order_of(stored), self._bounds[self.label])
+
+    def proposed(self, columns: Sequence[str], actions: Float32[np.ndarray, "f a"]) -> Mapping[str, Any]:
+        """Bounds of a subset that has none: see `typical_bounds`."""
+        if self.label in self._bounds or (self.world is not None and self._order is None):
+            return {}
+        return {f"bounds.{self.label}": typical_bounds(columns, actions)}
 
     def recipe(self) -> cache.Recipe:
         """The pusher's own simulation."""

@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32
+
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data.datamodule import SPLITS, ClipDataModule
 from wm_lightning.data.formats.frame_store import FrameStore
@@ -78,6 +81,10 @@ class SourceDataModule(ClipDataModule):
     @abstractmethod
     def declared_spec(self) -> ActionSpec:
         """The action columns as they are given to networks."""
+
+    def proposed(self, columns: Sequence[str], actions: Float32[np.ndarray, "f a"]) -> Mapping[str, Any]:
+        """Settings that this set needs and that were not given, by key, read off its stored actions."""
+        return {}
 
     def reading(self) -> str:
         """What else decides how files become frames: part of the cache's key."""

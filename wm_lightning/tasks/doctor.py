@@ -1,15 +1,18 @@
 """task=doctor: what a folder of recordings holds, what is wrong with it, and the command that trains on it."""
 
+import json
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -44,10 +47,7 @@ class Doctor:
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Prints what is found. Raises ValueError, naming the faults, where the set cannot be trained on."""
-        data = instantiate(config.data, _convert_="all")
-        if not isinstance(data, SourceDataModule) or data.root is None:
-            raise ValueError("task=doctor looks at recordings on disk: give data=rt1|csgo|recon|own and data.root=PATH")
-        console, faults = Console(), []
+        data, console, faults = opened(config), Console(), []
         findings, actions, seen = [], [], []
         for split in data.stored_splits():
             source = data.open_source(split)
@@ -60,6 +60,10 @@ class Doctor:
                 faults.append(f"{split}: {len(found.bad)} unusable files, {allowed} are allowed; first: {found.bad[0]}")
         if not actions:
             raise ValueError(f"{data.home}: no episode can be read; {'; '.join(faults)}")
+        proposed = data.proposed(source.columns, np.concatenate(actions))
+        for key, value in proposed.items():
+            OmegaConf.update(config.data, key, value, force_add=True)
+        data = opened(config) if proposed else data
         alignment, columns = align(seen), ranges(actions, source.columns, data.spec)
         show(console, data, findings, columns, alignment)
         if not alignment.plausible:
@@ -71,7 +75,7 @@ class Doctor:
             raise ValueError(
                 f"{data.home} cannot be trained on as it is:\n" + "\n".join(f"  {fault}" for fault in faults)
             )
-        console.print(f"\nTrain on it:\n  {command(config)}", soft_wrap=True, highlight=False)
+        console.print(f"\nTrain on it:\n  {command(config, proposed)}", soft_wrap=True, highlight=False)
         return {"episodes": float(sum(f.episodes for f in findings)), "frames": float(sum(f.frames for f in findings))}
 
     def look(self, source: EpisodeSource, split: str) -> tuple[Finding, list]:
@@ -124,11 +128,20 @@ def show(
     )
 
 
-def command(config: DictConfig) -> str:
-    """The command that trains on the same data."""
+def opened(config: DictConfig) -> SourceDataModule:
+    """The data of the config. Raises ValueError where they are not recordings on disk."""
+    data = instantiate(config.data, _convert_="all")
+    if not isinstance(data, SourceDataModule) or data.root is None:
+        raise ValueError("task=doctor looks at recordings on disk: give data=rt1|csgo|recon|own and data.root=PATH")
+    return data
+
+
+def command(config: DictConfig, proposed: Mapping[str, Any]) -> str:
+    """The command that trains on the same data, with what it needs beyond what was given."""
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     kept = [word for word in words if word.startswith("data")]
     kept = [
         word if not word.startswith("data.root=") else f"data.root={Path(config.data.root).resolve()}" for word in kept
     ]
-    return shlex.join(["python", "run.py", "experiment=teacher", *kept])
+    added = ["+data." + f"{key}={json.dumps(value)}".replace('"', "") for key, value in proposed.items()]
+    return shlex.join(["python", "run.py", "experiment=teacher", *kept, *added])

@@ -4,6 +4,7 @@
 "lerobot7" that of LeRobot, OpenVLA and the Bridge RLDS set.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -57,6 +58,22 @@ def spec_of(order: str, bounds: Mapping[str, float]) -> ActionSpec:
         0.0 if field == "terminate_episode" else -wide[field] for field in ORDERS[order] for _ in range(FIELDS[field])
     ]
     return ActionSpec(columns(order), tuple(low), tuple(high))
+
+
+def typical_bounds(names: Sequence[str], actions: Float32[np.ndarray, "f a"]) -> dict[str, float]:
+    """A bound per field that 98 % of the moving values of each column respect; 1 where a field never moves."""
+    bounds = {}
+    for field in (field for field in FIELDS if field != "terminate_episode"):
+        values = [np.abs(actions[:, number]) for number, name in enumerate(names) if name in _names(field)]
+        moving = [column[column > 0] for column in values if column.any()]
+        bounds[field] = max((_rounded_up(float(np.quantile(column, 0.98))) for column in moving), default=1.0)
+    return bounds
+
+
+def _rounded_up(value: float) -> float:
+    """To two digits, never below the value."""
+    digits = 1 - math.floor(math.log10(value))
+    return math.ceil(value * 10**digits - 1e-9) / 10**digits
 
 
 def convert(
