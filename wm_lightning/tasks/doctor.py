@@ -2,8 +2,9 @@
 
 import json
 import logging
+import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -47,7 +48,7 @@ class Doctor:
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Prints what is found. Raises ValueError, naming the faults, where the set cannot be trained on."""
-        data, console, faults = opened(config), Console(), []
+        data = opened(config)
         findings, actions, seen = [], [], []
         for split in data.stored_splits():
             source = data.open_source(split)
@@ -55,27 +56,19 @@ class Doctor:
             findings.append(found)
             actions += rows
             seen += list(islice(self.decode(source, found), self.decoded - len(seen)))
-            allowed = data.frame_cache.tolerance.allowed(len(source.names) + len(source.bad))
-            if len(found.bad) > allowed:
-                faults.append(f"{split}: {len(found.bad)} unusable files, {allowed} are allowed; first: {found.bad[0]}")
         if not actions:
-            raise ValueError(f"{data.home}: no episode can be read; {'; '.join(faults)}")
-        proposed = data.proposed(source.columns, np.concatenate(actions))
-        for key, value in proposed.items():
+            first = [str(error) for found in findings for error in found.bad[:1]]
+            raise ValueError(f"{data.home}: no episode can be read; {'; '.join(first)}")
+        needed = data.proposed(source.columns, np.concatenate(actions))
+        for key, value in needed.items():
             OmegaConf.update(config.data, key, value, force_add=True)
-        data = opened(config) if proposed else data
-        alignment, columns = align(seen), ranges(actions, source.columns, data.spec)
-        show(console, data, findings, columns, alignment)
-        if not alignment.plausible:
-            faults.append(
-                f"actions explain the motion best at a lag of {alignment.peak} frames; stored at the observation they "
-                f"should come 0 to 2 frames before it: check data.action_shift and how they were recorded"
-            )
-        if faults:
-            raise ValueError(
-                f"{data.home} cannot be trained on as it is:\n" + "\n".join(f"  {fault}" for fault in faults)
-            )
-        console.print(f"\nTrain on it:\n  {command(config, proposed)}", soft_wrap=True, highlight=False)
+        data, console = opened(config), Console()
+        alignment = align(seen)
+        show(console, data, findings, ranges(actions, source.columns, data.spec), alignment)
+        refuse(data, findings, alignment)
+        added = {f"+data.{key}": value for key, value in needed.items()}
+        added |= fitting(config, data, findings, max(map(len, actions)))
+        console.print(f"\nTrain on it:\n  {command(config, added)}", soft_wrap=True, highlight=False)
         return {"episodes": float(sum(f.episodes for f in findings)), "frames": float(sum(f.frames for f in findings))}
 
     def look(self, source: EpisodeSource, split: str) -> tuple[Finding, list]:
@@ -136,12 +129,40 @@ def opened(config: DictConfig) -> SourceDataModule:
     return data
 
 
-def command(config: DictConfig, proposed: Mapping[str, Any]) -> str:
+def refuse(data: SourceDataModule, findings: Sequence[Finding], alignment: Alignment) -> None:
+    """Raises ValueError where more files are unusable than allowed, or actions do not come before the motion."""
+    faults = []
+    for found in findings:
+        allowed = data.frame_cache.tolerance.allowed(found.episodes + len(found.bad))
+        if len(found.bad) > allowed:
+            faults.append(f"{found.split}: {len(found.bad)} unusable, {allowed} allowed; first: {found.bad[0]}")
+    if not alignment.plausible:
+        faults.append(
+            f"actions explain the motion best at a lag of {alignment.peak} frames; stored at the observation they "
+            f"should come 0 to 2 frames before it: check data.action_shift and how they were recorded"
+        )
+    if faults:
+        raise ValueError(f"{data.home} cannot be trained on as it is:\n" + "\n".join(f"  {fault}" for fault in faults))
+
+
+def fitting(config: DictConfig, data: SourceDataModule, findings: Sequence[Finding], longest: int) -> Mapping[str, Any]:
+    """Settings for a small set: clips as long as its episodes, and at least two episodes to validate on."""
+    added: dict[str, Any] = {}
+    if longest < config.data.frames:
+        context, chunk = config.module.context, config.rollout.chunk
+        frames = context + max(1, (longest - context) // chunk) * chunk
+        added |= {"data.frames": frames, "data.val_frames": frames, "metrics.horizon": frames - context}
+    episodes = next(found.episodes for found in findings if found.split == "train")
+    missing = [name for name in data.shares if name not in data.stored_splits()]
+    small = [name for name in missing if round(data.shares[name] * episodes) < 2]
+    return added | {f"data.{name}_share": math.ceil(200 / episodes) / 100 for name in small if episodes >= 6}
+
+
+def command(config: DictConfig, added: Mapping[str, Any]) -> str:
     """The command that trains on the same data, with what it needs beyond what was given."""
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    kept = [word for word in words if word.startswith("data")]
-    kept = [
-        word if not word.startswith("data.root=") else f"data.root={Path(config.data.root).resolve()}" for word in kept
-    ]
-    added = ["+data." + f"{key}={json.dumps(value)}".replace('"', "") for key, value in proposed.items()]
-    return shlex.join(["python", "run.py", "experiment=teacher", *kept, *added])
+    kept = [word for word in words if word.startswith("data") and word.split("=")[0] not in added]
+    root = f"data.root={Path(config.data.root).resolve()}"
+    kept = [root if word.startswith("data.root=") else word for word in kept]
+    more = [f"{key}={json.dumps(value)}".replace('"', "") for key, value in added.items()]
+    return shlex.join(["python", "run.py", "experiment=teacher", *kept, *more])
