@@ -1,7 +1,7 @@
 """Writes LeRobot v3.0 and v2.1 data sets of one camera."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from wm_lightning.data.formats.robot_actions import columns
 from wm_lightning.data.formats.source import StoredEpisode
 from wm_lightning.data.formats.video_files import Encoding, encode
 
+Version = Literal["v3.0", "v2.1"]
 CAMERA = "observation.images.image"
 PATHS = {
     "v3.0": {
@@ -36,26 +37,28 @@ class LeRobotWriter:
 
     folder: Path
     encoding: Encoding
-    version: Literal["v3.0", "v2.1"]
+    version: Version
     together: int
 
-    def write(self, splits: dict[str, Sequence[StoredEpisode]]) -> None:
+    def write(self, splits: Mapping[str, Sequence[StoredEpisode]]) -> None:
         """Writes all splits, one after the other, and `meta/` last: a set without it is not complete."""
-        episodes = [episode for split in splits.values() for episode in split]
+        places = [(name, number) for name, split in splits.items() for number in range(len(split))]
         ends = np.cumsum([len(split) for split in splits.values()])
         spans = {name: f"{end - len(split)}:{end}" for (name, split), end in zip(splits.items(), ends, strict=True)}
         step = self.together if self.version == "v3.0" else 1
         rows: list[dict[str, Any]] = []
-        for number, start in enumerate(range(0, len(episodes), step)):
-            rows += self._file(number, start, episodes[start : start + step])
+        shape: list[int] = []
+        for number, start in enumerate(range(0, len(places), step)):
+            episodes = [splits[name][place] for name, place in places[start : start + step]]
+            rows += self._file(number, start, episodes)
+            shape = list(episodes[0].video.shape[1:])
         self._episodes(rows)
-        frames = sum(len(episode.actions) for episode in episodes)
-        height, width = episodes[0].video.shape[1:3]
         info = {
-            "codebase_version": self.version, "fps": self.encoding.fps, "total_episodes": len(episodes),
-            "total_frames": frames, "chunks_size": CHUNK, "splits": spans, **PATHS[self.version],
+            "codebase_version": self.version, "fps": self.encoding.fps, "total_episodes": len(places),
+            "total_frames": sum(row["length"] for row in rows), "chunks_size": CHUNK, "splits": spans,
+            **PATHS[self.version],
             "features": {
-                CAMERA: {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"]},
+                CAMERA: {"dtype": "video", "shape": shape, "names": ["height", "width", "channels"]},
                 "action": {"dtype": "float32", "shape": [7], "names": list(columns(ORDER))},
             },
         }  # fmt: skip
