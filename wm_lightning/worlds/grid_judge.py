@@ -1,0 +1,135 @@
+"""Was the task done, by the right agent, in a video that holds together? Asked of pixels alone.
+
+Each answer is a signed margin in cells (positive: yes) and from it log-odds, as a judge with probabilities gives them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from wm_lightning.clip import Pixels
+from wm_lightning.worlds.grid_scene import AGENTS, COLOURS, FLOOR, SIDE, WALL, Cell, shifted
+from wm_lightning.worlds.grid_tasks import Task
+
+NAMES = (*COLOURS, "wall", "floor")
+NEAR = 0.75  # cells from a place that still count as there
+STRIDE = 1.5  # cells a thing may move from frame to frame
+SHARPNESS, MOST = 10.0, 6.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Signed margins in cells by video; a criterion is met where its margin is positive."""
+
+    task: Float[Tensor, "b"]
+    agent: Float[Tensor, "b"]
+    consistency: Float[Tensor, "b"]
+
+    def met(self) -> dict[str, Bool[Tensor, "b"]]:
+        """Every criterion as yes or no."""
+        return {name: getattr(self, name) > 0 for name in ("task", "agent", "consistency")}
+
+    def log_odds(self) -> dict[str, Float[Tensor, "b"]]:
+        """Every criterion as log p(yes) - log p(no), within ±6."""
+        return {name: (SHARPNESS * getattr(self, name)).clamp(-MOST, MOST) for name in ("task", "agent", "consistency")}
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Area (in cells) and centre (row, column in cells; NaN where nothing is seen) of everything that has a colour."""
+
+    area: Float[Tensor, "b f things"]
+    centre: Float[Tensor, "b f things 2"]
+
+    def of(self, name: str) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b f 2"]]:
+        """Area and centre of one thing."""
+        number = NAMES.index(name)
+        return self.area[..., number], self.centre[..., number, :]
+
+
+def track(video: Pixels) -> Tracks:
+    """Gives every pixel to the nearest colour."""
+    height, width = video.shape[-2:]
+    colours = torch.tensor([*COLOURS.values(), WALL, FLOOR], dtype=torch.float32, device=video.device)
+    pixels = video.float().movedim(2, -1)
+    nearest = (pixels[..., None, :] - colours).square().sum(-1).argmin(-1)
+    shown = torch.nn.functional.one_hot(nearest, len(NAMES)).float()
+    rows = (torch.arange(height, device=video.device) + 0.5) * SIDE / height
+    columns = (torch.arange(width, device=video.device) + 0.5) * SIDE / width
+    count = shown.sum((2, 3))
+    row = (shown * rows[:, None, None]).sum((2, 3)) / count
+    column = (shown * columns[None, :, None]).sum((2, 3)) / count
+    return Tracks(count * SIDE * SIDE / (height * width), torch.stack([row, column], dim=-1) - 0.5)
+
+
+def judge(video: Pixels, tasks: Sequence[Task]) -> Verdict:
+    """Judges one video per task. Raises ValueError where their numbers differ."""
+    if len(video) != len(tasks):
+        raise ValueError(f"{len(video)} videos for {len(tasks)} tasks")
+    tracks = track(video)
+    rows = range(len(tasks))
+    done = [_done(_one(tracks, row), task) for row, task in zip(rows, tasks, strict=True)]
+    own = [_acted(_one(tracks, row), task) for row, task in zip(rows, tasks, strict=True)]
+    return Verdict(torch.stack(done), torch.stack(own), _holds_together(tracks))
+
+
+def _one(tracks: Tracks, row: int) -> Tracks:
+    return Tracks(tracks.area[row : row + 1], tracks.centre[row : row + 1])
+
+
+def _there(tracks: Tracks, name: str, cell: Cell | None, frame: int | None = -1) -> Float[Tensor, ""]:
+    """How far inside `NEAR` a thing is from a cell, in a frame or (None) at its closest."""
+    area, centre = tracks.of(name)
+    place = torch.tensor([float("nan")] * 2 if cell is None else [float(c) for c in cell], device=area.device)
+    distance = (centre[0] - place).norm(dim=-1).nan_to_num(SIDE)
+    distance = torch.where(area[0] > 0.5, distance, torch.full_like(distance, float(SIDE)))
+    return NEAR - (distance.min() if frame is None else distance[frame])
+
+
+def _done(tracks: Tracks, task: Task) -> Float[Tensor, ""]:
+    name, board, state = AGENTS[task.goal.agent], task.board, task.state
+    # Taken: the agent was where the key lay, and the key is no longer seen.
+    left = tracks.of("yellow key")[0][0]
+    taken = torch.minimum(_there(tracks, name, state.key, None), 0.5 - left[-1] / left[0].clamp_min(1e-3))
+    match task.goal.kind:
+        case "reach":
+            return _there(tracks, name, board.circle)
+        case "beside":
+            box = tracks.of("orange box")[1][0, -1]
+            cell = None if bool(box.isnan().any()) else (int(box[0].round()), int(box[1].round()))
+            return _there(tracks, name, None if cell is None else shifted(cell, str(task.goal.side)))
+        case "take":
+            return taken
+        case "push":
+            return _there(tracks, "orange box", board.circle)
+        case "open":
+            return torch.minimum(taken, _there(tracks, name, board.door))
+    return torch.minimum(taken, _there(tracks, name, board.circle))
+
+
+def _acted(tracks: Tracks, task: Task) -> Float[Tensor, ""]:
+    """The named agent moved, the other one did not."""
+
+    def moved(name: str) -> Float[Tensor, ""]:
+        centre = tracks.of(name)[1][0]
+        return (centre - centre[:1]).norm(dim=-1).nan_to_num(SIDE).max()
+
+    own, other = (AGENTS[number] for number in (task.goal.agent, 1 - task.goal.agent))
+    return torch.minimum(moved(own) - 0.5, 0.5 - moved(other))
+
+
+def _holds_together(tracks: Tracks) -> Float[Tensor, "b"]:
+    """Agents, box and walls keep their size, and nothing jumps."""
+    margins = []
+    for name in (*AGENTS, "orange box", "wall"):
+        area, centre = tracks.of(name)
+        there = area[:, :1] > 0.5
+        change = (area - area[:, :1]).abs() / area[:, :1].clamp_min(1.0)
+        margins.append(torch.where(there[:, 0], 0.35 - change.amax(1), 0.35 - area.amax(1)))
+        if name != "wall":
+            stride = centre.diff(dim=1).norm(dim=-1).nan_to_num(0.0).amax(1)
+            margins.append(torch.where(there[:, 0], STRIDE - stride, torch.full_like(stride, STRIDE)))
+    return torch.stack(margins).amin(0)
