@@ -1,0 +1,152 @@
+"""WorldTasks: pictures, and tasks with solutions about them (2606.12072 §4), as `images/` beside `tasks.parquet`.
+
+A row is one task of one picture: `id, image, source, agent, task, solution, task_type, agent_type, split, verifier`.
+`task` is the instruction without its `[Agent]:`; `verifier` is JSON for a program that can check the outcome, or
+null. Splits go by `source`, never by prompt, so that no picture is both trained on and judged.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from wm_lightning.data.formats.atomic import atomic_folder
+from wm_lightning.data.formats.video_files import BadFile
+
+TABLE, IMAGES = "tasks.parquet", "images"
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One task. `image` is relative to the set's folder; `source` names the clip or scene the picture is from."""
+
+    id: str
+    image: str
+    source: str
+    agent: str
+    task: str
+    solution: str
+    task_type: str
+    agent_type: str
+    split: str
+    verifier: Mapping[str, Any] | None = None
+
+    @property
+    def prompt(self) -> str:
+        """`[Agent]: instruction`."""
+        return f"[{self.agent}]: {self.task}"
+
+
+COLUMNS = tuple(field.name for field in fields(TaskRow))
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """The rows that can be used, and what was left out."""
+
+    folder: Path
+    rows: tuple[TaskRow, ...]
+    bad: tuple[BadFile, ...]
+
+    def split(self, name: str) -> tuple[TaskRow, ...]:
+        """The rows of one split. Raises ValueError where there is none."""
+        found = tuple(row for row in self.rows if row.split == name)
+        if not found:
+            there = sorted({row.split for row in self.rows})
+            raise ValueError(f"{self.folder / TABLE} has no task of split {name}, only of {there}")
+        return found
+
+    def picture(self, row: TaskRow) -> UInt8[np.ndarray, "h w 3"]:
+        """The first frame. Raises BadFile where it cannot be decoded."""
+        path = self.folder / row.image
+        try:
+            with Image.open(path) as picture:
+                return np.asarray(picture.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise BadFile(path, f"cannot be decoded ({error})") from error
+
+
+def read_tasks(folder: Path) -> TaskSet:
+    """The tasks of a folder; rows without picture, text or a split of their own source are left out and listed.
+
+    Raises ValueError where the table is missing, lacks columns, or puts one source into two splits.
+    """
+    path = folder / TABLE
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; a WorldTasks folder holds {TABLE} beside {IMAGES}/")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is no parquet table ({error})") from error
+    missing = sorted(set(COLUMNS) - {"verifier"} - set(table.column_names))
+    if missing:
+        raise ValueError(f"{path} has no columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+    rows: list[TaskRow] = []
+    bad: list[BadFile] = []
+    seen: set[str] = set()
+    for number, values in enumerate(table.to_pylist()):
+        fault = _fault(folder, values, seen)
+        if fault is None:
+            verifier = json.loads(values["verifier"]) if values.get("verifier") else None
+            seen.add(values["id"])
+            rows.append(TaskRow(**{name: str(values[name]) for name in COLUMNS[:-1]}, verifier=verifier))
+        else:
+            bad.append(BadFile(path, f"row {number} ({values.get('id')}) {fault}"))
+    _require_apart(path, rows)
+    return TaskSet(folder, tuple(rows), tuple(bad))
+
+
+def write_tasks(folder: Path, pictures: Iterable[tuple[UInt8[np.ndarray, "h w 3"], Sequence[TaskRow]]]) -> None:
+    """Writes a set, whole or not at all. Every picture is stored once, as PNG named by its content.
+
+    `image` and `id` of the rows are filled in here.
+    """
+    with atomic_folder(folder) as partial:
+        (partial / IMAGES).mkdir()
+        rows: list[dict[str, Any]] = []
+        for picture, tasks in pictures:
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, "PNG")
+            name = hashlib.sha256(file.getvalue()).hexdigest()[:16]
+            (partial / IMAGES / f"{name}.png").write_bytes(file.getvalue())
+            for number, task in enumerate(tasks):
+                own = {"id": f"{name}_{number}", "image": f"{IMAGES}/{name}.png"}
+                verifier = None if task.verifier is None else json.dumps(task.verifier, sort_keys=True)
+                rows.append(asdict(task) | own | {"verifier": verifier})
+        pq.write_table(pa.Table.from_pylist(rows), partial / TABLE)
+
+
+def _fault(folder: Path, values: Mapping[str, Any], before: set[str]) -> str | None:
+    """What is wrong with a row, in words; None where nothing is."""
+    empty = [name for name in COLUMNS[:-1] if not str(values.get(name) or "").strip()]
+    if empty:
+        return f"has no {', '.join(empty)}"
+    if values["id"] in before:
+        return "has the id of another row"
+    if not (folder / str(values["image"])).is_file():
+        return f"names {values['image']}, which is not there"
+    try:
+        json.loads(values.get("verifier") or "null")
+    except ValueError:
+        return "has a verifier that is no JSON"
+    return None
+
+
+def _require_apart(path: Path, rows: Sequence[TaskRow]) -> None:
+    for what in ("source", "image"):
+        owner: dict[str, str] = {}
+        for row in rows:
+            there = owner.setdefault(getattr(row, what), row.split)
+            if there != row.split:
+                raise ValueError(
+                    f"{path}: {what} {getattr(row, what)} is in {there} and in {row.split}; splits must share none"
+                )
