@@ -174,4 +174,8 @@ def _write(values: Mapping[str, Tensor], card: Card, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".partial")
     save_file(weights, partial, metadata={"card": json.dumps(card.to_dict())})
+    # safetensors writes for the owner alone; the file is as open as any other of the run.
+    mask = os.umask(0)
+    os.umask(mask)
+    partial.chmod(0o666 & ~mask)
     os.replace(partial, path)

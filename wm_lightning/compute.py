@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import time
 from contextlib import AbstractContextManager, nullcontext
 
@@ -29,6 +30,8 @@ def prepare_cpu(*, matmul_precision: str, threads: int) -> None:
         allocator,
         "spin for microseconds" if "GOMP_SPINCOUNT" in os.environ else "as OpenMP has it",
     )
+    if allocator == "default" and platform.libc_ver()[0] == "glibc":
+        log.info("Started without ./wm, which sets allocator and threads before Python starts: slower on a CPU")
 
 
 def prepare_gpu(*, matmul_precision: str) -> None:

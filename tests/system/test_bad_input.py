@@ -190,8 +190,15 @@ def test_checkpoints_of_something_else(
 
 @pytest.mark.slow
 def test_no_checkpoint_named(refused: Callable[..., str]) -> None:
-    refused(TEACHER, "task=evaluate", said=("ckpt_path=null: name the checkpoint",))
-    refused(DMD, "task=evaluate", said=("ckpt_path=null: name the checkpoint",))
+    for task in ("evaluate", "rollout"):
+        refused(DMD, f"task={task}", said=(f"task={task} needs a checkpoint: ckpt_path=RUN",))
+
+
+@pytest.mark.slow
+def test_a_refused_start_leaves_no_folder(run: Run, tmp_path: Path) -> None:
+    done = run(DMD, *QUICK, "rollout.window=2", "name=refused", folder=tmp_path)
+    assert done.code == 2 and "window=2" in done.err
+    assert not list((tmp_path / "logs").rglob("*.log")), "a folder with nothing but a log is left"
 
 
 def _raised(make: Callable[[], Any]) -> BaseException:

@@ -71,11 +71,16 @@ def frames_of(path: Path) -> int:
 
 def trained(run: Run, folder: Path, words: list[str]) -> dict[str, Any]:
     """Trains, and looks at all that a run leaves. Returns the results."""
-    run(*words, f"run_dir={folder}").must_succeed()
+    said = run(*words, f"run_dir={folder}").must_succeed().out
+    assert "val/score" in said and "Measured teacher, " in said, "a log file does not tell how far it is"
     kind = "teacher" if "experiment=teacher" in words else "student"
     left = ("results.md", "rollouts.gif", "rollouts.png", "config.yaml", "environment.json", f"{kind}.safetensors")
     for name in left:
         assert (folder / name).stat().st_size > 0, name
+    modes = {oct((folder / name).stat().st_mode) for name in ("results.md", f"{kind}.safetensors")}
+    assert len(modes) == 1, f"the export is not as readable as the rest: {modes}"
+    hashes = {json.loads((folder / name).read_text())["config_hash"] for name in ("environment.json", "results.json")}
+    assert len(hashes) == 1, "one run, two hashes of its config"
     content = AtomicCheckpointIO().load_checkpoint(folder / "checkpoints/last.ckpt")
     data = next((word for word in words if word.startswith("data=")), "data=worldmap").removeprefix("data=")
     assert f"conf/data/{data}.yaml" in results(folder)["extra"]["code"], "its data ages it"

@@ -175,7 +175,7 @@ class WorldModelModule(LightningModule):
         self._reference.append(self._scores.features(reference.video))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation's means over all ranks, and the score that picks the best checkpoint."""
+        """Logs the validation's means over all ranks, and the score (less is better) that picks the checkpoint."""
         scores = self._scores
         assert scores is not None
         values = {"psnr": torch.tensor(scores.psnr()).mean()}

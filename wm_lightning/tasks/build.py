@@ -121,11 +121,7 @@ def resume_path(config: DictConfig) -> str | None:
     if config.ckpt_path != "last":
         return config.ckpt_path
     last = Path(config.run_dir) / "checkpoints" / "last.ckpt"
-    if last.is_file():
-        log.info("Continuing %s", last)
-        return str(last)
-    log.info("No checkpoint in %s yet: starting", last.parent)
-    return None
+    return str(last) if last.is_file() else None
 
 
 def without(config: DictConfig, changes: dict[str, Any], dropped: Sequence[str] = ()) -> DictConfig:

@@ -1,5 +1,6 @@
 """Measures a cast of generators on the test clips and writes table, pictures and results."""
 
+import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from wm_lightning.tasks.speed import measure_speed, sixteen
 from wm_lightning.tasks.subjects import Cast, Subject, baseline_copy, with_shuffled_actions
 from wm_lightning.worlds.world import Measures
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -42,6 +45,7 @@ def evaluate_cast(
     """Measures every row of the table; writes results.json, results.md, rollouts.gif and rollouts.png."""
     subjects = list(cast.subjects(settings.teacher_steps, settings.student_steps))
     judged_ones = [subject for subject in subjects if subject.unjudged is None]
+    log.info("Measuring %d generators on %d test clips", len(judged_ones), sum(map(len, bench.clips)))
     work = sum(subject.forwards for subject in judged_ones) * len(bench.clips)
     with _progress(console) as progress:
         task = progress.add_task("evaluation", total=work + 8 * len(bench.clips))
@@ -51,6 +55,10 @@ def evaluate_cast(
             make = _maker(subject, bench, settings)
             step = partial(progress.advance, task, subject.forwards)
             judgements[id(subject)] = judge_videos(bench, settings, make, step)
+            if not console.is_terminal:  # a log file shows no bar
+                log.info(
+                    "Measured %s, %d steps: %d of %d", subject.name, subject.steps, len(judgements), len(judged_ones)
+                )
         baselines = _baselines(judged_ones, bench, settings, partial(progress.advance, task, 4))
         timed = progress.add_task("speed", total=settings.repeats * len(subjects))
         batch = sixteen(bench.clips)

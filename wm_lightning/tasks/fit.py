@@ -19,8 +19,12 @@ log = logging.getLogger(__name__)
 def fit(config: DictConfig, data: ClipDataModule, card: Card, file: NetworkFile | None) -> Trainer:
     """Trains `config.module` on the data, from the start (and what `file` holds) or from its checkpoint."""
     module = build_module(config, card, file)
-    trainer = build_trainer(config)
-    trainer.fit(module, datamodule=data, ckpt_path=resume_path(config), weights_only=True)
+    trainer, path = build_trainer(config), resume_path(config)
+    if path is not None:
+        log.info("Continuing %s", path)
+    elif config.ckpt_path == "last":
+        log.info("No checkpoint in %s yet: starting; run_dir=FOLDER continues another folder's", config.run_dir)
+    trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     if module.skipped:
         log.warning("%d updates were skipped because their gradient was not finite", int(module.skipped))
     return trainer

@@ -1,7 +1,10 @@
 """What every task begins with: the config checked and recorded, seeds and compute settings applied."""
 
 import os
-from collections.abc import Sequence
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -26,14 +29,35 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
     check(config)
     folder, trains = Path(config.run_dir), config.task["_target_"] == TRAIN
     if trains:
-        check_training(config)
+        with _removed_where_refused(folder):
+            check_training(config)
     # Another task in a training's folder leaves its record, by which it is found and continued.
     if _first_rank() and (trains or not (folder / "config.yaml").is_file()):
         save_record(config, overrides, folder)
     seed_everything(config.seed, workers=True, verbose=False)
     if config.compute is not None:
         instantiate(config.compute)()
-    return instantiate(config.task)(config)
+    try:
+        return instantiate(config.task)(config)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning ends a training that was interrupted with exit code 1, after its checkpoints.
+        if isinstance(stop, SystemExit) and stop.code != 1:
+            raise
+        last = folder / "checkpoints" / "last.ckpt"
+        how = f"; the same command with run_dir={folder} ckpt_path=last goes on from there" if last.is_file() else ""
+        print(f"\nInterrupted{how}.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+@contextmanager
+def _removed_where_refused(folder: Path) -> Iterator[None]:
+    """A refused start leaves no folder: Hydra has made it, with a log, before anything could be checked."""
+    try:
+        yield
+    except ValueError:
+        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"run.log"}:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _first_rank() -> bool:

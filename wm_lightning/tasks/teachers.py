@@ -30,10 +30,13 @@ def prepare_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
     cache, or found there. One that lacks a mask or a length this run asks for is fine-tuned with it the same way.
     Raises ValueError where a named file does not fit the run.
     """
-    file = given_teacher(config, data)
-    if file is not None and not must_adapt(config, file.card):
-        return file
-    return _read(train_teacher(config, data, start=file), build_card(config, data, "teacher"))
+    file, expected = given_teacher(config, data), build_card(config, data, "teacher")
+    if config.module.teacher.ckpt_path == "shipped" and (reason := why_not_shipped(data, expected)) is not None:
+        log.info("%s: training one", reason)
+    if file is None or must_adapt(config, file.card):
+        file = _read(train_teacher(config, data, start=file), expected)
+    log.info("Teacher: %s, %d iterations, %s", file.card.data, file.card.iterations, file.sha256[:12])
+    return file
 
 
 def must_adapt(config: DictConfig, card: Card) -> bool:
@@ -86,7 +89,7 @@ def given_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile | Non
     expected = build_card(config, data, "teacher")
     wanted = config.module.teacher.ckpt_path
     if wanted == "shipped":
-        wanted = _shipped(data, expected)
+        wanted = shipped(data) if why_not_shipped(data, expected) is None else None
     return None if wanted is None else _read(Path(wanted), expected)
 
 
@@ -98,20 +101,21 @@ def _read(path: Path, expected: Card) -> NetworkFile:
             f"the teacher {path} is not for this run: {'; '.join(differences)} (teacher against run); change "
             f"network=, noising= or data.action_shift to match it, or set module.teacher.ckpt_path=null to train one"
         )
-    log.info("Teacher: %s (%s, %d iterations, %s)", path, file.card.data, file.card.iterations, file.sha256[:12])
     return file
 
 
-def _shipped(data: ClipDataModule, expected: Card) -> str | None:
-    path = SHIPPED / f"{data.name}.safetensors"
+def shipped(data: ClipDataModule) -> Path:
+    """Where the suite's own teacher of this data set stands, if there is one."""
+    return SHIPPED / f"{data.name}.safetensors"
+
+
+def why_not_shipped(data: ClipDataModule, expected: Card) -> str | None:
+    """Why the suite's own teacher cannot be taken, in words; None where it can."""
+    path = shipped(data)
     if not path.is_file():
-        log.info("No teacher for %s comes with the suite: training one", data.name)
-        return None
+        return f"No teacher for {data.name} comes with the suite"
     differences = read_card(path).differences(expected)
-    if differences:
-        log.info("The teacher in %s is not for this run (%s): training one", path.name, "; ".join(differences))
-        return None
-    return str(path)
+    return f"The teacher in {path.name} is not for this run ({'; '.join(differences)})" if differences else None
 
 
 def train_teacher(config: DictConfig, data: ClipDataModule, start: NetworkFile | None) -> Path:
