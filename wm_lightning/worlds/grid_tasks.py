@@ -6,7 +6,7 @@ and two steps in a row. A scene hangs on (seed, split, number) alone, so splits 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -129,9 +129,9 @@ class GridTasks:
             board, state = _drawn(source, self.most_walls)
             goals = [*_goals(board, state)]
             source.shuffle(goals)
-            tasks = list(self._solved(board, state, goals, source))
+            tasks = list(islice(self._solved(board, state, goals, source), self.tasks_per_scene))
             if tasks:
-                return tasks[: self.tasks_per_scene]
+                return tasks
 
     def _solved(self, board: Board, state: State, goals: list[Goal], source: np.random.Generator) -> Iterator[Task]:
         for goal in goals:
