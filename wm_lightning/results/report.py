@@ -82,7 +82,7 @@ def compared(found: Sequence[Group], recipe: Recipe) -> str:
         f"{first.data} data ({first.world}) · {first.clips} test clips, {first.context} given + {first.horizon} "
         f"generated frames · mean ± standard deviation where there are several seeds · {first.machine}"
     )
-    ages = [age for group in found for age in _ages(group)]
+    ages = dict.fromkeys(age for group in found for age in _ages(group))
     return "\n\n".join([caption, grid, *ages, *(f"{group.first.name}: {_origin(group)}" for group in found)])
 
 
