@@ -19,7 +19,7 @@ def small_world(**changes: Any) -> WorldMap:
 def small_data(**changes: Any) -> WorldMapDataModule:
     settings: dict[str, Any] = dict(world=small_world(), cached_maps=4, root=None, frames=5)
     settings |= dict(height=24, width=24, batch_size=3, train_batches=12, val_clips=4, val_frames=7)
-    settings |= dict(num_workers=0, seed=0, action_shift=1)
+    settings |= dict(num_workers=0, seed=0, action_shift=1, augment=None)
     return WorldMapDataModule(**(settings | changes))
 
 

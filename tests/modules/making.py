@@ -130,6 +130,7 @@ def data(cache: Path, **changes: Any) -> WorldMapDataModule:
     settings: dict[str, Any] = dict(
         world=world, cached_maps=8, root=None, cache_dir=str(cache), frames=FRAMES, height=SIDE, width=SIDE,
         batch_size=2, train_batches=8, val_clips=32, val_frames=FRAMES, num_workers=0, seed=0, action_shift=1,
+        augment=None,
     )  # fmt: skip
     return WorldMapDataModule(**(settings | changes))
 

@@ -43,6 +43,7 @@ def clip(world: WorldMap, tmp_path_factory: pytest.TempPathFactory) -> Clip:
         train_batches=1,
         val_clips=2,
         val_frames=5,
+        augment=None,
         num_workers=0,
         seed=0,
         action_shift=1,

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from wm_lightning.clip import ActionSpec, Clip
 from wm_lightning.data import cache
+from wm_lightning.data.augment import Augmentation
 from wm_lightning.data.formats.episode import Reader
 from wm_lightning.data.loader import ClipLoader, evaluation_loader
 from wm_lightning.data.windows import Window, Windows, count_windows, fixed_windows
@@ -49,6 +51,7 @@ class ClipDataModule(LightningDataModule):
         num_workers: int,
         seed: int,
         action_shift: int,
+        augment: Augmentation | None,
     ) -> None:
         super().__init__()
         least = {"frames": (frames, 2), "val_frames": (val_frames, 2), "batch_size": (batch_size, 1)}
@@ -60,7 +63,7 @@ class ClipDataModule(LightningDataModule):
         self.frames, self.train_batches, self.batch_size = frames, train_batches, batch_size
         self.val_clips, self.val_frames = val_clips, val_frames
         self.num_workers, self.seed, self.action_shift = num_workers, seed, action_shift
-        self.frame_shape = (3, height, width)
+        self.frame_shape, self.augment = (3, height, width), augment
         self._readers: dict[str, Reader] = {}
 
     @abstractmethod
@@ -129,6 +132,16 @@ class ClipDataModule(LightningDataModule):
             world_size=world_size,
             num_workers=self.num_workers,
         )
+
+    def augmented(self, clip: Clip) -> Clip:
+        """The clip as it is trained on."""
+        if self.augment is None:
+            return clip
+        return replace(clip, video=self.augment(clip.video, self.seed, clip.index.tolist()))
+
+    def on_after_batch_transfer(self, batch: Clip, dataloader_idx: int) -> Clip:
+        """Augments training batches where they are used; validation sees clips as they are."""
+        return self.augmented(batch) if self.trainer is not None and self.trainer.training else batch
 
     def val_dataloader(self) -> DataLoader[Clip]:
         """The fixed validation clips of this rank, truth included."""
