@@ -4,6 +4,7 @@ Every run here is a program of its own and dies by SIGKILL.
 """
 
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -208,6 +209,25 @@ def test_killed_while_a_checkpoint_is_written(
     assert done(target) == count - 1, "the checkpoint before the one that was being written is the last"
     Program(words, cache, tmp_path).finish()
     assert_same_end(whole(kind), target, role(kind))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["training", "evaluation"])
+def test_an_interrupt_says_how_to_go_on(stage: str, whole: Any, cache: Path, tmp_path: Path) -> None:
+    target, words = tmp_path / "run", [*KINDS["teacher"], f"run_dir={tmp_path / 'run'}"]
+    long = ["metrics.teacher_steps=[64]"] if stage == "evaluation" else []  # a table to be interrupted in
+    program = Program([*words, *long], cache, tmp_path)
+    last = target / "checkpoints/last.ckpt"
+    program.until(writes(last, 4) if stage == "training" else there(target / "teacher.safetensors"))
+    program.process.send_signal(signal.SIGINT)
+    assert program.process.wait(timeout=120) == 130
+    said = program.err.read_text()
+    assert f"Interrupted; the same command with run_dir={target} ckpt_path=last goes on from there." in said
+    assert "Traceback" not in said, "an interrupt is no error"
+    Program([*words, "ckpt_path=last"], cache, tmp_path).finish()
+    if stage == "training":
+        assert_same_end(whole("teacher"), target, "teacher")
+    assert (target / "results.json").is_file()
 
 
 @pytest.mark.slow
