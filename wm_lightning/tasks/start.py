@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig
@@ -26,10 +27,10 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
     touched. Raises ValueError (ConfigError for the config's form) for what cannot be used.
     """
     quiet()
-    check(config)
     folder, trains = Path(config.run_dir), config.task["_target_"] == TRAIN
-    if trains:
-        with _removed_where_refused(folder):
+    with _removed_where_refused(folder):
+        check(config)
+        if trains:
             check_training(config)
     # Another task in a training's folder leaves its record, by which it is found and continued.
     if _first_rank() and (trains or not (folder / "config.yaml").is_file()):
@@ -54,7 +55,7 @@ def _removed_where_refused(folder: Path) -> Iterator[None]:
     """A refused start leaves no folder: Hydra has made it, with a log, before anything could be checked."""
     try:
         yield
-    except ValueError:
+    except (ValueError, HydraException):
         if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"run.log"}:
             shutil.rmtree(folder, ignore_errors=True)
         raise
