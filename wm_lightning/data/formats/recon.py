@@ -4,7 +4,6 @@ Actions are planar: the pose at frame k + 1 seen from that at frame k, (dx, dy) 
 scaled to [-1, 1] as NoMaD and NWM do, and the turn in radians.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,10 +11,10 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from PIL import Image, UnidentifiedImageError
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.atomic import atomic_file
+from wm_lightning.data.formats.picture_files import from_bytes, to_jpeg
 from wm_lightning.data.formats.safe_pickle import read_arrays
 from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, load_arrays, stamp
 from wm_lightning.data.formats.video_files import BadFile
@@ -110,7 +109,7 @@ class RECONSource:
         pictures = _jpegs_of_file(path) if path.suffix == ".hdf5" else _jpegs_of_folder(path, len(actions))
         if len(pictures) != len(actions):
             raise BadFile(path, f"has {len(pictures)} pictures for {len(actions)} poses")
-        return StoredEpisode(np.stack([_picture(path, data) for data in pictures]), actions)
+        return StoredEpisode(np.stack([from_bytes(path, data) for data in pictures]), actions)
 
 
 def write_recon_file(
@@ -118,7 +117,7 @@ def write_recon_file(
 ) -> None:
     """Writes one episode in the original form: JPEG bytes and poses."""
     with atomic_file(path) as partial, h5py.File(partial, "w") as file:
-        file["images/rgb_left"] = np.array([_jpeg(picture) for picture in video])
+        file["images/rgb_left"] = np.array([to_jpeg(picture) for picture in video])
         file["jackal/position"] = np.column_stack([position, np.zeros(len(position))])
         file["jackal/yaw"] = yaw
 
@@ -129,7 +128,7 @@ def write_recon_folder(
     """Writes one episode in the processed form, poses as npz."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(video):
-        (folder / f"{number}.jpg").write_bytes(_jpeg(picture))
+        (folder / f"{number}.jpg").write_bytes(to_jpeg(picture))
     with atomic_file(folder / "traj_data.npz") as partial, partial.open("wb") as file:
         np.savez(file, position=position, yaw=yaw)
 
@@ -179,17 +178,3 @@ def _jpegs_of_folder(folder: Path, frames: int) -> list[bytes]:
     if absent is not None:
         raise BadFile(absent, "is not there")
     return [path.read_bytes() for path in paths]
-
-
-def _jpeg(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=95)
-    return file.getvalue()
-
-
-def _picture(path: Path, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise BadFile(path, f"a picture cannot be decoded ({error})") from error

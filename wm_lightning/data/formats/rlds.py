@@ -4,7 +4,6 @@ Layout `<folder>/[<version>/]dataset_info.json, features.json, <name>-<split>.tf
 one episode. Images are JPEG or PNG; actions are one vector of seven numbers, or RT-1's fields by name.
 """
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Float32
 
 from wm_lightning.data.formats.atomic import atomic_file
+from wm_lightning.data.formats.picture_files import from_bytes, to_jpeg
 from wm_lightning.data.formats.robot_actions import FIELDS, columns
 from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, stamp, trimmed
 from wm_lightning.data.formats.tfrecord import Feature, index_records, parse_example, read_record, write_records
@@ -83,7 +82,7 @@ class RLDSSource:
         found = parse_example(place.path, read_record(place.path, place.offset, place.length))
         actions, pictures = self._actions(place.path, found), found.get(self.image, [])
         trimmed(place.path, len(pictures), len(actions), trim_tail=False)
-        return StoredEpisode(np.stack([_picture(place.path, bytes(data)) for data in pictures]), actions)
+        return StoredEpisode(np.stack([from_bytes(place.path, bytes(data)) for data in pictures]), actions)
 
     def _actions(self, path: Path, found: dict[str, Feature]) -> Float32[np.ndarray, "f a"]:
         frames = len(found.get("steps/is_first", []))
@@ -113,7 +112,7 @@ def write_rlds(folder: Path, name: str, split: str, shards: Sequence[Sequence[St
 
 def _example(episode: StoredEpisode) -> dict[str, Feature]:
     frames, start = len(episode.actions), 0
-    found: dict[str, Feature] = {"steps/observation/image": [_jpeg(picture) for picture in episode.video]}
+    found: dict[str, Feature] = {"steps/observation/image": [to_jpeg(picture) for picture in episode.video]}
     for field in sorted(FIELDS):
         part = episode.actions[:, start : start + FIELDS[field]]
         found[f"steps/action/{field}"] = part.astype(np.int64 if field == "terminate_episode" else np.float32)
@@ -134,12 +133,6 @@ def _write_info(folder: Path, name: str, split: str, lengths: Sequence[int]) -> 
     for path, content in ((folder / INFO, info), (folder / "features.json", features)):
         with atomic_file(path) as partial:
             partial.write_text(json.dumps(content, indent=1))
-
-
-def _jpeg(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=95)
-    return file.getvalue()
 
 
 def _missing_shards(shards: Sequence[Path]) -> list[BadFile]:
@@ -173,11 +166,3 @@ def _image_key(steps: dict[str, Any], image: str | None, folder: Path) -> str:
     if chosen not in cameras:
         raise ValueError(f"{folder} has no camera {chosen or IMAGES}; set data.image to one of {cameras}")
     return f"steps/observation/{chosen}"
-
-
-def _picture(path: Path, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise BadFile(path, f"an image of a record cannot be decoded ({error})") from error

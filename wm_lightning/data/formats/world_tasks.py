@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from wm_lightning.data.formats.atomic import atomic_folder
+from wm_lightning.data.formats.picture_files import from_bytes
 from wm_lightning.data.formats.video_files import BadFile
 
 TABLE, IMAGES = "tasks.parquet", "images"
@@ -68,11 +69,7 @@ class TaskSet:
     def picture(self, row: TaskRow) -> UInt8[np.ndarray, "h w 3"]:
         """The first frame. Raises BadFile where it cannot be decoded."""
         path = self.folder / row.image
-        try:
-            with Image.open(path) as picture:
-                return np.asarray(picture.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise BadFile(path, f"cannot be decoded ({error})") from error
+        return from_bytes(path, path.read_bytes())
 
 
 def read_tasks(folder: Path) -> TaskSet:
