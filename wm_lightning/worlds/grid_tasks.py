@@ -1,6 +1,6 @@
 """Tasks on a board: an instruction, a solution from a planner, and what must hold when it is done.
 
-One picture has up to eight tasks, as in WorldTasks (2606.12072 §4): reaching, positioning, taking, pushing, opening,
+One picture has up to eight tasks, as in WorldTasks (2606.12072): reaching, positioning, taking, pushing, opening,
 and two steps in a row. A scene hangs on (seed, split, number) alone, so splits share no picture.
 """
 

@@ -1,4 +1,4 @@
-"""WorldTasks: pictures, and tasks with solutions about them (2606.12072 §4), as `images/` beside `tasks.parquet`.
+"""WorldTasks: pictures, and tasks with solutions about them (2606.12072), as `images/` beside `tasks.parquet`.
 
 A row is one task of one picture: `id, image, source, agent, task, solution, task_type, agent_type, split, verifier`.
 `task` is the instruction without its `[Agent]:`; `verifier` is JSON for a program that can check the outcome, or
