@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 
 from wm_lightning.clip import ActionState, Clip, Condition, Texts
 from wm_lightning.config import compose
+from wm_lightning.config_check import check
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.world_tasks import TABLE, read_tasks
 from wm_lightning.data.world_tasks import WorldTasksDataModule
@@ -131,6 +132,11 @@ def test_a_damaged_picture_costs_its_own_tasks_and_is_named_before_training(make
 def test_what_cannot_be_used_is_refused(make: Make, changes: dict[str, Any], said: str) -> None:
     with pytest.raises((ValueError, InstantiationException), match=said):
         make(**changes)
+
+
+def test_the_smallest_size_and_the_usual_one_compose() -> None:
+    for size in ("debug", "small"):
+        check(compose(["data=world_tasks", f"size={size}", "task=doctor"]))
 
 
 def test_larger_pictures_are_cut_to_the_wanted_aspect(make: Make) -> None:
