@@ -1,5 +1,6 @@
 """Composition, precedence, resolvers, the check before anything is built, and what is written down."""
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -238,6 +239,21 @@ def test_last_without_a_folder_continues_the_newest_run(folder: Path, tmp_path: 
     assert find("ckpt_path=last", "seed=9") != old
     assert find("ckpt_path=last", f"run_dir={given}") == given
     assert find() != old
+
+
+@pytest.mark.parametrize("task", ["evaluate", "rollout"])
+def test_what_a_checkpoint_is_put_to_stands_in_a_folder_that_names_it(task: str) -> None:
+    def find(*words: str) -> Path:
+        return Path(compose(words, with_hydra=True).hydra.run.dir)
+
+    student = "ckpt_path=logs/dmd_chunkwise/2026-01-02_03-04-05/checkpoints/best.ckpt"
+    place = find(f"task={task}", student)
+    assert place.parent == Path(f"logs/{task}/dmd_chunkwise_2026-01-02_03-04-05_best")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", place.name)
+    assert find(f"task={task}", "ckpt_path=/data/my nets/student.safetensors").parent.name == "data_my-nets_student"
+    assert find(f"task={task}", "ckpt_path=logs/mine/checkpoints/last.ckpt").parent.name == "mine_last"
+    assert find(f"task={task}", student, "run_dir=logs/here") == Path("logs/here")
+    assert find("task=train", student).parent == Path("logs/run") == find(f"task={task}").parent
 
 
 def test_saved_overrides_come_first_and_those_of_the_old_run_are_dropped() -> None:

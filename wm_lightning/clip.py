@@ -100,17 +100,46 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """What is asked of every clip of a batch and how it can be done; `ids` name the tasks in their data set."""
+
+    ids: tuple[str, ...]
+    instruction: tuple[str, ...]
+    solution: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.instruction) == len(self.solution):
+            raise ValueError(f"{len(self.ids)=}, {len(self.instruction)=} and {len(self.solution)=} must be equal")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice) -> "Texts":
+        return Texts(self.ids[rows], self.instruction[rows], self.solution[rows])
+
+    @classmethod
+    def cat(cls, parts: Sequence["Texts"]) -> "Texts":
+        """Joins the texts of several batches."""
+        return cls(
+            tuple(text for part in parts for text in part.ids),
+            tuple(text for part in parts for text in part.instruction),
+            tuple(text for part in parts for text in part.solution),
+        )
+
+
+@dataclass(frozen=True)
 class Clip:
     """A batch of clips: video uint8 `b f c h w`, its condition, and where each sample came from.
 
     `index` is the global sample index (it seeds noise); `truth` is hidden state of a simulator,
-    each `b f ...`, present in evaluation only.
+    each `b f ...`, present in evaluation only; `texts` are those of data sets that have tasks.
     """
 
     video: Pixels
     condition: Condition
     index: Int[Tensor, "b"]
     truth: Mapping[str, Tensor] = field(default_factory=dict)
+    texts: Texts | None = None
 
     def frames(self, start: int, stop: int) -> "Clip":
         """Frames start..stop-1 with their condition and truth."""
@@ -143,19 +172,21 @@ class Clip:
 
     def __getitem__(self, rows: slice) -> "Clip":
         truth = {key: value[rows] for key, value in self.truth.items()}
-        return replace(
-            self, video=self.video[rows], condition=self.condition[rows], index=self.index[rows], truth=truth
+        return Clip(
+            self.video[rows], self.condition[rows], self.index[rows], truth, self.texts[rows] if self.texts else None
         )
 
     @classmethod
     def cat(cls, parts: Sequence["Clip"]) -> "Clip":
-        """Joins clips over the batch."""
+        """Joins clips over the batch; texts where all have them."""
         truth = {key: torch.cat([p.truth[key] for p in parts]) for key in parts[0].truth}
+        texts = [p.texts for p in parts if p.texts is not None]
         return cls(
             torch.cat([p.video for p in parts]),
             Condition.cat([p.condition for p in parts]),
             torch.cat([p.index for p in parts]),
             truth,
+            Texts.cat(texts) if len(texts) == len(parts) else None,
         )
 
 

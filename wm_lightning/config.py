@@ -4,6 +4,7 @@ Imports no torch, so that `--help` and `--cfg job` answer at once.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from wm_lightning.config_record import newest_run
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "conf"
+# Tasks that use a checkpoint, and train nothing.
+USES = ("evaluate", "rollout")
 
 
 @dataclass
@@ -66,14 +69,27 @@ def cpu_count() -> int:
 def run_folder(run_dir: str, *, _root_: DictConfig) -> str:
     """The folder a run works in.
 
-    It is `run_dir`, except for `ckpt_path=last` without `run_dir=` on the command line: then it is
-    the newest folder whose run had the same name and config hash, where there is one.
+    It is `run_dir`, except without `run_dir=` on the command line. Then for `ckpt_path=last` it is the newest folder
+    whose run had the same name and config hash, where there is one; and what a checkpoint is put to
+    (`task=evaluate` or `rollout`) stands in a folder named by the task and the checkpoint.
     """
     given = any(word.lstrip("+").startswith("run_dir=") for word in _root_.hydra.overrides.task)
-    if given or _root_.ckpt_path != "last":
+    if given or not _root_.ckpt_path:
         return run_dir
+    if _root_.ckpt_path != "last":
+        task, usual = str(_root_.hydra.runtime.choices.get("task")), Path(run_dir)
+        if task not in USES:
+            return run_dir
+        return str(usual.parents[1] / task / named_by(Path(_root_.ckpt_path)) / usual.name)
     found = newest_run(Path(run_dir).parent, _root_)
     return run_dir if found is None else str(found)
+
+
+def named_by(checkpoint: Path) -> str:
+    """A folder's name for what is done with a checkpoint: its run and its own name, as `dmd_chunkwise_DATE_best`."""
+    run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    words = [word for word in (*run.parts[-2:], checkpoint.stem) if word not in ("logs", "..", run.anchor)]
+    return re.sub(r"[^\w.-]+", "-", "_".join(words))
 
 
 def register() -> None:

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wm_lightning.config import USES
 from wm_lightning.config_errors import ConfigError
 
 # What belonged to the run that saved it, not to what it trained.
 _NOT_SAVED = ("ablation", "launcher", "hydra", "run_dir", "ckpt_path")
-
-_NEED_CHECKPOINT = ("evaluate", "rollout")
 
 # Hydra refuses null for a group, which is what these two have anyway.
 _NONE = ("experiment=null", "ablation=null")
@@ -26,7 +25,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     if grid is not None and any(sign in grid for sign in ",()[]"):
         raise ConfigError(f"ablation={grid} names several grids; start them one at a time, ablation=NAME")
     checkpoint = _value(arguments, "ckpt_path")
-    if _value(arguments, "task") in _NEED_CHECKPOINT and checkpoint in (None, "null", ""):
+    if _value(arguments, "task") in USES and checkpoint in (None, "null", ""):
         raise ConfigError(f"task={_value(arguments, 'task')} needs a checkpoint: ckpt_path=RUN/checkpoints/best.ckpt")
     if _value(arguments, "task") is None or checkpoint in (None, "null", "last", ""):
         return arguments

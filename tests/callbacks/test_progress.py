@@ -3,6 +3,7 @@
 import wm_lightning  # noqa: F401, I001  (before lightning: it makes a CPU torch and torchvision agree)
 
 import logging
+import re
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -66,6 +68,33 @@ def test_every_validation_is_a_line_with_score_and_time(
         f"Iteration {iteration} of 6: val/score {score} (less is better), about {left} s left"
         for iteration, (score, left) in expected.items()
     ]
+
+
+class Distilling(Counting):
+    """Shows as many values as a distillation, with the longest names and numbers."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.log("train/student", torch.tensor(7.68e-6), prog_bar=True)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_bar_fits_its_terminal(
+    width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(width=width, force_terminal=True, color_system=None)
+    for module in ("wm_lightning.callbacks.progress", "lightning.pytorch.callbacks.progress.rich_progress"):
+        monkeypatch.setattr(f"{module}.get_console", lambda: console)
+    # Lightning gives the console new settings with every bar, which would undo the width.
+    monkeypatch.setattr("lightning.pytorch.callbacks.progress.rich_progress.reconfigure", lambda **settings: None)
+    trainer_with(tmp_path, TrainingBar()).fit(Distilling(), clips(), DataLoader(torch.ones(2, 1)))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.startswith("training")]
+    assert lines and max(map(len, lines)) <= width
+    last = lines[-1]
+    assert re.search(r"training .*100% .*\d:\d\d:\d\d took", last), last
+    assert "student: 7.68e-06 critic: 7.6e-06 score: 0.167" in last
+    assert ("it/s" in last) == (width == 160), "the rest gives way where there is no room"
 
 
 def test_the_bar_names_a_training_and_keeps_small_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,7 +143,7 @@ def test_recon_comes_back(tmp_path: Path, form: str) -> None:
     if form == "pickle":
         (tmp_path / "jackal_1/traj_data.npz").unlink()
         (tmp_path / "jackal_1/traj_data.pkl").write_bytes(pickle.dumps({"position": position, "yaw": yaw[:, None]}))
-    source = RECONSource(tmp_path, names=None, nwm_compat=False)
+    source = RECONSource(tmp_path, names=None)
     found = source.read(0)
     assert source.names == ("jackal_1",) and np.array_equal(found.actions, planar_actions(position, yaw))
     assert np.abs(found.video.astype(int) - video).mean() < 4
@@ -153,7 +153,7 @@ def test_recon_faults_are_named(tmp_path: Path) -> None:
     position, yaw = poses(4)
     write_recon_folder(tmp_path / "a", moving_picture(4, 0), position, yaw)
     (tmp_path / "a/2.jpg").unlink()
-    source = RECONSource(tmp_path, names=frozenset({"a", "b"}), nwm_compat=False)
+    source = RECONSource(tmp_path, names=frozenset({"a", "b"}))
     assert [error.path.name for error in source.bad] == ["b"]
     with pytest.raises(BadFile, match=r"2\.jpg: is not there"):
         source.read(0)

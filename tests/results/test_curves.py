@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from wm_lightning.results.curves import Curve, Panel, draw_curves, panels, read_curves
+from wm_lightning.results.curves import Curve, Level, Panel, draw_curves, panels, read_curves
 
 CSV = """critic/loss,epoch,iteration,step,student/loss,val/distance
 0.5,0,0,0,,
@@ -67,3 +68,19 @@ def test_leaves_matplotlib_alone(tmp_path):
         "assert 'matplotlib.pyplot' not in sys.modules and matplotlib.rcParams.copy() == before"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_axes_have_units_plain_numbers_and_the_levels(tmp_path, monkeypatch):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, format: (drawn.append(self), self.canvas.draw()))
+    curve = Curve("val/excess", (0.0, 40.0, 80.0), (3.0, 0.7, 0.06))
+    panel = Panel("Excess", (curve,), "iteration", log=True, y_label="kernel distance", levels=(Level("control", 0.4),))
+    draw_curves(tmp_path / "curves.png", [panel], "simulated")
+    [axes] = drawn[0].axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("iteration", "kernel distance")
+    shown = [text.get_text() for text in axes.get_yticklabels()]
+    assert {"0.1", "0.2", "0.5", "1", "2"} <= set(shown) and not any("10^" in text for text in shown)
+    assert all(float(text.get_text().replace("−", "-")) % 1 == 0 for text in axes.get_xticklabels())
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["val/excess", "control"]
+    level = next(line for line in axes.lines if line.get_label() == "control")
+    assert list(level.get_ydata()) == [0.4, 0.4]

@@ -8,9 +8,10 @@ import torch
 from hydra.utils import instantiate
 
 from tests.tiny_run import DMD, tiny
-from wm_lightning.tasks.bench import Comparison
+from wm_lightning.tasks.bench_entries import Comparison
 
 TINY = ["task.warmup=1", "task.steps=4", "task.repeats=1", "task.batches=2", "task.frames=7"]
+TINY += ["task.parts=[training, rollout, loading]"]  # waiting has tests of its own
 
 
 def test_a_ratio_is_ours_against_the_other() -> None:
@@ -30,6 +31,7 @@ def test_every_comparison_with_equal_weights_at_the_end(tmp_path: Path) -> None:
         assert by_name[name]["ratio"] == pytest.approx(by_name[name]["ours_value"] / by_name[name]["other_value"])
     # The loop by hand is the same training, so its time is a yardstick.
     assert by_name["teacher step"]["same"] is True and by_name["distillation step"]["same"] is True
+    assert "| teacher step |" in (tmp_path / "run/bench.md").read_text()
     [copy] = (tmp_path / "saved").iterdir()
     assert json.loads(copy.read_text()) == report and "simulated-worldmap" in copy.name
 

@@ -70,6 +70,8 @@ def test_seeds_give_mean_and_standard_deviation(folder: Path) -> None:
     text = (folder / "run/report.md").read_text()
     assert "| 0.110 ± 0.010 | 70.0 ± 0.0 | 0.2000 ± 0.0000 |" in text
     assert "seeds 0, 1, 2: mean ± standard deviation" in text and "simulated data" in text
+    whole = (folder / "run/report.html").read_text()
+    assert "<svg" in whole and "0.110 ± 0.010" in whole and "made from" not in whole
 
 
 def test_one_seed_has_no_spread(folder: Path) -> None:

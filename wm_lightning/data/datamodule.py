@@ -35,6 +35,7 @@ class ClipDataModule(LightningDataModule):
     label: str  # the data set's name without "simulated"
     spec: ActionSpec
     world: World | None
+    least_frames = 2  # of a clip
 
     def __init__(
         self,
@@ -54,7 +55,8 @@ class ClipDataModule(LightningDataModule):
         augment: Augmentation | None,
     ) -> None:
         super().__init__()
-        least = {"frames": (frames, 2), "val_frames": (val_frames, 2), "batch_size": (batch_size, 1)}
+        least = {"frames": (frames, self.least_frames), "val_frames": (val_frames, self.least_frames)}
+        least |= {"batch_size": (batch_size, 1)}
         least |= {"train_batches": (train_batches, 1), "val_clips": (val_clips, 2), "num_workers": (num_workers, 0)}
         for key, (value, smallest) in least.items():
             if value < smallest:

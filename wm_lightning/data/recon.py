@@ -7,9 +7,13 @@ from typing import Any
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
+from wm_lightning.data.datamodule import hash_files
+from wm_lightning.data.formats.nwm import NWMReader, places, read_index
 from wm_lightning.data.formats.recon import SPEC, RECONSource
 from wm_lightning.data.formats.source import EpisodeSource
+from wm_lightning.data.formats.store_reader import StoreReader
 from wm_lightning.data.source_datamodule import SourceDataModule
+from wm_lightning.data.windows import Window
 from wm_lightning.worlds.rover import RoverWorld
 
 # Where a split's names stand: beside the recordings, or as NWM and ViNT keep them.
@@ -20,11 +24,24 @@ class RECONDataModule(SourceDataModule):
     """Recordings of `<root>/<subset>` or of `root` itself, or of the simulated `world`; see `SourceDataModule`.
 
     `lists` is the folder of the splits' lists of names (`train.txt` or `train/traj_names.txt`), null for that of the
-    recordings; a split without a list is a share of train.
+    recordings; a split without a list is a share of train. `index` is a list of test clips (NWM's `time.pkl`,
+    `rollout.pkl`, ... or the same as JSON), whose present is the last of `context` given frames; it takes the place of
+    windows spread over the test split. `nwm_compat` feeds a rollout's actions as NWM's evaluation does: see
+    `formats/nwm.py`.
     """
 
-    def __init__(self, *, world: RoverWorld, lists: str | None, **shared: Any) -> None:
+    def __init__(
+        self,
+        *,
+        world: RoverWorld,
+        lists: str | None,
+        index: str | None,
+        context: int,
+        nwm_compat: bool,
+        **shared: Any,
+    ) -> None:
         super().__init__(**shared)
+        self._index, self._context, self._nwm_compat = index, context, nwm_compat
         if self.root is None and self.label != world.name:
             raise ValueError(
                 f"data.subset={self.label} without data.root: the simulated subset is {world.name}; name the folder of "
@@ -63,7 +80,32 @@ class RECONDataModule(SourceDataModule):
         return tuple(dict.fromkeys(("train", *self.names)))
 
     def open_source(self, split: str) -> EpisodeSource:
-        return RECONSource(self.home, names=self.names.get(split), nwm_compat=False)
+        return RECONSource(self.home, names=self.names.get(split))
+
+    def open_split(self, folder: Path, split: str) -> StoreReader:
+        reader = super().open_split(folder, split)
+        return NWMReader(reader, self._context) if self._nwm_compat else reader
+
+    def prepare_data(self) -> None:
+        """As `SourceDataModule`; a list of clips that cannot be read is refused before anything is decoded."""
+        if self._index is not None:
+            read_index(Path(self._index))
+        super().prepare_data()
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What is read: see `SourceDataModule`; with the list of test clips and how actions are fed."""
+        index = None if self._index is None else hash_files(Path(self._index).parent, [Path(self._index)])
+        return super().manifest | {"index": index, "nwm_compat": self._nwm_compat}
+
+    def _fixed(self, split: str, count: int, frames: int) -> list[Window]:
+        if split != "test" or self._index is None:
+            return super()._fixed(split, count, frames)
+        reader, path = self._opened(split), Path(self._index)
+        episodes = {reader.name(episode): episode for episode in range(len(reader))}
+        lengths = {name: reader.length(episode) for name, episode in episodes.items()}
+        chosen = places(path, read_index(path)[:count], lengths, self._context, frames)
+        return [Window(episodes[name], start, frames, number) for number, (name, start) in enumerate(chosen)]
 
     def declared_spec(self) -> ActionSpec:
         return SPEC

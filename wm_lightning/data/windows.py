@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import Dataset
 
-from wm_lightning.clip import Clip, Condition
+from wm_lightning.clip import Clip, Condition, Texts
 from wm_lightning.data.formats.episode import Episode, Reader
 from wm_lightning.randomness import generator
 
@@ -87,6 +87,7 @@ def count_windows(reader: Reader, frames: int) -> int:
 def collate(episodes: Sequence[Episode], indices: Sequence[int], *, truth: bool) -> Clip:
     """A batch of episodes of equal length and size."""
     keys = episodes[0].truth if truth else ()
+    texts = [e.texts for e in episodes if e.texts is not None]
     return Clip(
         torch.from_numpy(np.stack([e.video for e in episodes])),
         Condition(
@@ -95,6 +96,7 @@ def collate(episodes: Sequence[Episode], indices: Sequence[int], *, truth: bool)
         ),
         torch.tensor(indices, dtype=torch.int64),
         {key: torch.from_numpy(np.stack([e.truth[key] for e in episodes])) for key in keys},
+        Texts.cat(texts) if texts else None,
     )
 
 

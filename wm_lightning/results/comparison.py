@@ -18,20 +18,25 @@ _COMMON: dict[str, Callable[[Group], Any]] = {
 }  # fmt: skip
 
 
+def require_common(found: Sequence[Group]) -> None:
+    """Raises ValueError, naming the runs, where numbers of these groups do not mean the same."""
+    for what, get in _COMMON.items():
+        if len({get(group) for group in found}) > 1:
+            kinds = "; ".join(f"{group.runs[0].path}: {get(group)}" for group in found)
+            raise ValueError(f"these runs cannot stand in one table, their {what} differ: {kinds}")
+
+
 def lines(found: Sequence[Group], chosen: Sequence[Column], mark: str) -> list[list[str]]:
     """A line per group, mean ± standard deviation over its seeds; `mark` is put where its code is newer.
 
     Raises ValueError where groups cannot be compared, or a run does not say which row is its own.
     """
-    for what, get in _COMMON.items():
-        if len({get(group) for group in found}) > 1:
-            kinds = "; ".join(f"{group.runs[0].path}: {get(group)}" for group in found)
-            raise ValueError(f"these runs cannot stand in one table, their {what} differ: {kinds}")
+    require_common(found)
     return [_line(group, chosen, mark) for group in found]
 
 
 def _line(group: Group, chosen: Sequence[Column], mark: str) -> list[str]:
-    rows = [_own(run.results.deployed_row, str(run.path)) for run in group.runs]
+    rows = [own_row(run.results.deployed_row, str(run.path)) for run in group.runs]
     first = rows[0]
     name = f"{group.first.name} {mark}" if group.stale else group.first.name
     texts = [name, str(group.first.chunk), str(first.steps), str(first.cache_commit), str(len(rows))]
@@ -44,7 +49,8 @@ def _line(group: Group, chosen: Sequence[Column], mark: str) -> list[str]:
     return texts
 
 
-def _own(row: Row | None, path: str) -> Row:
+def own_row(row: Row | None, path: str) -> Row:
+    """The row of the network a run made. Raises ValueError, naming the run, where it is not known."""
     if row is None:
         raise ValueError(f"{path} does not say which row is the network it made; run task=evaluate on it again")
     return row

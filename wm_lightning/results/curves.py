@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 PALETTE = ("#3366aa", "#cc5533", "#448844", "#885599", "#997722", "#557788")
 
@@ -22,13 +24,23 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Level:
+    """A horizontal line: something measured once, for comparison."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Panel:
-    """Curves that share their axes."""
+    """Curves that share their axes. `y_label` says what they are in, `levels` are what they are compared with."""
 
     title: str
     curves: tuple[Curve, ...]
     x_label: str = ""
     log: bool = False
+    y_label: str = ""
+    levels: tuple[Level, ...] = ()
 
 
 def read_curves(path: Path, x: str) -> tuple[Curve, ...]:
@@ -72,24 +84,34 @@ def draw_curves(path: Path, shown: Sequence[Panel], caption: str) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(caption, fontsize=10, x=0.01, ha="left")
     for place, panel in enumerate(shown):
-        axes = figure.add_subplot(down, across, place + 1)
-        for number, curve in enumerate(panel.curves):
-            marker = "o" if len(curve.x) < 25 else None
-            colour = PALETTE[number % len(PALETTE)]
-            axes.plot(curve.x, curve.y, label=curve.name, color=colour, marker=marker, markersize=3, linewidth=1.3)
-        axes.set_title(panel.title, fontsize=10, loc="left")
-        axes.set_xlabel(panel.x_label, fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        if panel.log:
-            axes.set_yscale("log")
-        if len(panel.curves) > 1:
-            axes.legend(fontsize=8, frameon=False)
-        else:
-            axes.set_ylabel("".join(curve.name for curve in panel.curves), fontsize=8)
+        _draw(figure.add_subplot(down, across, place + 1), panel)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    for number, curve in enumerate(panel.curves):
+        marker = "o" if len(curve.x) < 25 else None
+        colour = PALETTE[number % len(PALETTE)]
+        axes.plot(curve.x, curve.y, label=curve.name, color=colour, marker=marker, markersize=3, linewidth=1.3)
+    for number, level in enumerate(panel.levels):
+        colour = PALETTE[(len(panel.curves) + number) % len(PALETTE)]
+        axes.axhline(level.value, label=level.name, color=colour, linestyle="--", linewidth=1.0)
+    axes.set_title(panel.title, fontsize=10, loc="left")
+    axes.set_xlabel(panel.x_label, fontsize=9)
+    axes.set_ylabel(panel.y_label or (panel.curves[0].name if len(panel.curves) == 1 else ""), fontsize=8)
+    axes.tick_params(labelsize=8, which="both")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if panel.log:
+        # Plain numbers at 1, 2 and 5: powers of ten alone leave a panel of one decade without a number.
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    if len(panel.curves) + len(panel.levels) > 1:
+        axes.legend(fontsize=7, frameon=False)
 
 
 def _number(cell: str | None) -> float | None:

@@ -8,10 +8,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import yaml
+
+from wm_lightning.config import CONFIG_DIR
 from wm_lightning.results import comparison
 from wm_lightning.results.results import Results, Row, write_whole
 from wm_lightning.results.seeds import Group, family, groups, read_runs, spread
@@ -19,6 +23,7 @@ from wm_lightning.results.table import Column, Footnotes, columns, heads
 from wm_lightning.results.targets import Statement, Targets, judge
 
 STALE = "*(stale)*"
+_ABSENT = object()
 _BLOCK = re.compile(r"<!-- results:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /results:(?P=name) -->", re.DOTALL)
 _RECIPE = re.compile(r"<!-- made from (?P<json>\{.*\}) -->")
 
@@ -36,20 +41,30 @@ class Recipe:
     compare: bool = False
 
     def to_comment(self) -> str:
-        """One line of HTML comment."""
-        values = {"runs": list(self.runs), "columns": list(self.columns)}
-        plain = None if self.targets is None else asdict(self.targets)
-        return f"<!-- made from {json.dumps({**values, 'targets': plain, 'compare': self.compare})} -->"
+        """One line of HTML comment, without what is as the files of the config have it."""
+        usual = _usual()
+        values: dict[str, Any] = {"runs": list(self.runs)}
+        if list(self.columns) != usual["columns"]:
+            values["columns"] = list(self.columns)
+        plain = None if self.targets is None else _plain(asdict(self.targets))
+        if plain is None:
+            values["targets"] = None
+        elif changed := {key: value for key, value in plain.items() if value != usual["targets"].get(key, _ABSENT)}:
+            values["targets"] = changed
+        if self.compare:
+            values["compare"] = True
+        return f"<!-- made from {json.dumps(values)} -->"
 
     @classmethod
     def from_comment(cls, body: str) -> "Recipe":
-        """Inverse of `to_comment`. Raises ValueError where the body has no such line."""
+        """Inverse of `to_comment`; what is left out is as the config has it. Raises ValueError without such a line."""
         found = _RECIPE.search(body)
         if found is None:
             raise ValueError("it does not say what it was made from; write it with task=report")
-        values = json.loads(found["json"])
-        targets = None if values["targets"] is None else Targets(**_with_numbers(values["targets"]))
-        return cls(values["runs"], values["columns"], targets, values.get("compare", False))
+        values, usual = json.loads(found["json"]), _usual()
+        changed = values.get("targets", {})
+        targets = None if changed is None else Targets(**_with_numbers(usual["targets"] | changed))
+        return cls(values["runs"], values.get("columns", usual["columns"]), targets, values.get("compare", False))
 
 
 def render(recipe: Recipe, root: Path) -> str:
@@ -61,7 +76,7 @@ def render(recipe: Recipe, root: Path) -> str:
 
 def table(group: Group, recipe: Recipe) -> str:
     """Mean and spread of every row, what the targets say, and where the numbers come from."""
-    notes, chosen = Footnotes(), _chosen(group, recipe.columns)
+    notes, chosen = Footnotes(), chosen_columns(group, recipe.columns)
     head = ["", "steps", "cache", *(column.heading.replace("\n", " ") for column in chosen)]
     lines = [_line(rows, chosen, notes, group) for rows in group.rows()]
     parts = [_caption(group), _grid(head, lines, left=3)]
@@ -74,7 +89,7 @@ def table(group: Group, recipe: Recipe) -> str:
 
 def compared(found: Sequence[Group], recipe: Recipe) -> str:
     """One table with a line per group of runs, and where the numbers come from."""
-    chosen = _chosen(found[0], recipe.columns)
+    chosen = chosen_columns(found[0], recipe.columns)
     head = [*comparison.HEAD, *(column.heading.replace("\n", " ") for column in chosen)]
     grid = _grid(head, comparison.lines(found, chosen, STALE), left=4)
     first = found[0].first
@@ -126,11 +141,13 @@ def faults(path: Path, root: Path) -> tuple[str, ...]:
 
 
 def _ageless(body: str) -> str:
+    """The text without marks of age and without the sources, which may be written in more or fewer words."""
     lines = (line.replace(f" {STALE}", "") for line in body.strip().splitlines() if not line.startswith("**Stale**"))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line for line in lines if not _RECIPE.fullmatch(line)))
 
 
-def _chosen(group: Group, names: Sequence[str]) -> list[Column]:
+def chosen_columns(group: Group, names: Sequence[str]) -> list[Column]:
+    """The columns of those names. Raises ValueError where the results have no such column."""
     known = {column.name: column for _, shown in columns(group.first) for column in shown}
     missing = [name for name in names if name not in known]
     if missing:
@@ -212,6 +229,18 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> s
     """A Markdown table; the first `left` columns are words, the others numbers."""
     sides = [":--" if place < left else "--:" for place in range(len(head))]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, sides, *rows))
+
+
+@cache
+def _usual() -> Mapping[str, Any]:
+    """The columns and targets of the config's own files, as they come out of JSON."""
+    columns = yaml.safe_load((CONFIG_DIR / "task/report.yaml").read_text())["columns"]
+    targets = yaml.safe_load((CONFIG_DIR / "metrics/default.yaml").read_text())["targets"]
+    return {"columns": columns, "targets": _plain({key: targets[key] for key in targets if key != "_target_"})}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(values))
 
 
 def _with_numbers(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The curves of a training, drawn from what its csv logger wrote."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
-from wm_lightning.results.curves import Curve, Panel, draw_curves, panels, read_curves
+from wm_lightning.results.curves import Curve, Level, Panel, draw_curves, panels, read_curves
+from wm_lightning.results.results import Results
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +26,20 @@ GROUPS = {
 }
 
 
-def draw_run_curves(run_dir: Path, caption: str) -> Path | None:
+# What a panel's numbers are.
+UNITS = {
+    "train/loss": "loss", "train/init": "loss", "train/student": "loss", "train/critic": "loss",
+    "train/score_gap": "mean absolute difference", "val/score": "less is better",
+    "val/excess": "kernel distance above that of real clips", "val/action_error": "in the world's unit",
+    "val/object_error": "in the world's unit", "val/presence": "share, 0 to 1", "val/psnr": "dB",
+}  # fmt: skip
+
+
+def draw_run_curves(run_dir: Path, caption: str, results: Results | None = None) -> Path | None:
     """Writes `curves.png` into the run folder; None, said in the log, where nothing was logged.
 
-    Every start of a run has its own metrics.csv; where a continued run repeats iterations, its values stand.
+    Every start of a run has its own metrics.csv; where a continued run repeats iterations, its values stand. Where
+    `results` are known, controls and teacher are lines of what they reach on the test clips.
     """
     files = sorted((run_dir / "csv").rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
     shown = panels(tuple(joined([curves_of(path) for path in files]).values()), GROUPS, X)
@@ -35,8 +47,27 @@ def draw_run_curves(run_dir: Path, caption: str) -> Path | None:
         log.info("No curves: no metrics.csv in %s has values over a column %r", run_dir / "csv", X)
         return None
     path = run_dir / "curves.png"
-    draw_curves(path, tuple(with_log_axis(panel) for panel in shown), caption)
+    note = "" if results is None else "; dashed: measured on the test clips"
+    draw_curves(path, tuple(explained(with_log_axis(panel), results) for panel in shown), caption + note)
     return path
+
+
+def explained(panel: Panel, results: Results | None) -> Panel:
+    """The panel with its unit, and with what controls and the teacher reach, where that is measured."""
+    names = [curve.name for curve in panel.curves]
+    return replace(panel, y_label=UNITS.get(names[0], ""), levels=levels(names[0], results))
+
+
+def levels(name: str, results: Results | None) -> tuple[Level, ...]:
+    """The controls at the steps of the network that was trained, and the teacher at its most steps."""
+    use = None if results is None else results.deployed
+    if results is None or use is None or use.role != "student" or not name.startswith("val/"):
+        return ()
+    teachers = [row for row in results.of("teacher") if row.cached and row.cache_commit == use.commit]
+    most = sorted(teachers, key=lambda row: row.steps or 0)[-1:]
+    rows = [*(row for row in results.of("control") if row.steps == use.steps), *most]
+    known = [(row, row.measured(name.removeprefix("val/"))) for row in rows if name != "val/score"]
+    return tuple(Level(f"{row.name}, {row.steps} steps", float(value)) for row, value in known if value is not None)
 
 
 def curves_of(path: Path) -> tuple[Curve, ...]:
@@ -64,4 +95,4 @@ def with_log_axis(panel: Panel) -> Panel:
     """The panel on a logarithmic axis where its values are positive and span more than a decade."""
     values = [value for curve in panel.curves for value in curve.y]
     wide = bool(values) and min(values) > 0 and max(values) > 10 * min(values)
-    return Panel(panel.title, panel.curves, panel.x_label, log=wide)
+    return replace(panel, log=wide)

@@ -22,6 +22,8 @@ from wm_lightning.data.checks import Alignment, Column, align, ranges
 from wm_lightning.data.formats.source import EpisodeSource, StoredEpisode
 from wm_lightning.data.formats.video_files import BadFile
 from wm_lightning.data.source_datamodule import SourceDataModule
+from wm_lightning.data.world_tasks import WorldTasksDataModule
+from wm_lightning.tasks.doctor_tasks import examine
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,9 @@ class Doctor:
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Prints what is found. Raises ValueError, naming the faults, where the set cannot be trained on."""
+        given = instantiate(config.data, _convert_="all")
+        if isinstance(given, WorldTasksDataModule):
+            return examine(given)
         data = opened(config)
         findings, actions, seen = [], [], []
         for split in data.stored_splits():
@@ -125,7 +130,10 @@ def opened(config: DictConfig) -> SourceDataModule:
     """The data of the config. Raises ValueError where they are not recordings on disk."""
     data = instantiate(config.data, _convert_="all")
     if not isinstance(data, SourceDataModule) or data.root is None:
-        raise ValueError("task=doctor looks at recordings on disk: give data=rt1|csgo|recon|own and data.root=PATH")
+        raise ValueError(
+            "task=doctor looks at recordings on disk: give data=rt1|csgo|recon|own and data.root=PATH, or "
+            "data=world_tasks"
+        )
     return data
 
 

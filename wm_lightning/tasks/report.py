@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from wm_lightning.results.page import PageSettings, page
 from wm_lightning.results.report import Recipe, faults, render, splice_into
 from wm_lightning.results.results import write_whole
 from wm_lightning.results.seeds import groups, read_runs
@@ -23,7 +24,9 @@ class Report:
     `keep` copies the results there, as `<block>_<n>_seed<seed>.json`, so that the table can be made again
     where the runs are gone. `into` and `block` name a file and the place in it; `into` may be several files
     for `check`, which only compares the blocks of the files with their sources. `targets` judges the rows.
-    `compare` gives one table with a line per experiment, or point of a grid: the network it made.
+    `compare` gives one table with a line per experiment, or point of a grid: the network it made. `axis` is the key of
+    the configs that report.html draws these over, null for the one number that differs; a GIF of a run that is larger
+    than `gif_mib` is named there instead of shown.
     """
 
     runs: str | Sequence[str]
@@ -34,9 +37,11 @@ class Report:
     keep: str | None
     compare: bool
     check: bool
+    axis: str | None
+    gif_mib: float
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
-        """Writes report.md into the run folder, and into its block where one is named; or checks the blocks."""
+        """Writes report.md and report.html into the run folder, and a block where one is named; or checks blocks."""
         if self.check:
             return check([Path(name) for name in _listed(self.into)], Path.cwd())
         if (self.into is None) != (self.block is None):
@@ -48,12 +53,16 @@ class Report:
         targets = instantiate(config.metrics.targets, _convert_="all") if judged else None
         if self.keep is not None:
             patterns = kept(patterns, Path(self.keep), self.block or "results")
-        body = render(Recipe(patterns, list(self.columns), targets, self.compare), Path.cwd())
-        write_whole(Path(config.run_dir) / "report.md", body + "\n")
+        recipe = Recipe(patterns, list(self.columns), targets, self.compare)
+        found = groups(read_runs(patterns, root=Path.cwd()))
+        body = render(recipe, Path.cwd())
+        names = dict.fromkeys(group.first.name for group in found)
+        whole = page(found, recipe, PageSettings(self.axis, self.gif_mib), f"Results: {', '.join(names)}")
+        for name, text in (("report.md", body + "\n"), ("report.html", whole)):
+            write_whole(Path(config.run_dir) / name, text)
         for name in _listed(self.into):
             splice_into(Path(name), str(self.block), body)
             log.info("Written: %s, block %s", name, self.block)
-        found = groups(read_runs(patterns, root=Path.cwd()))
         for run in (run for group in found for run in group.runs if run.freshness.stale):
             log.warning("Stale: %s, %s", run.path, run.freshness.reason)
         print(body)

@@ -6,18 +6,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from lightning.pytorch import seed_everything
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wm_lightning.config_check import check
 from wm_lightning.config_record import save_record
-from wm_lightning.tasks.preflight import check_training
 from wm_lightning.tasks.quiet import quiet
 
 TRAIN = "wm_lightning.tasks.train.train"
+# Reads and writes files only: of its config its own part is checked, and torch, which takes seconds, is not imported.
+REPORT = "wm_lightning.tasks.report.Report"
 
 
 def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | None:
@@ -27,17 +28,18 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
     touched. Raises ValueError (ConfigError for the config's form) for what cannot be used.
     """
     quiet()
-    folder, trains = Path(config.run_dir), config.task["_target_"] == TRAIN
+    folder, trains, computes = Path(config.run_dir), config.task["_target_"] == TRAIN, config.task["_target_"] != REPORT
     with _removed_where_refused(folder):
-        check(config)
+        check(config if computes else OmegaConf.create({"task": config.task, "metrics": _targets(config)}))
         if trains:
+            from wm_lightning.tasks.preflight import check_training  # noqa: PLC0415  loads torch
+
             check_training(config)
     # Another task in a training's folder leaves its record, by which it is found and continued.
     if _first_rank() and (trains or not (folder / "config.yaml").is_file()):
         save_record(config, overrides, folder)
-    seed_everything(config.seed, workers=True, verbose=False)
-    if config.compute is not None:
-        instantiate(config.compute)()
+    if computes:
+        _set_up(config)
     try:
         return instantiate(config.task)(config)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -48,6 +50,19 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
         how = f"; the same command with run_dir={folder} ckpt_path=last goes on from there" if last.is_file() else ""
         print(f"\nInterrupted{how}.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _set_up(config: DictConfig) -> None:
+    """Seeds, and how torch computes."""
+    from lightning.pytorch import seed_everything  # noqa: PLC0415  loads torch
+
+    seed_everything(config.seed, workers=True, verbose=False)
+    if config.compute is not None:
+        instantiate(config.compute)()
+
+
+def _targets(config: DictConfig) -> dict[str, Any]:
+    return {"targets": config.metrics.targets}
 
 
 @contextmanager

@@ -32,10 +32,12 @@ def train(config: DictConfig) -> dict[str, float] | None:
     fit(config, data, card, start_file(config, data) if teacher is None else teacher)
     if rank_zero_only.rank != 0:
         return None
-    draw_run_curves(Path(config.run_dir), f"{config.name}, {data.name}")
+    caption = f"{config.name}, {data.name}"
+    draw_run_curves(Path(config.run_dir), caption)
     target = Path(config.run_dir) / f"{kind}.safetensors"
     file = export(config, best_checkpoint(config), card, target)
     results = evaluate_files(config, data, file, teacher, started)
+    draw_run_curves(Path(config.run_dir), caption, results)
     rewrite_card(target, replace(file.card, metrics=card_metrics(results)))
     return summary(results)
 

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
 
-from wm_lightning.clip import ActionSpec, ActionState
+from wm_lightning.clip import ActionSpec, ActionState, Texts
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,13 @@ class Produced:
 
 @dataclass(frozen=True)
 class Episode:
-    """Frames of one episode: RGB uint8, producing actions, and hidden simulator state (each `f ...`)."""
+    """Frames of one episode: RGB uint8, producing actions, hidden simulator state (each `f ...`), its task's texts."""
 
     video: UInt8[np.ndarray, "f c h w"]
     actions: Float32[np.ndarray, "f a"]
     state: Int64[np.ndarray, "f"]
     truth: Mapping[str, Shaped[np.ndarray, "f ..."]] = field(default_factory=dict)
+    texts: Texts | None = None
 
 
 @runtime_checkable

@@ -47,22 +47,6 @@ def normalised(metres: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, "f 2"]:
     return 2 * (metres / SPACING - LOW) / (HIGH - LOW) - 1
 
 
-def nwm_actions(position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]) -> Float32[np.ndarray, "f 3"]:
-    """As NWM's evaluation steps: waypoints from the first frame are normalised, then differenced.
-
-    The offset of the range survives in the first step only, and the frame stays that of the first pose.
-    """
-    offset = position - position[0]
-    cos, sin = np.cos(yaw[0]), np.sin(yaw[0])
-    waypoints = np.stack([cos * offset[:, 0] + sin * offset[:, 1], -sin * offset[:, 0] + cos * offset[:, 1]], axis=1)
-    scaled = normalised(waypoints)
-    steps = np.zeros_like(scaled)
-    steps[0] = scaled[min(1, len(scaled) - 1)]
-    steps[1:-1] = np.diff(scaled[1:], axis=0)
-    turn = np.append(np.diff(np.unwrap(yaw)), 0.0)
-    return np.column_stack([steps, wrapped(turn)]).astype(np.float32)
-
-
 def wrapped(angle: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f"]:
     """The same angles in [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi
@@ -73,8 +57,7 @@ class RECONSource:
 
     columns = COLUMNS
 
-    def __init__(self, folder: Path, *, names: frozenset[str] | None, nwm_compat: bool) -> None:
-        self.convert = nwm_actions if nwm_compat else planar_actions
+    def __init__(self, folder: Path, *, names: frozenset[str] | None) -> None:
         files = [path for path in sorted(folder.rglob("*.hdf5")) if names is None or path.stem in names]
         found = sorted(path.parent for path in folder.glob("*/traj_data.*"))
         folders = [path for path in dict.fromkeys(found) if names is None or path.name in names]
@@ -101,7 +84,7 @@ class RECONSource:
             raise BadFile(path, f"has {len(position)} positions and {len(yaw)} yaws; two or more of each are expected")
         if not (np.isfinite(position).all() and np.isfinite(yaw).all()):
             raise BadFile(path, "poses are not all finite numbers (NaN or infinite)")
-        return checked_actions(path, self.convert(position, yaw), len(COLUMNS))
+        return checked_actions(path, planar_actions(position, yaw), len(COLUMNS))
 
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode."""

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
 from PIL import Image
+from rich.progress import track
 
+from wm_lightning.clip import ActionSpec, ActionState, Texts
 from wm_lightning.data.formats.atomic import atomic_folder
+from wm_lightning.data.formats.episode import Episode
 from wm_lightning.data.formats.picture_files import from_bytes
+from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.video_files import BadFile
 
 TABLE, IMAGES = "tasks.parquet", "images"
@@ -100,6 +105,51 @@ def read_tasks(folder: Path) -> TaskSet:
             bad.append(BadFile(path, f"row {number} ({values.get('id')}) {fault}"))
     _require_apart(path, rows)
     return TaskSet(folder, tuple(rows), tuple(bad))
+
+
+def sound(tasks: TaskSet, workers: int) -> TaskSet:
+    """The same set without the rows whose picture cannot be decoded, which are listed; on `workers` threads."""
+    first = {row.image: row for row in tasks.rows}
+
+    def fault(row: TaskRow) -> BadFile | None:
+        try:
+            tasks.picture(row)
+        except BadFile as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(track(pool.map(fault, first.values()), "looking at pictures", len(first), transient=True))
+    damaged = {image: error for image, error in zip(first, found, strict=True) if error is not None}
+    kept = tuple(row for row in tasks.rows if row.image not in damaged)
+    lost = [damaged[row.image] for row in tasks.rows if row.image in damaged]
+    return TaskSet(tasks.folder, kept, (*tasks.bad, *lost))
+
+
+class TaskReader:
+    """Some tasks of a set as episodes of one frame, their picture, without actions and with their texts."""
+
+    spec = ActionSpec((), (), ())
+    action_shift = 0
+
+    def __init__(self, tasks: TaskSet, rows: Sequence[TaskRow], resize: Resize) -> None:
+        self.tasks, self.rows, self.resize = tasks, tuple(rows), resize
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def length(self, episode: int) -> int:
+        """One: the picture."""
+        return 1
+
+    def read(self, episode: int, start: int, stop: int) -> Episode:
+        """The picture of a task. Raises ValueError where more is asked for, BadFile where it is damaged by now."""
+        row = self.rows[episode]
+        if (start, stop) != (0, 1):
+            raise ValueError(f"{row.id}: frames {start}..{stop - 1} asked for, a task has one picture")
+        nothing = np.zeros((1, 0), np.float32), np.full(1, ActionState.NONE, np.int64)
+        texts = Texts((row.id,), (row.prompt,), (row.solution,))
+        return Episode(self.resize(self.tasks.picture(row)[None].copy()), *nothing, texts=texts)
 
 
 def write_tasks(folder: Path, pictures: Iterable[tuple[UInt8[np.ndarray, "h w 3"], Sequence[TaskRow]]]) -> None:

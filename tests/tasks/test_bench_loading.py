@@ -1,0 +1,99 @@
+"""The loader and the reader by hand give the same frames, so their times are times of the same work."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from tests.tiny_run import NETWORK, QUIET, TRAINING
+from wm_lightning.config import compose
+from wm_lightning.data.source_datamodule import SourceDataModule
+from wm_lightning.tasks import bench_loading
+from wm_lightning.tasks.bench_entries import Comparison, Waiting, page
+
+SETS = {
+    "rt1": ["data.world.pixels=64", "data.world.length=12", "data.world.episodes={train: 6, val: 2, test: 2}"],
+    "csgo": ["data.world.length=12", "data.world.episodes={train: 6, test: 4}"],
+    "recon": ["data.world.length=12", "data.world.episodes={train: 6, val: 2, test: 2}"],
+}  # fmt: skip
+SHORT = ["data.frames=7", "data.val_frames=7", "data.val_clips=2", "rollout.window=7"]
+
+
+def words(name: str, folder: Path) -> list[str]:
+    places = [f"cache_dir={folder / 'cache'}", f"run_dir={folder / 'run'}"]
+    return ["experiment=teacher", f"data={name}", *NETWORK, *TRAINING, *QUIET, *SHORT, *SETS[name], *places]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_all_ways_load_the_same_frames(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data: SourceDataModule = instantiate(compose(words(name, tmp_path)).data, _convert_="all")
+    data.prepare_data()
+    data.setup("fit")
+    cached, uncached = bench_loading.loading(data, batches=2, repeats=1, least=3.0)
+    assert (cached.name, cached.same, cached.least) == ("loading, cached", True, 3.0)
+    assert (uncached.name, uncached.same, uncached.least) == ("loading, uncached", True, None)
+    assert cached.other_value == uncached.other_value, "both stand against the same times of the reader by hand"
+    # A reader by hand that is off by a frame would be told from one that does the same.
+    right = bench_loading.plain_reading(data.open_source("train"))
+    assert right is not None
+    late = lambda episode, start, stop: right(episode, max(0, start - 1), max(0, start - 1) + stop - start)  # noqa: E731
+    monkeypatch.setattr(bench_loading, "plain_reading", lambda source: late)
+    assert [entry.same for entry in bench_loading.loading(data, batches=1, repeats=1, least=3.0)] == [False, False]
+
+
+def test_the_first_round_is_not_timed_and_every_stream_gives_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(bench_loading.time, "perf_counter", lambda: float(next(ticks)))
+    given: list[str] = []
+
+    def stream(name: str) -> object:
+        return (given.append(name) for _ in itertools.count())
+
+    streams = {name: lambda name=name: stream(name) for name in "ab"}
+    speed = bench_loading.clips_per_second(streams, 3, 4, repeats=2)  # type: ignore[arg-type]
+    assert speed == {"a": 12.0, "b": 12.0}, "every timing lasts one tick"
+    assert "".join(given) == "aaabbb" * 3
+
+
+def test_a_training_waits_for_a_slow_loader_and_hardly_for_a_quick_one(tmp_path: Path) -> None:
+    few = ["task=bench", "task.parts=[waiting]", "task.warmup=1", "task.waiting_steps=4", "task.batches=1"]
+    config = compose([*words("rt1", tmp_path), *few])
+    found = instantiate(config.task)(config)
+    assert list(found) == ["teacher, waiting"] and 0 < found["teacher, waiting"] < 1
+    report = json.loads((tmp_path / "run/bench.json").read_text())
+    [entry] = report["waiting"]
+    assert entry["share"] == pytest.approx(entry["waited"] / entry["seconds"]) and entry["steps"] == 4
+    assert report["cache"]["mib"] > 12 * 6 * 3 * 32 * 32 / 2**20 and "frames-simulated-pusher" in report["cache"]["key"]
+    text = (tmp_path / "run/bench.md").read_text()
+    assert "teacher, waiting" in text and "under 5 %" in text and "simulated data" in text
+
+
+def test_waiting_is_told_from_working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ["task=bench", "task.parts=[waiting]", "task.warmup=1", "task.waiting_steps=3", "task.batches=1"]
+    config = compose([*words("rt1", tmp_path), *few])
+    read, pause = torch.utils.data.DataLoader.__iter__, 0.3
+
+    def slow(self: object) -> object:
+        import time  # noqa: PLC0415  beside the module whose clock another test replaces
+
+        for clip in read(self):  # type: ignore[arg-type]
+            time.sleep(pause)
+            yield clip
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", slow)
+    instantiate(config.task)(config)
+    [entry] = json.loads((tmp_path / "run/bench.json").read_text())["waiting"]
+    assert entry["waited"] == pytest.approx(3 * pause, rel=0.3) and entry["met"] is False
+
+
+def test_a_target_is_judged_and_shown() -> None:
+    slow, quick = (Comparison("x", "clips/s", "a", "b", ours, 2.0, least=3.0) for ours in (5.9, 6.1))
+    assert (slow.met, quick.met, Comparison("x", "u", "a", "b", 1.0, 1.0).met) == (False, True, None)
+    assert Waiting("x", 10, 2.0, 0.09, 0.05).met and not Waiting("x", 10, 2.0, 0.11, 0.05).met
+    described = dict.fromkeys(("name", "data", "world", "device", "threads", "precision", "torch"), "?")
+    report = {**described, "revision": "r", "config_hash": "c", "settings": {"repeats": 3}, "cache": None}
+    lines = page([slow, quick], report).splitlines()
+    assert lines[4].endswith("| 2.95× | at least 3× | no |") and lines[5].endswith("| 3.05× | at least 3× | yes |")
