@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from wm_lightning.results.curves import Curve, Level, Panel, draw_curves, panels, read_curves
 from wm_lightning.results.results import Results
@@ -13,6 +14,7 @@ X = "iteration"
 # One measure a panel: they share no unit.
 GROUPS = {
     "Loss": ["train/loss"],
+    "Validation: loss": ["val/loss"],
     "Initialisation": ["train/init"],
     "Student": ["train/student"],
     "Critic": ["train/critic"],
@@ -68,6 +70,18 @@ def levels(name: str, results: Results | None) -> tuple[Level, ...]:
     rows = [*(row for row in results.of("control") if row.steps == use.steps), *most]
     known = [(row, row.measured(name.removeprefix("val/"))) for row in rows if name != "val/score"]
     return tuple(Level(f"{row.name}, {row.steps} steps", float(value)) for row, value in known if value is not None)
+
+
+def final_losses(run_dir: Path) -> dict[str, float]:
+    """Where the losses of a run's training ended: `train`, the mean over its last tenth, and `val`, the last one.
+
+    Empty where nothing was logged.
+    """
+    files = sorted((run_dir / "csv").rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    curves = joined([curves_of(path) for path in files])
+    values = {name: curves[f"{name}/loss"].y for name in ("train", "val") if f"{name}/loss" in curves}
+    tail = {"train": 0.1, "val": 0.0}
+    return {name: fmean(y[-max(1, round(tail[name] * len(y))) :]) for name, y in values.items()}
 
 
 def curves_of(path: Path) -> tuple[Curve, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from wm_lightning.results.ladder import Ladder, draw_steps
 from wm_lightning.results.page import PageSettings, page
 from wm_lightning.results.report import Recipe, faults, render, splice_into
 from wm_lightning.results.results import write_whole
@@ -26,7 +27,8 @@ class Report:
     for `check`, which only compares the blocks of the files with their sources. `targets` judges the rows.
     `compare` gives one table with a line per experiment, or point of a grid: the network it made. `axis` is the key of
     the configs that report.html draws these over, null for the one number that differs; a GIF of a run that is larger
-    than `gif_mib` is named there instead of shown.
+    than `gif_mib` is named there instead of shown. `ladder` adds to that table what its rungs are held against, and
+    draws measures against steps.
     """
 
     runs: str | Sequence[str]
@@ -39,6 +41,7 @@ class Report:
     check: bool
     axis: str | None
     gif_mib: float
+    ladder: Ladder | None
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Writes report.md and report.html into the run folder, and a block where one is named; or checks blocks."""
@@ -53,7 +56,9 @@ class Report:
         targets = instantiate(config.metrics.targets, _convert_="all") if judged else None
         if self.keep is not None:
             patterns = kept(patterns, Path(self.keep), self.block or "results")
-        recipe = Recipe(patterns, list(self.columns), targets, self.compare)
+        if self.ladder is not None and not self.compare:
+            raise ValueError("task.ladder compares experiments; set task.compare=true with it")
+        recipe = Recipe(patterns, list(self.columns), targets, self.compare, self.ladder)
         found = groups(read_runs(patterns, root=Path.cwd()))
         body = render(recipe, Path.cwd())
         names = dict.fromkeys(group.first.name for group in found)
@@ -63,6 +68,8 @@ class Report:
         for name in _listed(self.into):
             splice_into(Path(name), str(self.block), body)
             log.info("Written: %s, block %s", name, self.block)
+        if self.ladder is not None and self.ladder.steps_of:
+            draw_steps(Path(self.ladder.picture or Path(config.run_dir) / "steps.png"), self.ladder, found)
         for run in (run for group in found for run in group.runs if run.freshness.stale):
             log.warning("Stale: %s, %s", run.path, run.freshness.reason)
         print(body)
