@@ -30,7 +30,7 @@ GROUPS = {
 
 # What a panel's numbers are.
 UNITS = {
-    "train/loss": "loss", "train/init": "loss", "train/student": "loss", "train/critic": "loss",
+    "train/loss": "loss", "val/loss": "loss", "train/init": "loss", "train/student": "loss", "train/critic": "loss",
     "train/score_gap": "mean absolute difference", "val/score": "less is better",
     "val/excess": "kernel distance above that of real clips", "val/action_error": "in the world's unit",
     "val/object_error": "in the world's unit", "val/presence": "share, 0 to 1", "val/psnr": "dB",
