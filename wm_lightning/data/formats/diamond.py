@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from wm_lightning.data.formats.csgo import COLUMNS, one_hot_mouse
+from wm_lightning.data.formats.csgo import COLUMNS, Odd, note, one_hot_mouse
 from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, stamp
 from wm_lightning.data.formats.video_files import BadFile
 from wm_lightning.plain_files import read_plain
@@ -25,6 +25,7 @@ class DiamondSource:
             raise ValueError(f"{folder} holds no episode HHH/TT/U/ID.pt")
         self.names: Sequence[str] = tuple(path.stem for path in self.paths)
         self.bad: Sequence[BadFile] = ()
+        self.odd: dict[str, Odd] = {}  # by name: labels that were mended or are strange
 
     def stamps(self) -> Sequence[Stamp]:
         """Name, size and time of every file."""
@@ -55,4 +56,6 @@ class DiamondSource:
         actions = content.get("act")
         if not isinstance(actions, torch.Tensor):
             raise BadFile(path, "has no act of [frames, 51]")
-        return one_hot_mouse(checked_actions(path, actions.numpy(), len(COLUMNS)))
+        checked = checked_actions(path, actions.numpy(), len(COLUMNS))
+        note(self.odd, path.stem, path, checked)
+        return one_hot_mouse(checked)

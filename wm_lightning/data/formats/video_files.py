@@ -68,6 +68,7 @@ def decode_span(path: Path, start: float, frames: int, fps: float) -> UInt8[np.n
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"err_detect": "explode"}
             assert stream.time_base is not None
             container.seek(max(0, int((start - 0.5 / fps) / stream.time_base)), stream=stream)
             reformatter = VideoReformatter()
