@@ -28,6 +28,7 @@ from wm_lightning.data.formats.source import StoredEpisode
 from wm_lightning.data.formats.store_reader import StoreReader
 from wm_lightning.data.formats.video_files import BadFile, Encoding, encode
 from wm_lightning.data.formats.world_tasks import TaskRow, read_tasks, write_tasks
+from wm_lightning.data.source_datamodule import SourceDataModule
 from wm_lightning.worlds.grid_tasks import GridTasks, to_json
 from wm_lightning.worlds.world_map import WorldMap
 
@@ -223,13 +224,14 @@ def opened(root: Path, form: str, cache_dir: Path, *words: str) -> ClipDataModul
 
 
 def served(data: ClipDataModule) -> dict[str, Episode]:
-    """Every episode that is given out, whole, by name (by number within its split where the form has no names)."""
+    """Every episode that is given out, whole, by stored split and name (or number, where the form has no names)."""
     found: dict[str, Episode] = {}
+    stored = data.stored_splits() if isinstance(data, SourceDataModule) else SPLITS
     for split in SPLITS:
         reader = data.reader(split)
         for episode in range(len(reader)):
             name = reader.name(episode) if isinstance(reader, StoreReader) else str(episode)
-            found[f"{split}/{name}"] = reader.read(episode, 0, reader.length(episode))
+            found[f"{split if split in stored else 'train'}/{name}"] = reader.read(episode, 0, reader.length(episode))
     return found
 
 

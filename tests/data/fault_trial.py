@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def clean_set(form: str, folder: Path) -> Clean:
         return Clean(root, rows_served(root), [row.id for row in read_tasks(root).rows])
     data = opened(root, form, folder / f"cache-{form}")
     if isinstance(data, SourceDataModule):
-        return Clean(root, served(data), tuple(data.open_source("train").names))
+        return Clean(root, served(data), [f"train/{name}" for name in data.open_source("train").names])
     return Clean(root, served(data), ())
 
 
@@ -111,8 +111,7 @@ def _left_out(clean: Clean, form: str, root: Path, folder: Path, injected: Injec
             return "something is left of a refused set"
         data = opened(root, form, folder / "cache", *_words(injected, *LENIENT))
         found, listed = served(data), len(data.quarantined)
-    names = {name.split("/", 1)[-1] for name in found}
-    lost = {name.split("/", 1)[-1] for name in clean.served} - names
+    lost = clean.served.keys() - found.keys()
     if not lost or not lost <= allowed:
         return f"lost are {sorted(lost)}, touched were {sorted(allowed)}"
     if listed is not None and (listed != len(lost) if form != "tar" else listed < 1):
@@ -120,16 +119,12 @@ def _left_out(clean: Clean, form: str, root: Path, folder: Path, injected: Injec
     return _same(clean, found, without=lost)
 
 
-def _same(clean: Clean, found: Mapping[str, Episode], without: set[str]) -> str | None:
-    """Whether all others are as they were. Where splits are shares, an episode may have changed its split."""
-    expected = {name.split("/", 1)[-1]: one for name, one in clean.served.items()}
-    for name, one in ((name.split("/", 1)[-1], one) for name, one in found.items()):
-        if name in without:
-            continue
-        same = np.array_equal(one.video, expected[name].video) and np.allclose(
-            one.actions, expected[name].actions, atol=2e-6
-        )
-        if not same:
+def _same(clean: Clean, found: Mapping[str, Episode], without: Set[str]) -> str | None:
+    """Whether all others are as they were."""
+    for name, one in found.items():
+        was = clean.served[name]
+        same = np.array_equal(one.video, was.video) and np.allclose(one.actions, was.actions, atol=2e-6)
+        if name not in without and not same:
             return f"{name} is altered"
     return None
 
@@ -152,12 +147,10 @@ def _served(clean: Clean, form: str, root: Path, folder: Path, injected: Injecte
     """All episodes are there, all but the target as they were, and the target as its answer has it."""
     with _heard() as said:
         data = opened(root, form, folder / "cache", *_words(injected))
-    found = {name.split("/", 1)[-1]: one for name, one in served(data).items()}
-    expected = {name.split("/", 1)[-1]: one for name, one in clean.served.items()}
-    target = clean.names[injected.episode]
-    if found.keys() != expected.keys() or data.quarantined:
-        return f"{sorted(expected.keys() ^ found.keys())} differ, left out are {list(data.quarantined)}"
-    answer, one, was = injected.answer, found[target], expected[target]
+    found, target = served(data), clean.names[injected.episode]
+    if found.keys() != clean.served.keys() or data.quarantined:
+        return f"{sorted(clean.served.keys() ^ found.keys())} differ, left out are {list(data.quarantined)}"
+    answer, one, was = injected.answer, found[target], clean.served[target]
     wrong = _same(clean, found, without=set() if answer is Answer.UNMOVED else {target})
     if wrong or answer is Answer.UNMOVED:
         return wrong
@@ -169,7 +162,7 @@ def _served(clean: Clean, form: str, root: Path, folder: Path, injected: Injecte
         assert isinstance(data, SourceDataModule)
         source = data.open_source("train")
         named = swapped({name: source.read(number) for number, name in enumerate(source.names)})
-        return None if named == [target] else f"named are {named}"
+        return None if [f"train/{name}" for name in named] == [target] else f"named are {named}"
     if not np.array_equal(one.video, was.video):
         return "pictures are altered"
     spec = data.spec
@@ -177,7 +170,7 @@ def _served(clean: Clean, form: str, root: Path, folder: Path, injected: Injecte
         inside = ((one.actions >= np.array(spec.low) - 1e-6) & (one.actions <= np.array(spec.high) + 1e-6)).all()
         counted = any("outside their bounds" in line for line in said)
         return None if inside and counted and not np.allclose(one.actions, was.actions) else "not clipped and counted"
-    if not any(target in line and "opposite keys" in line for line in said):
+    if not any(target.removeprefix("train/") in line and "opposite keys" in line for line in said):
         return f"no warning, only {said}"
     given = one.actions[one.state == ActionState.GIVEN]
     one_hot = all((given[:, part].sum(1) == 1).all() for part in MOUSE.values())
@@ -189,33 +182,48 @@ def every_case() -> list[tuple[str, str]]:
     return [(form, name) for form in SETS for name, fault in FAULTS.items() if form in fault.forms]
 
 
-def table() -> str:
-    """What became of every fault, as Markdown: tried and answered as they must be, over all forms and seeds."""
-    tried: dict[str, int] = {}
-    right: dict[str, int] = {}
+Found = Mapping[tuple[str, str, int], str | None]  # by form, fault and seed: what went wrong
+
+
+def try_all() -> Found:
+    """Every fault in every form that can have it, with several seeds."""
+    found: dict[tuple[str, str, int], str | None] = {}
     with tempfile.TemporaryDirectory() as place:
-        clean = {form: clean_set(form, Path(place)) for form in track(SETS, description="making sets", transient=True)}
+        clean = {form: clean_set(form, Path(place)) for form in SETS}
         for form, fault in track(every_case(), description="trying faults", transient=True):
             for seed in range(SEEDS):
                 with tempfile.TemporaryDirectory() as folder:
-                    wrong = trial(clean[form], form, fault, seed, Path(folder))
-                tried[fault] = tried.get(fault, 0) + 1
-                right[fault] = right.get(fault, 0) + (wrong is None)
+                    found[form, fault, seed] = trial(clean[form], form, fault, seed, Path(folder))
+    return found
+
+
+def table(found: Found) -> str:
+    """What became of every fault, as Markdown: tried, and answered as they must be."""
     lines = ["| fault | forms | a reader must answer | tried | so answered |", "| :-- | :-- | :-- | --: | --: |"]
+    tried, right = 0, 0
     for name, fault in FAULTS.items():
-        forms = ", ".join(fault.forms)
-        lines.append(f"| {name} | {forms} | {fault.answer.value} | {tried[name]} | {right[name]} |")
-    lines.append(f"| all | | | {sum(tried.values())} | {sum(right.values())} |")
-    return "\n".join(lines)
+        own = [wrong is None for (_, other, _), wrong in found.items() if other == name]
+        lines.append(f"| {name} | {', '.join(fault.forms)} | {fault.answer.value} | {len(own)} | {sum(own)} |")
+        tried, right = tried + len(own), right + sum(own)
+    return "\n".join([*lines, f"| all | | | {tried} | {right} |"])
+
+
+def on_page(page: Path) -> str:
+    """The table as it stands on a page."""
+    found = MARK.search(page.read_text())
+    return "" if found is None else found[0].split("\n", 2)[2].rsplit("\n\n", 1)[0]
 
 
 def main(page: Path) -> None:
-    """Writes the table between the page's marks."""
-    found = table()
-    page.write_text(MARK.sub(lambda match: f"{match[1]}\n{found}\n\n{match[2]}", page.read_text()))
-    print(found)
+    """Writes the table between the page's marks, and says what went wrong."""
+    found = try_all()
+    page.write_text(MARK.sub(lambda match: f"{match[1]}\n{table(found)}\n\n{match[2]}", page.read_text()))
+    print(table(found))
+    for case, wrong in found.items():
+        if wrong is not None:
+            print(*case, wrong, sep=" | ")
 
 
 if __name__ == "__main__":
-    logging.disable(logging.INFO)
+    logging.disable(logging.WARNING)
     main(Path(sys.argv[1]))
