@@ -210,7 +210,9 @@ SETS = {
 
 @cache
 def composed(form: str, words: tuple[str, ...]) -> DictConfig:
-    shape = [] if form == "map" else ["data.subset=set", "data.height=48", "data.width=48", "data.decode_workers=1"]
+    # Parts of more than one episode, so that a fault leaves something of each.
+    shape = ["data.subset=set", "data.height=48", "data.width=48", "data.decode_workers=1", "data.val_share=0.4"]
+    shape = [] if form == "map" else [*shape, "data.test_share=0.3"]
     return compose([*SETS[form].words, "data.frames=5", "data.val_frames=5", "data.val_clips=2", *shape, *words])
 
 

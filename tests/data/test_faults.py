@@ -80,17 +80,16 @@ def test_short_episodes_are_in_no_window_and_nothing_takes_their_place(tmp_path:
 
 
 def test_a_bad_file_makes_validation_smaller_and_never_other(tmp_path: Path) -> None:
-    share = "data.val_share=0.5"
     clean = clean_set("mp4", tmp_path)
 
     def names(root: Path, cache: str) -> dict[str, set[str]]:
-        data = opened(root, "mp4", tmp_path / cache, share, *LENIENT)
+        data = opened(root, "mp4", tmp_path / cache, *LENIENT)
         readers = {split: data.reader(split) for split in ("train", "val", "test")}
         assert all(isinstance(reader, StoreReader) for reader in readers.values())
         return {split: {reader.name(k) for k in range(len(reader))} for split, reader in readers.items()}  # type: ignore[attr-defined]
 
     before = names(clean.root, "one")
-    assert len(before["val"]) == 3
+    assert len(before["val"]) == 2
     lost = sorted(before["val"])[0]
     path = clean.root / f"train/{lost}.npz"
     np.savez(path, np.full((9, 10), np.nan))

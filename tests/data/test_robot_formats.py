@@ -153,7 +153,20 @@ def test_a_missing_shard_and_a_torn_one_are_listed(tmp_path: Path) -> None:
     torn.write_bytes(torn.read_bytes()[:-5])
     source = RLDSSource(tmp_path, "train")
     assert source.names == ("00000-00000",)
-    assert [error.reason.split(" ")[0] for error in source.bad] == ["shard", "ends"]
+    assert [error.path.name[-14:-9] for error in source.bad] == ["00001", "00002"]
+    assert "shard 1 of 3 is missing" in source.bad[0].reason and "ends within" in source.bad[1].reason
+
+
+def test_what_stands_before_a_tear_is_kept_and_every_lost_episode_is_counted(tmp_path: Path) -> None:
+    made = episodes(7, "vid2world13")
+    write_rlds(tmp_path, "set", "train", [made[:4], made[4:]])
+    torn = tmp_path / "set-train.tfrecord-00000-of-00002"
+    offset, length = map(int, index_records(torn).places[2])
+    torn.write_bytes(torn.read_bytes()[: offset + length // 2])
+    source = RLDSSource(tmp_path, "train")
+    assert source.names == ("00000-00000", "00000-00001", "00001-00000", "00001-00001", "00001-00002")
+    assert len(source.bad) == 2, "the third and the fourth"
+    np.testing.assert_allclose(source.read(1).actions, made[1].actions, atol=1e-6)
 
 
 @pytest.mark.real
