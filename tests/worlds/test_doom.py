@@ -13,7 +13,7 @@ from wm_lightning.tasks.build import build_data
 from wm_lightning.worlds.doom import STATE, DoomWorld, Recording, buttons, pressed
 
 needs_doom = pytest.mark.skipif(
-    find_spec("vizdoom") is None, reason="ViZDoom is not installed: pip install 'wm_lightning[doom]'"
+    find_spec("vizdoom") is None, reason="ViZDoom is not installed: pip install -e '.[doom]'"
 )
 
 
@@ -53,7 +53,7 @@ def test_wrong_settings_are_refused(changes: dict, said: str) -> None:
 
 def test_without_vizdoom_the_refusal_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("wm_lightning.worlds.doom.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'wm_lightning\[doom\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[doom\]'"):
         build_data(compose(["experiment=teacher", "data=doom", "size=debug", f"cache_dir={tmp_path}"]))
     assert not list(tmp_path.iterdir())
 

@@ -1,7 +1,7 @@
 """Doom, played by programs and written as Counter-Strike's recordings: pixels that nobody here drew.
 
 ViZDoom (Kempka et al. 2016, arXiv 1605.02097) runs Freedoom's levels, which it brings along, without a window; it is
-an extra: `pip install 'wm_lightning[doom]'`. A frame is two of Doom's tics, so recordings have 17.5 frames a second.
+an extra: `pip install -e '.[doom]'`. A frame is two of Doom's tics, so recordings have 17.5 frames a second.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -206,7 +206,7 @@ def buttons(action: Float32[np.ndarray, "51"]) -> list[float]:
 def require_vizdoom() -> None:
     """Raises ValueError where ViZDoom is not installed."""
     if find_spec("vizdoom") is None:
-        raise ValueError("data=doom needs ViZDoom, which is an extra: pip install 'wm_lightning[doom]'")
+        raise ValueError("data=doom needs ViZDoom, an extra: pip install -e '.[doom]', or WM_EXTRAS=dev,doom ./wm ...")
 
 
 @contextmanager
