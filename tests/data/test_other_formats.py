@@ -50,7 +50,7 @@ def csgo_folder(folder: Path, count: int = 3) -> list[tuple[np.ndarray, np.ndarr
 
 def test_csgo_comes_back_in_rgb(tmp_path: Path) -> None:
     made = csgo_folder(tmp_path / "1-200")
-    source = CSGOSource(tmp_path)
+    source = CSGOSource(tmp_path, colours="bgr")
     assert len(source.names) == 3 and source.columns[36 + 7] == "mouse_y_0" and source.columns[13 + 11] == "mouse_x_0"
     for number, (video, actions) in enumerate(made):
         found = source.read(number)
@@ -65,11 +65,11 @@ def test_csgo_is_read_from_its_tars(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "tars/hdf5_dm_july2021_1_to_3.tar", "w") as tar:
         for path in sorted((tmp_path / "files").iterdir()):
             tar.add(path, arcname=f"1-200/{path.name}")
-    source = CSGOSource(tmp_path / "tars")
+    source = CSGOSource(tmp_path / "tars", colours="bgr")
     assert [np.array_equal(source.read(n).video, video) for n, (video, _) in enumerate(made)] == [True] * 3
     held_out = frozenset({"hdf5_dm_july2021_2.hdf5"})
-    assert CSGOSource(tmp_path / "tars", names=held_out).names == tuple(held_out)
-    assert len(CSGOSource(tmp_path / "tars", names=held_out, inside=False).names) == 2
+    assert CSGOSource(tmp_path / "tars", names=held_out, colours="bgr").names == tuple(held_out)
+    assert len(CSGOSource(tmp_path / "tars", names=held_out, inside=False, colours="bgr").names) == 2
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
@@ -78,7 +78,7 @@ def test_a_truncated_csgo_file_is_named(tmp_path: Path, share: float) -> None:
     path = next(tmp_path.iterdir())
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(BadFile, match="hdf5_dm_july2021_1.hdf5"):
-        CSGOSource(tmp_path).read(0)
+        CSGOSource(tmp_path, colours="bgr").read(0)
 
 
 def test_mouse_labels_that_are_no_one_hot_are_made_one() -> None:

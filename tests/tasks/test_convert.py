@@ -80,7 +80,7 @@ def test_a_damaged_episode_is_refused_or_left_out_and_nothing_half_written(recor
         for path in (recordings / "arm" / split).iterdir():
             (tmp_path / "set/arm" / split / path.name).write_bytes(path.read_bytes())
     (tmp_path / "set/arm/train/000000001.mp4").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"train: 1 unusable, 0 allowed.*000000001\.mp4"):
+    with pytest.raises(ValueError, match=r"(?s)train: 1 unusable, 0 allowed.*000000001\.mp4"):
         converted(tmp_path / "set", tmp_path, "rlds")
     assert not (tmp_path / "rlds").exists() and not list(tmp_path.glob("*partial*"))
     settings: dict = dict(to="rlds", into=str(tmp_path / "rlds"), encoding=ENCODING, version="v3.0")

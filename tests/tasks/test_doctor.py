@@ -69,7 +69,7 @@ def test_actions_answered_up_to_two_frames_late_pass(tmp_path: Path, late: int) 
 def test_a_broken_set_is_refused_with_the_first_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_set(tmp_path / "set", 6)
     (root / "arm/train/000000002.npz").unlink()
-    with pytest.raises(ValueError, match=r"train: 1 unusable, 0 allowed.*000000002\.mp4: has no 000000002\.npz"):
+    with pytest.raises(ValueError, match=r"(?s)train: 1 unusable, 0 allowed.*000000002\.mp4: has no 000000002\.npz"):
         Doctor(decoded=2)(config_of(root, tmp_path))
     assert "000000002" in capsys.readouterr().out
     allowed = config_of(root, tmp_path, "data.on_error=quarantine", "data.max_bad_share=0.2")

@@ -13,6 +13,7 @@ LAGS = (-2, -1, 0, 1, 2, 3)
 # An action stored at the observation k acts towards k + 1; real robots answer up to two frames late.
 PLAUSIBLE = (0, 1, 2)
 LEAST = 0.1  # below it no lag tells anything
+TINT = 8.0  # grey levels between red and blue below which a picture's colours tell nothing
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,25 @@ def ranges(actions: Sequence[np.ndarray], names: Sequence[str], spec: ActionSpec
         least, most = float(values.min()), float(values.max())
         columns.append(Column(name, least, most, low, high, outside, least == most))
     return columns
+
+
+def swapped(episodes: Mapping[str, StoredEpisode]) -> list[str]:
+    """The episodes whose mean colour, with red and blue exchanged, is much nearer to that of the others than as it is.
+
+    Three episodes at least are needed, and a set in which red and blue differ. A set that is swapped as a whole looks
+    consistent: that is for eyes, and for a setting of the reader.
+    """
+    means = {name: episode.video.reshape(-1, 3).mean(0) for name, episode in episodes.items()}
+    found = []
+    for name, mean in means.items():
+        others = [other for key, other in means.items() if key != name]
+        if len(others) < 2:
+            continue
+        middle = np.median(others, axis=0)
+        as_is, exchanged = np.linalg.norm(mean - middle), np.linalg.norm(mean[::-1] - middle)
+        if abs(middle[0] - middle[2]) > TINT and abs(mean[0] - mean[2]) > TINT and exchanged < 0.5 * as_is:
+            found.append(name)
+    return found
 
 
 def _correlation(one: Float[np.ndarray, "n"], other: Float[np.ndarray, "n"]) -> float | None:

@@ -1,4 +1,4 @@
-"""The DataModule of Counter-Strike recordings (HDF5, tars, DIAMOND's small episodes), or of a simulated maze."""
+"""The DataModule of Counter-Strike recordings (HDF5, tars, DIAMOND's small episodes), of a maze, or of Doom."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
-from wm_lightning.data.formats.csgo import SPEC, CSGOSource
+from wm_lightning.data.formats.csgo import SPEC, Colours, CSGOSource
 from wm_lightning.data.formats.diamond import DiamondSource
 from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.source_datamodule import SourceDataModule
+from wm_lightning.worlds.doom import DoomWorld, require_vizdoom
 from wm_lightning.worlds.maze import TEST_SPLIT, MazeWorld
 
 Form = Literal["hdf5", "diamond"]
@@ -20,19 +21,31 @@ class CSGODataModule(SourceDataModule):
     """Recordings of `<root>/<subset>` or of `root` itself, or of the simulated `world`; see `SourceDataModule`.
 
     `test_split` is the list of test files, a name a line: a path, or null for `test_split.txt` beside the recordings;
-    without one, `test_share` of the files is held out.
+    without one, `test_share` of the files is held out. `colours` is the order of channels in HDF5 files.
     """
 
-    def __init__(self, *, world: MazeWorld, format: Form | None, test_split: str | None, **shared: Any) -> None:
+    def __init__(
+        self,
+        *,
+        world: MazeWorld | DoomWorld,
+        format: Form | None,
+        test_split: str | None,
+        colours: Colours,
+        **shared: Any,
+    ) -> None:
         super().__init__(**shared)
+        if colours not in ("bgr", "rgb"):
+            raise ValueError(f"data.colours={colours} is not one of bgr, rgb")
         if self.root is None and self.label != world.name:
             raise ValueError(
                 f"data.subset={self.label} without data.root: the simulated subset is {world.name}; name the folder of "
                 f"real data with data.root=PATH"
             )
         self._simulator, self._test_split = world, test_split
+        self.colours: Colours = colours
         self._format: Form | None = format
-        self.world: MazeWorld | None = world if self.simulated else None
+        # Doom has no judge, as real recordings have none.
+        self.world: MazeWorld | None = world if self.simulated and isinstance(world, MazeWorld) else None
 
     @cached_property
     def home(self) -> Path:
@@ -67,12 +80,17 @@ class CSGODataModule(SourceDataModule):
     def open_source(self, split: str) -> EpisodeSource:
         if self.format == "diamond":
             return DiamondSource(self.home / split)
-        return CSGOSource(self.home, names=self.test_names, inside=split == "test")
+        return CSGOSource(self.home, colours=self.colours, names=self.test_names, inside=split == "test")
+
+    def reading(self) -> str:
+        return self.format if self.format == "diamond" else f"{self.format} {self.colours}"
 
     def declared_spec(self) -> ActionSpec:
         return SPEC
 
     def recipe(self) -> cache.Recipe:
-        """The maze's own simulation."""
+        """The world's own simulation."""
         world = self._simulator
+        if isinstance(world, DoomWorld):
+            require_vizdoom()
         return cache.Recipe(world.name, world.settings, world.size, sum(world.episodes.values()), world.write)

@@ -3,17 +3,18 @@
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from wm_lightning.data.formats.frame_store import INDEX, BadBudget, FrameStore, check_budget
+from wm_lightning.data.formats.frame_store import INDEX, BadBudget, FrameStore, Index, check_budget
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.source import EpisodeSource
-from wm_lightning.data.formats.store_reader import build_store, check_actions, split_key
+from wm_lightning.data.formats.store_reader import attempt, build_store, check_actions, split_key
 from wm_lightning.data.formats.video_files import BadFile
 
 # Another run may be reading a store that was opened this recently, so it is not removed to make room.
@@ -22,20 +23,39 @@ IN_USE_SECONDS = 24 * 3600
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How many unusable episodes are left out before the data are refused: none, or a share of a split."""
+    """How many unusable episodes are left out before the data are refused: none (`raise`), or a share of a split.
+
+    `quarantine` remembers what was left out; `skip` tries it again every time, for storage that fails now and then.
+    """
 
     on_error: str
     max_bad_share: float
 
     def __post_init__(self) -> None:
-        if self.on_error not in ("raise", "quarantine"):
-            raise ValueError(f"data.on_error={self.on_error} is not one of raise, quarantine")
+        if self.on_error not in ("raise", "skip", "quarantine"):
+            raise ValueError(f"data.on_error={self.on_error} is not one of raise, skip, quarantine")
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"data.max_bad_share={self.max_bad_share} is not a share in [0, 1]")
 
     def allowed(self, candidates: int) -> int:
         """Number of episodes out of `candidates` that may be bad."""
-        return int(self.max_bad_share * candidates + 1e-9) if self.on_error == "quarantine" else 0
+        return 0 if self.on_error == "raise" else int(self.max_bad_share * candidates + 1e-9)
+
+    def check(self, split: str, bad: Sequence[BadFile], candidates: int) -> None:
+        """Raises ValueError, naming the first files and what to do, where more than allowed of a split are bad."""
+        with self.named(split):
+            check_budget(bad, self.allowed(candidates))
+
+    @contextmanager
+    def named(self, split: str) -> Iterator[None]:
+        """Turns BadBudget into a ValueError that names the split and says what to do."""
+        try:
+            yield
+        except BadBudget as error:
+            raise ValueError(
+                f"{split}: {error}\nRepair or remove these files, or leave them out with data.on_error=quarantine "
+                f"data.max_bad_share=0.2 (now {self.on_error} and {self.max_bad_share}); no file is ever changed."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -57,26 +77,20 @@ class FrameCache:
         key = split_key(source, f"{self.resize} {settings}")
         place = self.folder / f"frames-{self.label}-{split}-{self.resize.height}x{self.resize.width}-{key}"
         candidates = len(source.names) + len(source.bad)
-        allowed = self.tolerance.allowed(candidates)
-        try:
-            if not (place / INDEX).is_file():
-                self._build(place, source, allowed)
-            store = FrameStore(place)
-            check_budget([BadFile(Path(path), why) for path, why in store.index.quarantine.items()], allowed)
-        except BadBudget as error:
-            raise ValueError(f"{split}: {error}\n{self._advice()}") from error
+        if self.tolerance.on_error == "skip" and (place / INDEX).is_file() and _readable_again(source, place):
+            shutil.rmtree(place)
+        if not (place / INDEX).is_file():
+            with self.tolerance.named(split):
+                self._build(place, source, self.tolerance.allowed(candidates))
+        store = FrameStore(place)
+        left_out = [BadFile(Path(path), why) for path, why in store.index.quarantine.items()]
+        self.tolerance.check(split, left_out, candidates)
         if not store.index.names:
             first = "; ".join(f"{path}: {reason}" for path, reason in islice(store.index.quarantine.items(), 5))
             raise ValueError(f"{split}: all {candidates} episodes are unusable, none is left to read. {first}")
         with suppress(PermissionError):  # a cache shared read-only keeps no record of its use
             os.utime(place / INDEX)
         return store
-
-    def _advice(self) -> str:
-        return (
-            "Repair or remove these files, or leave them out with data.on_error=quarantine data.max_bad_share=0.2 "
-            f"(now {self.tolerance.on_error} and {self.tolerance.max_bad_share}); no file is ever changed."
-        )
 
     def _build(self, place: Path, source: EpisodeSource, allowed: int) -> None:
         plan = check_actions(source)
@@ -113,6 +127,12 @@ class FrameCache:
                 f"{self.folder} has {free / 2**20:.0f} MiB free, decoded frames need {needed / 2**20:.0f} MiB; make "
                 f"room or name another folder with data.cache_dir="
             )
+
+
+def _readable_again(source: EpisodeSource, store: Path) -> bool:
+    """Whether an episode can be read that the store lacks."""
+    lacking = set(source.names) - set(Index.read(store).names)
+    return any(not isinstance(attempt(source, source.names.index(name)), BadFile) for name in sorted(lacking))
 
 
 def _bytes(folder: Path) -> int:

@@ -101,7 +101,13 @@ class SourceDataModule(ClipDataModule):
         if stored not in self._stores:
             self._stores[stored] = self.frame_cache.store(source, stored, self.reading())
         store = self._stores[stored]
-        chosen = range(len(store.index.names)) if stored != "train" else self._share(store.index.names, split)
+        chosen = range(len(store.index.names))
+        if stored == "train":
+            # Parts are drawn from all that are there, so that what is unusable makes a part smaller, and never other.
+            part = set(self._share(source.names, split))
+            chosen = [place for place, name in enumerate(store.index.names) if name in part]
+        if not chosen:
+            raise ValueError(f"{self.home}: no episode of {split} is usable; repair them, or raise data.{split}_share")
         reader = StoreReader(
             store, columns=source.columns, spec=self.spec, action_shift=self.action_shift, episodes=chosen
         )
@@ -150,18 +156,19 @@ class SourceDataModule(ClipDataModule):
         assert isinstance(reader, StoreReader)
         return reader
 
-    def _share(self, names: Sequence[str], split: str) -> list[int]:
+    def _share(self, names: Sequence[str], split: str) -> list[str]:
+        """The names of a split's episodes among those of training."""
         wanted = {name: share for name, share in self.shares.items() if name not in self.stored_splits()}
         if len(names) < len(wanted) + 1:
             raise ValueError(
-                f"{self.home} has {len(names)} usable training episodes, one each is needed for train and "
+                f"{self.home} has {len(names)} training episodes, one each is needed for train and "
                 f"{' and '.join(wanted)}, which are not stored; add episodes, or these splits"
             )
-        ranks = sorted(range(len(names)), key=lambda place: hashlib.sha256(names[place].encode()).digest())
+        ranks = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
         parts, start = {}, 0
         for number, (name, share) in enumerate(wanted.items(), start=1):
             # Every part after this one keeps an episode at least.
             count = min(max(1, round(share * len(names))), len(names) - start - (len(wanted) - number) - 1)
             parts[name] = ranks[start : start + count]
             start += count
-        return sorted(parts.get(split, ranks[start:]))
+        return parts.get(split, ranks[start:])

@@ -69,12 +69,7 @@ def sound(data: SourceDataModule, source: EpisodeSource, split: str, progress: P
         except BadFile as error:
             bad.append(error)
         progress.advance(bar)
-    allowed = data.frame_cache.tolerance.allowed(len(source.names) + len(source.bad))
-    if len(bad) > allowed:
-        raise ValueError(
-            f"{split}: {len(bad)} unusable, {allowed} allowed; first: {bad[0]}. Leave them out with "
-            f"data.on_error=quarantine data.max_bad_share=0.2"
-        )
+    data.frame_cache.tolerance.check(split, bad, len(source.names) + len(source.bad))
     for error in bad:
         log.warning("left out: %s", error)
     if not good:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from wm_lightning.data.checks import Alignment, Column, align, ranges
+from wm_lightning.data.checks import Alignment, Column, align, ranges, swapped
 from wm_lightning.data.formats.source import EpisodeSource, StoredEpisode
 from wm_lightning.data.formats.video_files import BadFile
 from wm_lightning.data.source_datamodule import SourceDataModule
@@ -54,13 +54,13 @@ class Doctor:
         if isinstance(given, WorldTasksDataModule):
             return examine(given)
         data = opened(config)
-        findings, actions, seen = [], [], []
+        findings, actions, seen = [], [], dict[str, StoredEpisode]()
         for split in data.stored_splits():
             source = data.open_source(split)
             found, rows = self.look(source, split)
             findings.append(found)
             actions += rows
-            seen += list(islice(self.decode(source, found), self.decoded - len(seen)))
+            seen |= islice(self.decode(source, split), self.decoded - len(seen))
         if not actions:
             first = [str(error) for found in findings for error in found.bad[:1]]
             raise ValueError(f"{data.home}: no episode can be read; {'; '.join(first)}")
@@ -68,8 +68,12 @@ class Doctor:
         for key, value in needed.items():
             OmegaConf.update(config.data, key, value, force_add=True)
         data, console = opened(config), Console()
-        alignment = align(seen)
+        alignment = align(seen.values())
         show(console, data, findings, ranges(actions, source.columns, data.spec), alignment)
+        for name in swapped(seen):
+            console.print(
+                f"  colours: {name} looks as if its red and blue were swapped", soft_wrap=True, highlight=False
+            )
         refuse(data, findings, alignment)
         added = {f"+data.{key}": value for key, value in needed.items()}
         added |= fitting(config, data, findings, max(map(len, actions)))
@@ -86,11 +90,11 @@ class Doctor:
                 bad.append(error)
         return Finding(split, len(rows), sum(map(len, rows)), tuple(bad)), rows
 
-    def decode(self, source: EpisodeSource, found: Finding) -> Iterator[StoredEpisode]:
-        """Whole episodes, those that cannot be decoded left out."""
-        for episode in range(len(source.names)):
+    def decode(self, source: EpisodeSource, split: str) -> Iterator[tuple[str, StoredEpisode]]:
+        """Whole episodes by name, those that cannot be decoded left out."""
+        for episode, name in enumerate(source.names):
             try:
-                yield source.read(episode)
+                yield f"{split}/{name}", source.read(episode)
             except BadFile as error:
                 log.warning("%s", error)
 
@@ -141,9 +145,10 @@ def refuse(data: SourceDataModule, findings: Sequence[Finding], alignment: Align
     """Raises ValueError where more files are unusable than allowed, or actions do not come before the motion."""
     faults = []
     for found in findings:
-        allowed = data.frame_cache.tolerance.allowed(found.episodes + len(found.bad))
-        if len(found.bad) > allowed:
-            faults.append(f"{found.split}: {len(found.bad)} unusable, {allowed} allowed; first: {found.bad[0]}")
+        try:
+            data.frame_cache.tolerance.check(found.split, found.bad, found.episodes + len(found.bad))
+        except ValueError as error:
+            faults.append(str(error))
     if not alignment.plausible:
         faults.append(
             f"actions explain the motion best at a lag of {alignment.peak} frames; stored at the observation they "

@@ -53,8 +53,13 @@ def spoilt(moves: Sequence[str], source: np.random.Generator) -> tuple[str, ...]
 def told(moves: Sequence[str], agent: int, end: str) -> str:
     """The plan as one present-tense paragraph; `end` says what it comes to."""
     name = f"the {AGENTS[agent]}"
+    other = AGENTS[1 - agent]
+    way = f"{name.capitalize()} {steps_told(moves)}."
+    return f"{way} {end} It goes one cell at a time and stops there; the {other} does not move."
+
+
+def steps_told(moves: Sequence[str]) -> str:
+    """The moves in words, as what somebody does."""
     runs = [(move, len(list(group))) for move, group in groupby(moves)]
     parts = [f"moves {NUMBERS[count]} {'cell' if count == 1 else 'cells'} {move}" for move, count in runs]
-    way = ", then ".join(parts) if parts else "stays where it is"
-    other = AGENTS[1 - agent]
-    return f"{name.capitalize()} {way}. {end} It goes one cell at a time and stops there; the {other} does not move."
+    return ", then ".join(parts) if parts else "stays where it is"

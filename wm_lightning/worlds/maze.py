@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, Shaped, UInt8
 
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.csgo import SPEC, write_csgo
+from wm_lightning.data.formats.source import save_arrays
 from wm_lightning.randomness import generator
 from wm_lightning.worlds import maze_measure
 from wm_lightning.worlds.maze_dynamics import Scene, advance, carve, first_scene
@@ -19,9 +20,10 @@ from wm_lightning.worlds.maze_render import render
 from wm_lightning.worlds.world import Measures
 
 # Raise it whenever the same settings would give other pixels or actions: it names the cached data.
-VERSION = 1
+VERSION = 2
 TEST_SPLIT = "test_split.txt"
 BATCH = 8
+State = Mapping[str, Shaped[np.ndarray, "n ..."]]
 
 
 class MazeWorld:
@@ -65,8 +67,8 @@ class MazeWorld:
 
     def simulate(
         self, split: str, episodes: range
-    ) -> tuple[UInt8[np.ndarray, "n f h w 3"], Float32[np.ndarray, "n f 51"], list[Scene]]:
-        """Pictures, actions and scenes of the named episodes; each depends on the seed and its own number alone."""
+    ) -> tuple[UInt8[np.ndarray, "n f h w 3"], Float32[np.ndarray, "n f 51"], State]:
+        """Pictures, actions and state of the named episodes; each depends on the seed and its own number alone."""
         sources = [generator(self.seed, f"maze {split}", episode) for episode in episodes]
         grids = np.stack([carve(source, self.cells) for source in sources])
         scene, mood = first_scene(grids, sources), first_mood(sources, self.policies)
@@ -78,7 +80,23 @@ class MazeWorld:
             scenes.append(scene)
             turns = self.wander * np.array([source.normal() for source in sources])
             scene = advance(scene, grids, action, turns)
-        return np.stack(pictures, 1), np.stack(actions, 1), scenes
+        return np.stack(pictures, 1), np.stack(actions, 1), _state(scenes, grids)
+
+    def branch(
+        self, state: State, actions: Float32[np.ndarray, "n f 51"], turns: Float[np.ndarray, "n f"]
+    ) -> tuple[UInt8[np.ndarray, "n f1 h w 3"], State]:
+        """What follows from one saved frame of `n` episodes under these actions: pictures and state from it on.
+
+        `state` holds that frame's rows of `state.npz`; `turns` (radians) are the bot's, which no action explains: the
+        same for two branches leaves their actions as the only difference.
+        """
+        grids = np.asarray(state["grid"])
+        scene = Scene(**{field.name: np.asarray(state[field.name]) for field in fields(Scene)})
+        scenes = [scene]
+        for frame in range(actions.shape[1]):
+            scenes.append(advance(scenes[-1], grids, actions[:, frame], turns[:, frame]))
+        pictures = [render(scene, grids, self.height, self.width) for scene in scenes]
+        return np.stack(pictures, 1), _state(scenes, grids)
 
     def write(self, folder: Path, report: Callable[[int], None]) -> None:
         """Writes `<folder>/maze/hdf5_dm_july2021_N.hdf5` and the list of test files; `report(n)` after n episodes."""
@@ -88,11 +106,11 @@ class MazeWorld:
         for split, count in self.episodes.items():
             for start in range(0, count, BATCH):
                 episodes = range(start, min(start + BATCH, count))
-                videos, actions, scenes = self.simulate(split, episodes)
+                videos, actions, state = self.simulate(split, episodes)
                 for row, episode in enumerate(episodes):
                     name = f"hdf5_dm_july2021_{first + episode}"
                     write_csgo(place / f"{name}.hdf5", videos[row], actions[row])
-                    _write_state(place / f"{name}.state.npz", scenes, row)
+                    save_arrays(place / f"{name}.state.npz", {key: value[row] for key, value in state.items()})
                     held_out += [f"{name}.hdf5"] if split == "test" else []
                 report(len(episodes))
             first += count
@@ -102,18 +120,21 @@ class MazeWorld:
     def measure(self, video: Pixels, clip: Clip, context: int) -> Measures:
         """Judges generated video by its pixels; context frames are NaN.
 
-        `action_error`: generated against true sideways shift of the view since the frame before, in picture widths.
+        `action_error`: the turn seen against that of the mouse, in picture widths; NaN where the player also walks, or
+        pixels do not tell (see `turning`). Extra, by clip: `turns_told`, the share of turns alone that pixels tell.
         `object_error`: 1 where the display shows another weapon. `presence`: 1 where the bot is seen. Raises
         ValueError where shapes differ or nothing is left to judge.
         """
         return maze_measure.measure(video, clip, context)
 
     def compare(self, generated: Measures, true: Measures) -> dict[str, float]:
-        """How far the share of frames with the bot is from the truth's."""
-        return {"bot_gap": float((generated.presence.nanmean() - true.presence.nanmean()).abs())}
+        """How far the share of frames with the bot is from the truth's, and how many turns less pixels tell."""
+        told = true.extra["turns_told"].nanmean() - generated.extra["turns_told"].nanmean()
+        bots = (generated.presence.nanmean() - true.presence.nanmean()).abs()
+        return {"bot_gap": float(bots), "turns_lost": float(told)}
 
 
-def _write_state(path: Path, scenes: list[Scene], row: int) -> None:
-    state = {field.name: np.stack([getattr(scene, field.name)[row] for scene in scenes]) for field in fields(Scene)}
-    with atomic_file(path) as partial, partial.open("wb") as file:
-        np.savez(file, **state)  # pyright: ignore[reportArgumentType]  keys are never allow_pickle
+def _state(scenes: list[Scene], grids: UInt8[np.ndarray, "n rows columns"]) -> State:
+    """Everything by frame, walls too, so that a window of it is cut like a window of the video."""
+    found = {field.name: np.stack([getattr(scene, field.name) for scene in scenes], 1) for field in fields(Scene)}
+    return found | {"grid": np.repeat(grids[:, None], len(scenes), axis=1)}

@@ -5,11 +5,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wm_lightning.clip import Clip, Pixels
-from wm_lightning.worlds.maze_render import WEAPON_BOX, WEAPONS, box
+from wm_lightning.data.formats.csgo import MOUSE, MOUSE_X
+from wm_lightning.worlds.maze_dynamics import KEY, TURN
+from wm_lightning.worlds.maze_render import FIELD, WEAPON_BOX, WEAPONS, box
+from wm_lightning.worlds.turning import turned
 from wm_lightning.worlds.world import Measures
 
-# The rows between which walls stand whatever the pitch, above the display.
-BAND = (0.30, 0.62)
+BAND = (0.0, 0.72)  # the rows above the display
+SHARPEST = 0.15  # radians a frame that are looked for; the bots' players turn by 0.09
 BOT_PIXELS = 0.002  # share of the picture that must be the bot's
 
 
@@ -19,27 +22,23 @@ def measure(video: Pixels, clip: Clip, context: int) -> Measures:
         raise ValueError(f"{tuple(video.shape)=} differs from {tuple(clip.video.shape)=}; judge the clip's own frames")
     if not 1 <= context < video.shape[1]:
         raise ValueError(f"{context=} must be at least 1 and below the clip's {video.shape[1]} frames")
-    action_error = (turned(video) - turned(clip.video)).abs()
+    told, alone = commanded(clip.condition.actions[:, : video.shape[1]])
+    seen = turned(video, field=FIELD, most=SHARPEST, band=BAND)
+    action_error = torch.where(alone, (seen - told).abs() / FIELD, torch.nan)
     objects = (weapon(video) != weapon(clip.video)).float()
     presence = bot_seen(video).float()
     for values in (action_error, objects, presence):
         values[:, :context] = torch.nan
-    return Measures(action_error, objects, presence, {})
+    clear = torch.where(alone, (~seen.isnan()).float(), torch.nan)[:, context:].nanmean(1)
+    return Measures(action_error, objects, presence, {"turns_told": clear})
 
 
-def turned(video: Pixels) -> Float[Tensor, "b f"]:
-    """Sideways shift of the view since the frame before, in picture widths; 0 for the first (phase correlation)."""
-    height, width = video.shape[-2:]
-    band = video[..., int(BAND[0] * height) : int(BAND[1] * height), :].float().mean(2)
-    band = (band - band.mean((-2, -1), keepdim=True)) * torch.hann_window(width, device=video.device)
-    spectrum = torch.fft.rfft(band, dim=-1)
-    cross = spectrum[:, :-1] * spectrum[:, 1:].conj()
-    # Rows vote together: one phase difference per frequency.
-    cross = cross.sum(-2)
-    peaks = torch.fft.irfft(cross / cross.abs().clamp_min(1e-6), n=width, dim=-1)
-    place = peaks.argmax(-1)
-    shift = torch.where(place > width // 2, place - width, place).float() / width
-    return torch.cat([torch.zeros_like(shift[:, :1]), shift], dim=1)
+def commanded(actions: Float[Tensor, "b f 51"]) -> tuple[Float[Tensor, "b f"], Bool[Tensor, "b f"]]:
+    """Radians to the right that the mouse asked for, and whether it alone moved the view: no key to walk was held."""
+    counts = torch.tensor(MOUSE_X, dtype=torch.float32, device=actions.device)
+    walks = [KEY[name] for name in ("w", "a", "s", "d", "space")]
+    alone = (actions[..., walks] < 0.5).all(-1)
+    return TURN * counts[actions[..., MOUSE["x"]].argmax(-1)], alone
 
 
 def weapon(video: Pixels) -> Int[Tensor, "b f"]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Shaped, UInt8
 
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.data.formats.mp4_npz import ORDER, EpisodeFiles, write_episode
@@ -32,6 +32,7 @@ SPLITS = ("train", "val", "test")
 BATCH = 25
 # Drawn at once: as many float pictures as stay in a processor's cache; twenty times more take twice as long.
 PICTURES = 64
+State = Mapping[str, Shaped[np.ndarray, "n ..."]]
 # Raw RT-1: metres-like units within 1, radians within a quarter turn, fingers -1 (open) to +1 (close).
 BOUNDS = {
     "world_vector": 1.0,
@@ -132,6 +133,23 @@ class PusherWorld:
             part = slice(start, start + PICTURES)
             pictures[part] = render(gripper[part], look[part], blocks[part], distractor[part], self.pixels)
         return pictures.reshape(n, f, *pictures.shape[1:])
+
+    def branch(
+        self, state: State, actions: Float32[np.ndarray, "n f 10"], jumps: Float[np.ndarray, "n f 2"]
+    ) -> tuple[UInt8[np.ndarray, "n f1 h w 3"], Course]:
+        """What follows from one saved frame of `n` episodes under these actions: pictures and course from it on.
+
+        `state` holds that frame's rows of `state.npz`; `jumps` (frame widths) are the distractor's, which no action
+        explains. The last action of the course is a pause, since nothing follows it.
+        """
+        look = np.asarray(state["look"], np.float64)
+        places = {name: np.asarray(state[name], np.float64) for name in ("gripper", "blocks", "distractor")}
+        scenes = [Scene(**places, height=look[:, 0], angle=look[:, 1], opening=look[:, 2])]
+        for frame in range(actions.shape[1]):
+            scenes.append(advance(scenes[-1], actions[:, frame, :7].astype(np.float64), jumps[:, frame], self.reach))
+        told = [actions[:, frame, :7] for frame in range(actions.shape[1])]
+        course = _course(scenes, [*told, np.zeros_like(told[0])])
+        return self.render(course), course
 
     def write(self, folder: Path, report: Callable[[int], None]) -> None:
         """Writes `<folder>/pusher/<split>/NNNNNNNNN.{mp4,npz,state.npz}`; numbers are unique across splits.

@@ -10,22 +10,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.data.formats.atomic import atomic_file
-from wm_lightning.data.formats.recon import SPEC, write_recon_file
+from wm_lightning.data.formats.recon import COLUMNS, SPEC, metres_of, wrapped, write_recon_file
+from wm_lightning.data.formats.source import save_arrays
 from wm_lightning.randomness import generator
-from wm_lightning.worlds.maze_measure import turned
-from wm_lightning.worlds.rover_render import BALL, Ground, render
+from wm_lightning.worlds.rover_render import BALL, FIELD, Ground, render
+from wm_lightning.worlds.turning import turned
 from wm_lightning.worlds.world import Measures
 
 # Raise it whenever the same settings would give other pixels or poses: it names the cached data.
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "val", "test")
 FASTEST, SHARPEST = 0.4, 0.35  # metres and radians a frame
 AREA = 12.0  # metres from the middle at which a rover turns back
+BAND, WIDEST = (0.2, 0.5), 0.45  # rows about the horizon, where things are far; radians a frame that are looked for
+State = Mapping[str, Shaped[np.ndarray, "n ..."]]
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,37 @@ class RoverWorld:
         source = generator(self.seed, f"rover {split}", episode)
         ground = Ground.drawn(source, self.posts, AREA)
         drive = _drive(source, self.length, self.roll)
-        pictures = [
-            render(ground, position, float(yaw), ball, self.height, self.width)
-            for position, yaw, ball in zip(drive.position, drive.yaw, drive.ball, strict=True)
-        ]
-        return np.stack(pictures), drive
+        return self._filmed(ground, drive), drive
+
+    def branch(
+        self, state: State, actions: Float[np.ndarray, "n f 3"], rolls: Float[np.ndarray, "n f 2"]
+    ) -> tuple[UInt8[np.ndarray, "n f1 h w 3"], State]:
+        """What follows from one saved frame of `n` episodes under these actions: pictures and state from it on.
+
+        `state` holds that frame's rows of `state.npz`; its ground is drawn again, by split and number. `rolls` (metres)
+        are the ball's steps, which no action explains.
+        """
+        position, yaw, ball = [state["position"]], [state["yaw"]], [state["ball"]]
+        for frame in range(actions.shape[1]):
+            metres = metres_of(actions[:, frame, :2])
+            cos, sin = np.cos(yaw[-1]), np.sin(yaw[-1])
+            ahead = np.stack([cos * metres[:, 0] - sin * metres[:, 1], sin * metres[:, 0] + cos * metres[:, 1]], 1)
+            position.append(position[-1] + ahead)
+            yaw.append(wrapped(yaw[-1] + actions[:, frame, 2]))
+            ball.append(ball[-1] + rolls[:, frame])
+        found = {"position": np.stack(position, 1), "yaw": np.stack(yaw, 1), "ball": np.stack(ball, 1)}
+        videos = []
+        for row, (split, episode) in enumerate(np.asarray(state["ground"]).tolist()):
+            ground = Ground.drawn(generator(self.seed, f"rover {SPLITS[split]}", episode), self.posts, AREA)
+            drive = Drive(*(found[key][row] for key in ("position", "yaw", "ball")))
+            videos.append(self._filmed(ground, drive))
+        return np.stack(videos), found | {"ground": np.repeat(state["ground"][:, None], len(position), axis=1)}
+
+    def _filmed(self, ground: Ground, drive: Drive) -> UInt8[np.ndarray, "f h w 3"]:
+        poses = zip(drive.position, drive.yaw, drive.ball, strict=True)
+        return np.stack(
+            [render(ground, place, float(yaw), ball, self.height, self.width) for place, yaw, ball in poses]
+        )
 
     def write(self, folder: Path, report: Callable[[int], None]) -> None:
         """Writes `<folder>/rover/*.hdf5` and the splits' lists `<folder>/rover/{train,val,test}.txt`."""
@@ -98,6 +127,9 @@ class RoverWorld:
                 video, drive = self.simulate(split, episode)
                 names.append(f"jackal_{number:06d}")
                 write_recon_file(place / f"{names[-1]}.hdf5", video, drive.position, drive.yaw)
+                ground = np.tile([SPLITS.index(split), episode], (self.length, 1))
+                state = {"position": drive.position, "yaw": drive.yaw, "ball": drive.ball, "ground": ground}
+                save_arrays(place / f"{names[-1]}.state.npz", state)
                 number += 1
                 report(1)
             with atomic_file(place / f"{split}.txt") as partial:
@@ -106,7 +138,8 @@ class RoverWorld:
     def measure(self, video: Pixels, clip: Clip, context: int) -> Measures:
         """Judges generated video by its pixels; context frames are NaN.
 
-        `action_error`: generated against true sideways shift of the view since the frame before, in picture widths.
+        `action_error`: the turn seen against that of the action, in picture widths; NaN where pixels do not tell (see
+        `turning`). Extra, by clip: `turns_told`, the share of frames whose turn they tell.
         `object_error`: difference of the share of the picture that is sky, which posts and slope cut. `presence`: 1
         where the ball is seen. Raises ValueError where shapes differ or nothing is left to judge.
         """
@@ -116,16 +149,20 @@ class RoverWorld:
             )
         if not 1 <= context < video.shape[1]:
             raise ValueError(f"{context=} must be at least 1 and below the clip's {video.shape[1]} frames")
-        action_error = (turned(video) - turned(clip.video)).abs()
+        told = clip.condition.actions[:, : video.shape[1], COLUMNS.index("dyaw")]
+        action_error = (turned(video, field=FIELD, most=WIDEST, band=BAND) - told).abs() / FIELD
         sky = (_sky(video) - _sky(clip.video)).abs()
         presence = ball_seen(video).float()
         for values in (action_error, sky, presence):
             values[:, :context] = torch.nan
-        return Measures(action_error, sky, presence, {})
+        clear = (~action_error[:, context:].isnan()).float().mean(1)
+        return Measures(action_error, sky, presence, {"turns_told": clear})
 
     def compare(self, generated: Measures, true: Measures) -> dict[str, float]:
-        """How far the share of frames with the ball is from the truth's."""
-        return {"ball_gap": float((generated.presence.nanmean() - true.presence.nanmean()).abs())}
+        """How far the share of frames with the ball is from the truth's, and how many turns less pixels tell."""
+        told = true.extra["turns_told"].mean() - generated.extra["turns_told"].mean()
+        balls = (generated.presence.nanmean() - true.presence.nanmean()).abs()
+        return {"ball_gap": float(balls), "turns_lost": float(told)}
 
 
 def ball_seen(video: Pixels) -> Bool[Tensor, "b f"]:

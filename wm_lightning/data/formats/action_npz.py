@@ -41,7 +41,7 @@ class ActionNpzSource:
         actions, video = self._actions(path, arrays), arrays.get("image")
         if video is None or video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
             raise BadFile(path, "has no array image of uint8 [frames, height, width, 3]")
-        trimmed(path, len(video), len(actions), trim_tail=False)
+        trimmed(path, len(video), len(actions), trim_tail=None)
         return StoredEpisode(video, actions)
 
     def _actions(self, path: Path, arrays: Mapping[str, np.ndarray]) -> Float32[np.ndarray, "f a"]:

@@ -5,12 +5,13 @@
 """
 
 import io
+import logging
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import h5py
 import numpy as np
@@ -18,9 +19,14 @@ from jaxtyping import Float32, UInt8
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.atomic import atomic_file
-from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, stamp
+from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, hidden_state, stamp, state_beside
 from wm_lightning.data.formats.video_files import BadFile
 
+log = logging.getLogger(__name__)
+
+Colours = Literal["bgr", "rgb"]
+# What h5py raises for damaged files, by where the damage lies.
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 KEYS = ("w", "a", "s", "d", "space", "ctrl", "shift", "1", "2", "3", "r")
 CLICKS = ("left_click", "right_click")
 MOUSE_X = (-1000, -500, -300, -200, -100, -60, -30, -20, -10, -4, -2, 0, 2, 4, 10, 20, 30, 60, 100, 200, 300, 500, 1000)
@@ -40,6 +46,11 @@ class Place:
     offset: int
     size: int
 
+    @property
+    def state(self) -> Path:
+        """Where a simulator's hidden state would be: beside the file (or the tar), by the episode's name."""
+        return state_beside(self.path.with_name(self.name))
+
     @contextmanager
     def open(self) -> Iterator[h5py.File]:
         """The HDF5 file. Raises BadFile where it is damaged."""
@@ -47,7 +58,9 @@ class Place:
             try:
                 with h5py.File(Stretch(file, self.offset, self.size), "r") as content:
                     yield content
-            except (OSError, KeyError, RuntimeError) as error:
+            except BadFile:
+                raise
+            except DAMAGED as error:
                 raise BadFile(self.path, f"{self.name} cannot be read as HDF5 ({error})") from error
 
 
@@ -80,12 +93,19 @@ class Stretch(io.RawIOBase):
 
 
 class CSGOSource:
-    """All HDF5 files under a folder, in tars too: those named in `names`, or (`inside=False`) all but those."""
+    """All HDF5 files under a folder, in tars too: those named in `names`, or (`inside=False`) all but those.
+
+    `colours` is the order of the channels on disk: BGR in the published files.
+    """
 
     columns = COLUMNS
 
-    def __init__(self, folder: Path, *, names: frozenset[str] | None = None, inside: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, colours: Colours, names: frozenset[str] | None = None, inside: bool = True
+    ) -> None:
         self.bad: list[BadFile] = []
+        self.colours: Colours = colours
+        self.odd: dict[str, Odd] = {}  # by name: labels that were mended or are strange
         places = [*_files(folder), *self._tars(folder)]
         if not places:
             raise ValueError(f"{folder} holds neither hdf5 files nor tars of them")
@@ -95,18 +115,20 @@ class CSGOSource:
 
     def _tars(self, folder: Path) -> Iterator[Place]:
         for path in sorted(folder.rglob("*.tar")):
+            members: list[tarfile.TarInfo] = []
             try:
                 with tarfile.open(path, "r:") as tar:
-                    members = [member for member in tar if member.isfile() and member.name.endswith(".hdf5")]
+                    for member in tar:  # one after the other: what stands before a tear is kept
+                        members += [member] if member.isfile() and member.name.endswith(".hdf5") else []
             except (tarfile.TarError, OSError) as error:
-                self.bad.append(BadFile(path, f"cannot be read as tar ({error})"))
-                continue
+                self.bad.append(BadFile(path, f"cannot be read as tar after {len(members)} files ({error})"))
             for member in members:
                 yield Place(path, Path(member.name).name, member.offset_data, member.size)
 
     def stamps(self) -> Sequence[Stamp]:
         """Name, size and time of every file, and which parts of it are read."""
-        return [stamp(path) for path in sorted({place.path for place in self.places})] + [
+        states = {place.state for place in self.places if place.state.is_file()}
+        return [stamp(path) for path in sorted({place.path for place in self.places} | states)] + [
             (place.name, place.size, place.offset) for place in self.places
         ]
 
@@ -115,7 +137,9 @@ class CSGOSource:
         place = self.places[episode]
         with place.open() as file:
             rows = _stacked(file, "y", _length(place, file))
-        return one_hot_mouse(checked_actions(place.path, rows, len(COLUMNS)))
+        actions = checked_actions(place.path, rows, len(COLUMNS))
+        note(self.odd, place.name, place.path, actions)
+        return one_hot_mouse(actions)
 
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode, in RGB."""
@@ -125,7 +149,38 @@ class CSGOSource:
             video = _stacked(file, "x", len(actions))
         if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
             raise BadFile(place.path, f"{place.name}: frames have shape {list(video.shape[1:])} and type {video.dtype}")
-        return StoredEpisode(np.ascontiguousarray(video[..., ::-1]), actions)
+        video = np.ascontiguousarray(video[..., ::-1]) if self.colours == "bgr" else video
+        return StoredEpisode(video, actions, hidden_state(place.state, len(actions)))
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Frames of an episode whose mouse labels are no one-hot, and those in which opposite keys are held."""
+
+    mouse: int
+    keys: int
+
+
+def odd_labels(actions: Float32[np.ndarray, "f 51"]) -> Odd:
+    """Counts what is strange in labels; opposite keys cancel one another and are kept as they are."""
+    mouse = np.zeros(len(actions), bool)
+    for part in MOUSE.values():
+        mouse |= (actions[:, part] == 1).sum(1) + (actions[:, part] == 0).sum(1) != part.stop - part.start
+        mouse |= actions[:, part].sum(1) != 1
+    held = {name: actions[:, KEYS.index(name)] > 0.5 for name in "wasd"}
+    return Odd(int(mouse.sum()), int(((held["w"] & held["s"]) | (held["a"] & held["d"])).sum()))
+
+
+def note(odd: dict[str, Odd], name: str, path: Path, actions: Float32[np.ndarray, "f 51"]) -> None:
+    """Counts strange labels of an episode in `odd` and warns the first time."""
+    found = odd_labels(actions)
+    if name in odd or found == Odd(0, 0):
+        return
+    odd[name] = found
+    log.warning(
+        "%s (%s): mouse labels of %d of %d frames are no one-hot (the largest is taken), opposite keys are held in %d",
+        path, name, found.mouse, len(actions), found.keys,
+    )  # fmt: skip
 
 
 def one_hot_mouse(actions: Float32[np.ndarray, "f 51"]) -> Float32[np.ndarray, "f 51"]:

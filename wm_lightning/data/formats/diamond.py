@@ -1,5 +1,6 @@
 """DIAMOND's low-resolution Counter-Strike episodes: `{train,test}/HHH/TT/U/{id}.pt`, 30 x 56 pixels, RGB."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from wm_lightning.data.formats.csgo import COLUMNS, one_hot_mouse
-from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, stamp
+from wm_lightning.data.formats.csgo import COLUMNS, Odd, note, one_hot_mouse
+from wm_lightning.data.formats.source import UNREADABLE, Stamp, StoredEpisode, checked_actions, stamp
 from wm_lightning.data.formats.video_files import BadFile
 from wm_lightning.plain_files import read_plain
 
@@ -25,6 +26,7 @@ class DiamondSource:
             raise ValueError(f"{folder} holds no episode HHH/TT/U/ID.pt")
         self.names: Sequence[str] = tuple(path.stem for path in self.paths)
         self.bad: Sequence[BadFile] = ()
+        self.odd: dict[str, Odd] = {}  # by name: labels that were mended or are strange
 
     def stamps(self) -> Sequence[Stamp]:
         """Name, size and time of every file."""
@@ -47,12 +49,20 @@ class DiamondSource:
     def _content(self, episode: int) -> Mapping[str, Any]:
         path = self.paths[episode]
         try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch does not look at checksums
+            if damaged is not None:
+                raise BadFile(path, f"is damaged: the checksum of {damaged} does not hold")
             return read_plain(path)
-        except ValueError as error:
+        except BadFile:
+            raise
+        except UNREADABLE as error:
             raise BadFile(path, str(error)) from error
 
     def _actions(self, path: Path, content: Mapping[str, Any]) -> Float32[np.ndarray, "f 51"]:
         actions = content.get("act")
         if not isinstance(actions, torch.Tensor):
             raise BadFile(path, "has no act of [frames, 51]")
-        return one_hot_mouse(checked_actions(path, actions.numpy(), len(COLUMNS)))
+        checked = checked_actions(path, actions.numpy(), len(COLUMNS))
+        note(self.odd, path.stem, path, checked)
+        return one_hot_mouse(checked)

@@ -65,14 +65,15 @@ class LeRobotSource:
         self.names: Sequence[str] = tuple(f"{place.index:06d}" for place in self.places)
 
     def stamps(self) -> Sequence[Stamp]:
-        """Name, size and time of every table and video."""
+        """Name, size and time of every table and video, and of what describes them."""
         paths = {path for place in self.places for path in (place.table, place.video)}
-        return [stamp(path) for path in sorted(paths)]
+        about = [*self.folder.glob("meta/*.json*"), *self.folder.glob("meta/episodes/**/*.parquet")]
+        return [stamp(path) for path in sorted({*paths, *about})]
 
     def actions(self, episode: int) -> Float32[np.ndarray, "f a"]:
         """The stored actions."""
         place = self.places[episode]
-        table = _table(place.table)
+        table = _table(place.table, stamp(place.table))
         rows = table.filter(pc.field("episode_index") == place.index).sort_by("frame_index")
         try:
             values = np.array(rows["action"].to_pylist(), np.float32)
@@ -130,7 +131,7 @@ def _places_v3(folder: Path, info: Mapping[str, Any], camera: str) -> list[Place
     wanted = ["episode_index", "length", *names.values(), f"{video}chunk_index", f"{video}file_index"]
     places = []
     for path in sorted(folder.glob("meta/episodes/chunk-*/file-*.parquet")):
-        for row in pq.read_table(path, columns=[*wanted, f"{video}from_timestamp"]).to_pylist():
+        for row in _parquet(path, [*wanted, f"{video}from_timestamp"]).to_pylist():
             table = info["data_path"].format(chunk_index=row[names["chunk"]], file_index=row[names["file"]])
             film = info["video_path"].format(
                 video_key=camera, chunk_index=row[f"{video}chunk_index"], file_index=row[f"{video}file_index"]
@@ -157,9 +158,18 @@ def _places_v2(folder: Path, info: Mapping[str, Any], camera: str) -> list[Place
     return places
 
 
-@lru_cache(maxsize=2)  # consecutive episodes of v3.0 share a file
-def _table(path: Path) -> pa.Table:
+@lru_cache(maxsize=2)  # consecutive episodes of v3.0 share a file; the stamp is there to see that it changed
+def _table(path: Path, found: Stamp) -> pa.Table:
+    return _parquet(path, ["episode_index", "frame_index", "action"])
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> pa.Table:
+    """The columns of a table. Raises BadFile where it is damaged or lacks one."""
     try:
-        return pq.read_table(path, columns=["episode_index", "frame_index", "action"])
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        # Pages carry checksums where their writer made some; without, damaged values would pass unseen.
+        table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
+    except (OSError, pa.ArrowException, KeyError) as error:
         raise BadFile(path, f"cannot be read as parquet ({error})") from error
+    if missing := sorted(set(columns) - set(table.column_names)):
+        raise BadFile(path, f"has no column {', '.join(missing)}, only {', '.join(table.column_names)}")
+    return table

@@ -12,9 +12,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
-from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.robot_actions import columns
-from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, load_arrays, stamp, trimmed
+from wm_lightning.data.formats.source import (
+    Stamp,
+    StoredEpisode,
+    checked_actions,
+    hidden_state,
+    load_arrays,
+    save_arrays,
+    stamp,
+    trimmed,
+)
 from wm_lightning.data.formats.video_files import BadFile, Decoder, Encoding, decode, encode
 
 ORDER = "oxe10"
@@ -105,13 +113,9 @@ def read_episode(files: EpisodeFiles, *, decoder: Decoder, trim_tail: bool) -> S
 
     `trim_tail` lets video and actions differ by one frame: the longer one loses its last.
     """
-    actions, truth = read_actions(files), load_arrays(files.state) if files.state.exists() else {}
-    video = decode(files.video, decoder)
+    actions, video = read_actions(files), decode(files.video, decoder)
     frames = trimmed(files.video, len(video), len(actions), trim_tail=trim_tail)
-    for key, values in truth.items():
-        if values.ndim == 0 or len(values) < frames:
-            raise BadFile(files.state, f"{key} has shape {list(values.shape)} for {frames} frames")
-    return StoredEpisode(video[:frames], actions[:frames], {key: values[:frames] for key, values in truth.items()})
+    return StoredEpisode(video[:frames], actions[:frames], hidden_state(files.state, frames))
 
 
 def write_episode(
@@ -125,13 +129,7 @@ def write_episode(
     lengths = {"video": len(video), "actions": len(actions)} | {key: len(values) for key, values in state.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{files.video}: lengths differ: {lengths}; every array has one row per frame")
-    _save(files.actions, {"arr_0": actions.astype(np.float32)})
+    save_arrays(files.actions, {"arr_0": actions.astype(np.float32)})
     if state:
-        _save(files.state, state)
+        save_arrays(files.state, state)
     encode(files.video, video, encoding)
-
-
-def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    # An open file, because numpy would add .npz to the partial name.
-    with atomic_file(path) as partial, partial.open("wb") as file:
-        np.savez(file, **dict(arrays))  # pyright: ignore[reportArgumentType] (keys are never allow_pickle)

@@ -1,6 +1,8 @@
 """Single pictures as JPEG (or PNG) bytes."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,12 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from wm_lightning.data.formats.video_files import BadFile
+
+# What PIL raises for damaged pictures, by where the damage lies.
+DAMAGED = (
+    *(UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    Image.DecompressionBombError,
+)
 
 
 def to_jpeg(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
@@ -22,5 +30,5 @@ def from_bytes(path: Path, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+    except DAMAGED as error:
         raise BadFile(path, f"a picture cannot be decoded ({error})") from error

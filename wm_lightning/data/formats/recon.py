@@ -4,6 +4,7 @@ Actions are planar: the pose at frame k + 1 seen from that at frame k, (dx, dy) 
 scaled to [-1, 1] as NoMaD and NWM do, and the turn in radians.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +17,22 @@ from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.picture_files import from_bytes, to_jpeg
 from wm_lightning.data.formats.safe_pickle import read_arrays
-from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, load_arrays, stamp
+from wm_lightning.data.formats.source import (
+    Stamp,
+    StoredEpisode,
+    checked_actions,
+    hidden_state,
+    load_arrays,
+    stamp,
+    state_beside,
+)
 from wm_lightning.data.formats.video_files import BadFile
 
 COLUMNS = ("dx", "dy", "dyaw")
 SPEC = ActionSpec(COLUMNS, (-1.0, -1.0, -np.pi), (1.0, 1.0, np.pi))
 SPACING = 0.25  # metres
+# What h5py raises for damaged files, by where the damage lies.
+DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 LOW, HIGH = np.array([-2.5, -4.0]), np.array([5.0, 4.0])  # in waypoint spacings
 
 
@@ -45,6 +56,11 @@ def planar_actions(position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f
 def normalised(metres: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, "f 2"]:
     """Metres to waypoint spacings to [-1, 1]. Standing still is not 0: the range is not symmetric."""
     return 2 * (metres / SPACING - LOW) / (HIGH - LOW) - 1
+
+
+def metres_of(actions: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, "f 2"]:
+    """Inverse of `normalised`."""
+    return ((actions + 1) / 2 * (HIGH - LOW) + LOW) * SPACING
 
 
 def wrapped(angle: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f"]:
@@ -73,8 +89,11 @@ class RECONSource:
         ]
 
     def stamps(self) -> Sequence[Stamp]:
-        """Name, size and time of every file that poses come from."""
-        return [stamp(path if path.is_file() else _poses_file(path)) for path in self.paths]
+        """Name, size and time of every file: of the pictures too, which may be repaired while poses stay."""
+        folders = [path for path in self.paths if path.is_dir()]
+        pictures = [(f"{path.name}/{name}", size, time) for path in folders for name, size, time in _listed(path)]
+        states = [stamp(state_beside(path)) for path in self.paths if state_beside(path).is_file()]
+        return [stamp(path if path.is_file() else _poses_file(path)) for path in self.paths] + pictures + states
 
     def actions(self, episode: int) -> Float32[np.ndarray, "f 3"]:
         """The actions derived from the poses."""
@@ -84,6 +103,8 @@ class RECONSource:
             raise BadFile(path, f"has {len(position)} positions and {len(yaw)} yaws; two or more of each are expected")
         if not (np.isfinite(position).all() and np.isfinite(yaw).all()):
             raise BadFile(path, "poses are not all finite numbers (NaN or infinite)")
+        if path.is_dir():
+            _jpegs_there(path, len(yaw))
         return checked_actions(path, planar_actions(position, yaw), len(COLUMNS))
 
     def read(self, episode: int) -> StoredEpisode:
@@ -92,7 +113,10 @@ class RECONSource:
         pictures = _jpegs_of_file(path) if path.suffix == ".hdf5" else _jpegs_of_folder(path, len(actions))
         if len(pictures) != len(actions):
             raise BadFile(path, f"has {len(pictures)} pictures for {len(actions)} poses")
-        return StoredEpisode(np.stack([from_bytes(path, data) for data in pictures]), actions)
+        video = [from_bytes(path, data) for data in pictures]
+        if len({picture.shape for picture in video}) > 1:
+            raise BadFile(path, "changes its picture size on the way")
+        return StoredEpisode(np.stack(video), actions, hidden_state(state_beside(path), len(actions)))
 
 
 def write_recon_file(
@@ -131,7 +155,7 @@ def _poses_of_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with h5py.File(path, "r") as file:
             content = {"position": file["jackal/position"][()], "yaw": file["jackal/yaw"][()]}  # type: ignore[index]
-    except (OSError, KeyError) as error:
+    except DAMAGED as error:
         raise BadFile(path, f"cannot be read as RECON's HDF5 ({error})") from error
     return _planar(path, content)
 
@@ -143,7 +167,9 @@ def _planar(path: Path, content: Any) -> tuple[np.ndarray, np.ndarray]:
         raise BadFile(path, f"has no usable position and yaw ({error!r})") from error
     if position.ndim != 2 or position.shape[1] < 2:
         raise BadFile(path, f"position has shape {list(position.shape)}, [frames, 2] is expected")
-    return position[:, :2], yaw.reshape(len(yaw))
+    if yaw.ndim == 0 or yaw.size != len(yaw):
+        raise BadFile(path, f"yaw has shape {list(yaw.shape)}, [frames] or [frames, 1] is expected")
+    return position[:, :2], yaw.reshape(-1)
 
 
 def _jpegs_of_file(path: Path) -> list[bytes]:
@@ -151,13 +177,25 @@ def _jpegs_of_file(path: Path) -> list[bytes]:
         with h5py.File(path, "r") as file:
             # Fixed-width strings lose trailing zeros; a JPEG survives, because it ends with FFD9.
             return [bytes(data) for data in file["images/rgb_left"][()]]  # type: ignore[index]
-    except (OSError, KeyError) as error:
+    except DAMAGED as error:
         raise BadFile(path, f"cannot be read as RECON's HDF5 ({error})") from error
 
 
-def _jpegs_of_folder(folder: Path, frames: int) -> list[bytes]:
-    paths = [folder / f"{number}.jpg" for number in range(frames)]
-    absent = next((path for path in paths if not path.is_file()), None)
+def _listed(folder: Path) -> list[Stamp]:
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".jpg")]
+    return sorted((name, status.st_size, status.st_mtime_ns) for name, status in found)
+
+
+def _jpegs_there(folder: Path, frames: int) -> None:
+    """Raises BadFile unless there is one picture per pose."""
+    there = {name for name, _, _ in _listed(folder)}
+    absent = next((number for number in range(frames) if f"{number}.jpg" not in there), None)
     if absent is not None:
-        raise BadFile(absent, "is not there")
-    return [path.read_bytes() for path in paths]
+        raise BadFile(folder / f"{absent}.jpg", f"is not there; the folder has {frames} poses")
+    if len(there) != frames:
+        raise BadFile(folder, f"has {len(there)} pictures for {frames} poses")
+
+
+def _jpegs_of_folder(folder: Path, frames: int) -> list[bytes]:
+    return [(folder / f"{number}.jpg").read_bytes() for number in range(frames)]

@@ -5,7 +5,7 @@ one episode. Images are JPEG or PNG; actions are one vector of seven numbers, or
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,18 +49,16 @@ class RLDSSource:
         self.shards = sorted(folder.glob(f"*-{split}.tfrecord-*"))
         if not self.shards:
             raise ValueError(f"{folder} has no shard of the split {split} (*-{split}.tfrecord-XXXXX-of-YYYYY)")
-        self.bad: list[BadFile] = list(_missing_shards(self.shards))
+        declared = _declared(folder, split)
+        self.bad: list[BadFile] = list(_missing_shards(self.shards, declared))
         self.places: list[Place] = []
         names: list[str] = []
         for shard in self.shards:
-            try:
-                found = index_records(shard)
-            except BadFile as error:
-                self.bad.append(error)
-                continue
-            self.places += [Place(shard, int(offset), int(length)) for offset, length in found]
-            number = shard.name.split(".tfrecord-")[1].split("-of-")[0]
-            names += [f"{number}-{record:05d}" for record in range(len(found))]
+            found, number = index_records(shard), _number(shard)
+            self.places += [Place(shard, int(offset), int(length)) for offset, length in found.places]
+            names += [f"{number:05d}-{record:05d}" for record in range(len(found.places))]
+            if found.fault is not None:  # one fault for each episode that is lost, so that shares are of episodes
+                self.bad += [found.fault] * max(1, declared.get(number, 0) - len(found.places))
         self.names: Sequence[str] = tuple(names)
         steps = _features(folder)
         self.image = _image_key(steps, image, folder)
@@ -81,8 +79,11 @@ class RLDSSource:
         place = self.places[episode]
         found = parse_example(place.path, read_record(place.path, place.offset, place.length))
         actions, pictures = self._actions(place.path, found), found.get(self.image, [])
-        trimmed(place.path, len(pictures), len(actions), trim_tail=False)
-        return StoredEpisode(np.stack([from_bytes(place.path, bytes(data)) for data in pictures]), actions)
+        trimmed(place.path, len(pictures), len(actions), trim_tail=None)
+        video = [from_bytes(place.path, bytes(data)) for data in pictures]
+        if len({picture.shape for picture in video}) > 1:
+            raise BadFile(place.path, "a record changes its picture size on the way")
+        return StoredEpisode(np.stack(video), actions)
 
     def _actions(self, path: Path, found: dict[str, Feature]) -> Float32[np.ndarray, "f a"]:
         frames = len(found.get("steps/is_first", []))
@@ -135,11 +136,31 @@ def _write_info(folder: Path, name: str, split: str, lengths: Sequence[int]) -> 
             partial.write_text(json.dumps(content, indent=1))
 
 
-def _missing_shards(shards: Sequence[Path]) -> list[BadFile]:
+def _number(shard: Path) -> int:
+    return int(shard.name.split(".tfrecord-")[1].split("-of-")[0])
+
+
+def _declared(folder: Path, split: str) -> Mapping[int, int]:
+    """How many episodes each shard should hold; nothing where `dataset_info.json` does not say."""
+    try:
+        entries = json.loads((folder / INFO).read_text())["splits"]
+        (lengths,) = (entry["shardLengths"] for entry in entries if entry["name"] == split)
+        return {number: int(length) for number, length in enumerate(lengths)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _missing_shards(shards: Sequence[Path], declared: Mapping[int, int]) -> list[BadFile]:
+    """One for each episode of every shard that is not there."""
     total = int(shards[0].name.rsplit("-of-", 1)[1])
-    there = {int(shard.name.split(".tfrecord-")[1].split("-of-")[0]) for shard in shards}
+    lost = sorted(set(range(total)) - {_number(shard) for shard in shards})
     return [
-        BadFile(shards[0], f"shard {number} of {total} is missing") for number in range(total) if number not in there
+        BadFile(
+            shards[0].with_name(shards[0].name.replace(f"-{_number(shards[0]):05d}-of-", f"-{number:05d}-of-")),
+            f"is not there: shard {number} of {total} is missing",
+        )
+        for number in lost
+        for _ in range(declared.get(number, 1))
     ]
 
 

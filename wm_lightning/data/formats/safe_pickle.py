@@ -20,6 +20,12 @@ ALLOWED = {
     ("_codecs", "encode"),
 }
 
+# What an unpickler raises for damaged bytes.
+DAMAGED = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, TypeError, OSError),
+    *(ValueError, OverflowError, MemoryError),
+)
+
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
@@ -32,5 +38,5 @@ def read_arrays(path: Path) -> Any:
     """The content of a pickle. Raises BadFile where it is damaged or names anything but arrays and plain values."""
     try:
         return _Unpickler(io.BytesIO(path.read_bytes())).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, OSError, ValueError) as error:
+    except DAMAGED as error:
         raise BadFile(path, f"cannot be read as a pickle of arrays ({error})") from error

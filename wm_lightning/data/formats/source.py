@@ -1,6 +1,7 @@
 """What a format gives before frames are decoded: the episodes of one split, and each as it stands on disk."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
+from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.video_files import BadFile
 
 Stamp = tuple[str, int, int]
+# What numpy and zipfile raise for damaged npz files; AttributeError: numpy gives a bare array for an npy under
+# another name; NotImplementedError, MemoryError: a damaged header asks for an unknown compression or absurd sizes.
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, AttributeError, KeyError, NotImplementedError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,32 @@ def load_arrays(path: Path, only: Sequence[str] | None = None) -> dict[str, np.n
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files if only is None or key in only}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        # AttributeError: numpy returns a bare array where the file is an npy under another name.
+    except UNREADABLE as error:
         raise BadFile(path, f"cannot be read as npz ({error})") from error
+
+
+def hidden_state(path: Path, frames: int) -> dict[str, np.ndarray]:
+    """What a simulator left beside an episode, every array cut to its frames; nothing where there is no file.
+
+    Raises BadFile where it cannot be read or has fewer frames.
+    """
+    truth = load_arrays(path) if path.is_file() else {}
+    for key, values in truth.items():
+        if values.ndim == 0 or len(values) < frames:
+            raise BadFile(path, f"{key} has shape {list(values.shape)} for {frames} frames")
+    return {key: values[:frames] for key, values in truth.items()}
+
+
+def state_beside(path: Path) -> Path:
+    """Where the hidden state of an episode stands: NAME.state.npz beside NAME.*."""
+    return path.with_suffix(".state.npz")
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an npz file, whole or not at all."""
+    # An open file, because numpy would add .npz to the partial name.
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        np.savez(file, **dict(arrays))  # pyright: ignore[reportArgumentType] (keys are never allow_pickle)
 
 
 def stamp(path: Path) -> Stamp:
@@ -83,9 +114,12 @@ def checked_actions(path: Path, actions: np.ndarray, width: int) -> Float32[np.n
     return actions.astype(np.float32)
 
 
-def trimmed(path: Path, video: int, actions: int, *, trim_tail: bool) -> int:
-    """The common length of video and actions. Raises BadFile where they differ, by more than one with `trim_tail`."""
-    if abs(video - actions) > int(trim_tail):
-        hint = "" if trim_tail else "; data.trim_tail=true allows a difference of one"
+def trimmed(path: Path, video: int, actions: int, *, trim_tail: bool | None) -> int:
+    """The common length of video and actions. Raises BadFile where they differ, by more than one with `trim_tail`.
+
+    None stands for a form whose lengths never differ, so that there is nothing to allow.
+    """
+    if abs(video - actions) > int(trim_tail or False):
+        hint = "; data.trim_tail=true allows a difference of one" if trim_tail is False else ""
         raise BadFile(path, f"has {video} frames for {actions} actions{hint}")
     return min(video, actions)

@@ -15,7 +15,7 @@ from wm_lightning.data.formats.episode import Episode, produced_actions
 from wm_lightning.data.formats.frame_store import FrameStore, Named, check_budget, write_store
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.robot_actions import convert
-from wm_lightning.data.formats.source import EpisodeSource
+from wm_lightning.data.formats.source import EpisodeSource, StoredEpisode
 from wm_lightning.data.formats.video_files import BadFile
 
 VERSION = 2  # part of a store's key: raise it when the same files would give other stores
@@ -71,15 +71,23 @@ def build_store(
 
 def _read_all(source: EpisodeSource, episodes: Sequence[int], workers: int) -> Iterator[Named]:
     def read(episode: int) -> Named:
-        try:
-            return Named(source.names[episode], source.read(episode))
-        except BadFile as error:
-            return Named(source.names[episode], error)
+        return Named(source.names[episode], attempt(source, episode))
 
     with ThreadPoolExecutor(workers) as pool:
         # In portions: decoded frames wait in memory until they are taken.
         for start in range(0, len(episodes), TOGETHER):
             yield from pool.map(read, episodes[start : start + TOGETHER])
+
+
+def attempt(source: EpisodeSource, episode: int) -> StoredEpisode | BadFile:
+    """The episode, tried once more where it cannot be read: shared storage fails now and then. Else what is wrong."""
+    try:
+        return source.read(episode)
+    except BadFile:
+        try:
+            return source.read(episode)
+        except BadFile as error:
+            return error
 
 
 class StoreReader:

@@ -6,6 +6,7 @@ little-endian. A payload is an `Example`: named lists of bytes, float32 or int64
 
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,27 @@ def masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def index_records(path: Path) -> Int64[np.ndarray, "n 2"]:
-    """Offset and length of every payload. Reads the heads only. Raises BadFile where a head or the end is damaged."""
-    size, place, found = path.stat().st_size, 0, []
+@dataclass(frozen=True)
+class Records:
+    """Offset and length of every payload that can be reached, and what ends the file too early, if anything does."""
+
+    places: Int64[np.ndarray, "n 2"]
+    fault: BadFile | None
+
+
+def index_records(path: Path) -> Records:
+    """Reads the heads only. What stands before a damaged head or a missing end is kept, what follows is lost."""
+    found: list[tuple[int, int]] = []
+    try:
+        _walk(path, found)
+        fault = None if found else BadFile(path, "holds no record")
+    except BadFile as error:
+        fault = error
+    return Records(np.array(found, np.int64).reshape(-1, 2), fault)
+
+
+def _walk(path: Path, found: list[tuple[int, int]]) -> None:
+    size, place = path.stat().st_size, 0
     with path.open("rb") as file:
         while place < size:
             file.seek(place)
@@ -46,7 +65,6 @@ def index_records(path: Path) -> Int64[np.ndarray, "n 2"]:
                 raise BadFile(path, f"ends within record {len(found)}: {size} bytes, {end} are expected")
             found.append((place + HEAD.size, length))
             place = end
-    return np.array(found, np.int64).reshape(-1, 2)
 
 
 def read_record(path: Path, offset: int, length: int) -> bytes:

@@ -52,6 +52,7 @@ def decode(path: Path, decoder: Decoder) -> UInt8[np.ndarray, "f h w 3"]:
     PyAV is strict: it refuses a damaged stream which decord hides by repeating pixels. The reader lives
     inside this call only, since a decord reader that meets a fork hangs.
     """
+    require_whole(path)
     frames = _decode_decord(path) if decoder == "decord" else _decode_pyav(path)
     if not len(frames):
         raise BadFile(path, "holds no video frame")
@@ -63,11 +64,13 @@ def decode_span(path: Path, start: float, frames: int, fps: float) -> UInt8[np.n
 
     Raises BadFile where one is missing: no picture within half a frame of its time.
     """
+    require_whole(path)
     found: dict[int, np.ndarray] = {}
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"err_detect": "explode"}
             assert stream.time_base is not None
             container.seek(max(0, int((start - 0.5 / fps) / stream.time_base)), stream=stream)
             reformatter = VideoReformatter()
@@ -83,6 +86,28 @@ def decode_span(path: Path, start: float, frames: int, fps: float) -> UInt8[np.n
     if missing:
         raise BadFile(path, f"has no picture at {start + missing[0] / fps:.3f} s ({len(missing)} of {frames} missing)")
     return np.stack([found[place] for place in range(frames)])
+
+
+def require_whole(path: Path) -> None:
+    """Raises BadFile where an mp4's boxes (ISO/IEC 14496-12) do not end where the file does: it lacks its end.
+
+    Decoders find that out only where what is missing is needed for pictures.
+    """
+    size, place = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while place < size:
+            file.seek(place)
+            head = file.read(16)
+            length, name = int.from_bytes(head[:4], "big"), head[4:8].decode("latin-1")
+            if length == 1:  # the length stands behind the name
+                length = int.from_bytes(head[8:16], "big")
+            if length == 0:  # to the end of the file
+                return
+            if length < 8 or place + length > size:
+                raise BadFile(path, f"ends within its box {name!r} at byte {place}, it may be truncated or damaged")
+            place += length
+    if not size:
+        raise BadFile(path, "is empty")
 
 
 def encode(path: Path, video: UInt8[np.ndarray, "f h w 3"], encoding: Encoding) -> None:

@@ -1,0 +1,1 @@
+"""Faults put into copies of data sets on purpose."""
