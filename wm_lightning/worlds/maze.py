@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
 
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.data.formats.atomic import atomic_file
@@ -107,6 +108,10 @@ class MazeWorld:
         ValueError where shapes differ or nothing is left to judge.
         """
         return maze_measure.measure(video, clip, context)
+
+    def motion(self, video: Pixels) -> Float[Tensor, "b f 2"]:
+        """Sideways shift of the view since the frame before, in picture widths; nothing upright is measured."""
+        return maze_measure.sideways(video)
 
     def compare(self, generated: Measures, true: Measures) -> dict[str, float]:
         """How far the share of frames with the bot is from the truth's."""

@@ -42,6 +42,11 @@ def turned(video: Pixels) -> Float[Tensor, "b f"]:
     return torch.cat([torch.zeros_like(shift[:, :1]), shift], dim=1)
 
 
+def sideways(video: Pixels) -> Float[Tensor, "b f 2"]:
+    """`turned` as a motion (x, 0)."""
+    return torch.nn.functional.pad(turned(video)[..., None], (0, 1))
+
+
 def weapon(video: Pixels) -> Int[Tensor, "b f"]:
     """The weapon whose colour the display shows best."""
     rows, columns = box(WEAPON_BOX, *video.shape[-2:])

@@ -17,7 +17,7 @@ from wm_lightning.clip import Clip, Pixels
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.recon import SPEC, write_recon_file
 from wm_lightning.randomness import generator
-from wm_lightning.worlds.maze_measure import turned
+from wm_lightning.worlds.maze_measure import sideways, turned
 from wm_lightning.worlds.rover_render import BALL, Ground, render
 from wm_lightning.worlds.world import Measures
 
@@ -122,6 +122,10 @@ class RoverWorld:
         for values in (action_error, sky, presence):
             values[:, :context] = torch.nan
         return Measures(action_error, sky, presence, {})
+
+    def motion(self, video: Pixels) -> Float[Tensor, "b f 2"]:
+        """Sideways shift of the view since the frame before, in picture widths; nothing upright is measured."""
+        return sideways(video)
 
     def compare(self, generated: Measures, true: Measures) -> dict[str, float]:
         """How far the share of frames with the ball is from the truth's."""

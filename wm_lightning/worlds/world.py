@@ -1,6 +1,6 @@
 """What a simulated world offers besides data: a judge of generated pixels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wm_lightning.clip import ActionSpec, Clip, Pixels
+from wm_lightning.metrics.motion import PHASE, phase_shift
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,20 @@ class World(Protocol):
     def compare(self, generated: Measures, true: Measures) -> Mapping[str, float]:
         """What only this world can say of all clips together, as numbers by name; less is better."""
         ...
+
+
+@runtime_checkable
+class Moves(Protocol):
+    """A world with a measure of motion by pixels alone."""
+
+    def motion(self, video: Pixels) -> Float[Tensor, "b f 2"]:
+        """What moves at an action's command, (x, y) since the frame before, 0 for the first frame.
+
+        In picture widths, or in the world's own unit where its docstring names one.
+        """
+        ...
+
+
+def motion_measure(world: World | None) -> tuple[str, Callable[[Pixels], Float[Tensor, "b f 2"]]]:
+    """Name and measure of motion: the world's own, or phase correlation of whole pictures where there is none."""
+    return (world.name, world.motion) if world is not None and isinstance(world, Moves) else (PHASE, phase_shift)
