@@ -47,6 +47,7 @@ class RootConfig:
     init: Any = None
     data: Any = None
     metrics: Any = None
+    protocol: Any = None
     callbacks: Any = None
     trainer: Any = None
     compute: Any = None

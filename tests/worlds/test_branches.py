@@ -67,7 +67,7 @@ def test_the_rover(tmp_path: Path) -> None:
     world = RoverWorld(seed=0, length=14, episodes=dict(train=2, val=1, test=1), height=24, width=32, posts=8, roll=0.1)
     world.write(tmp_path, quiet)
     state = rows(tmp_path, "*.state.npz")
-    source = RECONSource(tmp_path / "rover", names=None, nwm_compat=False)
+    source = RECONSource(tmp_path / "rover", names=None)
     recorded = [source.read(number) for number in range(4)]
     assert all(np.array_equal(one.truth["ball"], state["ball"][n]) for n, one in enumerate(recorded))
     actions = np.stack([one.actions[START : START + STEPS] for one in recorded]).astype(np.float64)

@@ -28,7 +28,12 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
-    """Measures the checkpoint at `ckpt_path` on the test clips and writes results.json, results.md and pictures."""
+    """Measures the checkpoint at `ckpt_path` on the test clips and writes results.json, results.md and pictures.
+
+    With `protocol=NAME` the protocol does what it says instead.
+    """
+    if config.protocol is not None:
+        return instantiate(config.protocol, _convert_="all")(config)
     started = time.time()
     data = build_data(config)
     file = read_checkpoint(config, data, "student" if "teacher" in config.module else "teacher")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
+from torch import Tensor
 
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.data.formats.atomic import atomic_file
@@ -17,6 +18,7 @@ from wm_lightning.worlds import maze_measure
 from wm_lightning.worlds.maze_dynamics import Scene, advance, carve, first_scene
 from wm_lightning.worlds.maze_policies import POLICIES, act, first_mood
 from wm_lightning.worlds.maze_render import render
+from wm_lightning.worlds.turning import sideways
 from wm_lightning.worlds.world import Measures
 
 # Raise it whenever the same settings would give other pixels or actions: it names the cached data.
@@ -126,6 +128,10 @@ class MazeWorld:
         ValueError where shapes differ or nothing is left to judge.
         """
         return maze_measure.measure(video, clip, context)
+
+    def motion(self, video: Pixels) -> Float[Tensor, "b f 2"]:
+        """Sideways shift of the view since the frame before, in picture widths; nothing upright is measured."""
+        return sideways(video)
 
     def compare(self, generated: Measures, true: Measures) -> dict[str, float]:
         """How far the share of frames with the bot is from the truth's, and how many turns less pixels tell."""

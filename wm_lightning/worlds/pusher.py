@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
+from torch import Tensor
 
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.data.formats.mp4_npz import ORDER, EpisodeFiles, write_episode
@@ -177,6 +178,10 @@ class PusherWorld:
         `gripper_visible`, `blocks_visible`. Raises ValueError where shapes differ or nothing is left to judge.
         """
         return pusher_measure.measure(video, clip, context)
+
+    def motion(self, video: Pixels) -> Float[Tensor, "b f 2"]:
+        """The gripper's displacement since the frame before, in frame widths; 0 where it is not seen."""
+        return pusher_measure.motion(video)
 
     def compare(self, generated: Measures, true: Measures) -> dict[str, float]:
         """Share of frames without gripper, and of blocks missing, beyond what is missing in the truth."""

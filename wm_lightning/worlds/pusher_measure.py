@@ -75,6 +75,12 @@ def measure(video: Pixels, clip: Clip, context: int) -> Measures:
     return Measures(action_error, blocks, presence, extra)
 
 
+def motion(video: Pixels) -> Float[Tensor, "b f 2"]:
+    """See `PusherWorld.motion`."""
+    moved = torch.nan_to_num(look(video).gripper.place.diff(dim=1))
+    return torch.nn.functional.pad(moved, (0, 0, 1, 0))
+
+
 def _find(strength: Float[Tensor, "b f h w"], area: float) -> Sight:
     """The object whose pixels have a strength near 1; `area` is its drawn area in squared frame widths."""
     height, width = strength.shape[-2:]

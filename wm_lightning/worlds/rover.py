@@ -19,7 +19,7 @@ from wm_lightning.data.formats.recon import COLUMNS, SPEC, metres_of, wrapped, w
 from wm_lightning.data.formats.source import save_arrays
 from wm_lightning.randomness import generator
 from wm_lightning.worlds.rover_render import BALL, FIELD, Ground, render
-from wm_lightning.worlds.turning import turned
+from wm_lightning.worlds.turning import sideways, turned
 from wm_lightning.worlds.world import Measures
 
 # Raise it whenever the same settings would give other pixels or poses: it names the cached data.
@@ -157,6 +157,10 @@ class RoverWorld:
             values[:, :context] = torch.nan
         clear = (~action_error[:, context:].isnan()).float().mean(1)
         return Measures(action_error, sky, presence, {"turns_told": clear})
+
+    def motion(self, video: Pixels) -> Float[Tensor, "b f 2"]:
+        """Sideways shift of the view since the frame before, in picture widths; nothing upright is measured."""
+        return sideways(video)
 
     def compare(self, generated: Measures, true: Measures) -> dict[str, float]:
         """How far the share of frames with the ball is from the truth's, and how many turns less pixels tell."""

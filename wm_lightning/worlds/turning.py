@@ -14,6 +14,7 @@ from torch import Tensor
 from wm_lightning.clip import Pixels
 
 ROWS, COLUMNS = 6, 64  # of the reduced picture
+HORIZON = (0.30, 0.62)  # the rows between which upright things stand whatever the pitch, above a display
 TURNS = 41  # tried
 CLEAR, LEAST = 1.05, 0.25  # any other turn must cost as many times as much, and as many grey levels more
 
@@ -33,6 +34,23 @@ def turned(video: Pixels, *, field: float, most: float, band: tuple[float, float
     cost = torch.stack([_cost(small[:, :-1], small[:, 1:], angle + turn, focus) for turn in turns], -1)
     found = torch.where(_clear(cost), _lowest(cost, turns), torch.nan)
     return torch.cat([torch.full_like(found[:, :1], torch.nan), found], dim=1)
+
+
+def sideways(video: Pixels) -> Float[Tensor, "b f 2"]:
+    """Sideways shift (x, 0) of the view since the frame before, in picture widths; 0 for the first.
+
+    Phase correlation of the rows about the horizon: a number for every frame, right on the average. A step moves the
+    picture as well, and what `turned` leaves out as unclear is in it.
+    """
+    height, width = video.shape[-2:]
+    band = video[..., int(HORIZON[0] * height) : int(HORIZON[1] * height), :].float().mean(2)
+    band = (band - band.mean((-2, -1), keepdim=True)) * torch.hann_window(width, device=video.device)
+    spectrum = torch.fft.rfft(band, dim=-1)
+    # Rows vote together: one phase difference per frequency.
+    cross = (spectrum[:, :-1] * spectrum[:, 1:].conj()).sum(-2)
+    place = torch.fft.irfft(cross / cross.abs().clamp_min(1e-6), n=width, dim=-1).argmax(-1)
+    shift = torch.where(place > width // 2, place - width, place).float() / width
+    return torch.nn.functional.pad(shift[..., None], (0, 1, 1, 0))
 
 
 def _reduced(video: Pixels, band: tuple[float, float]) -> Float[Tensor, "b f c rows columns"]:

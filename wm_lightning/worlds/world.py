@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wm_lightning.clip import ActionSpec, Clip, Pixels
+from wm_lightning.metrics.motion import PHASE, phase_shift
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,20 @@ class OffersBaselines(Protocol):
     def baselines(self) -> Mapping[str, Callable[[Clip, int], Pixels]]:
         """By name, what makes video of a clip and the number of its given frames."""
         ...
+
+
+@runtime_checkable
+class Moves(Protocol):
+    """A world with a measure of motion by pixels alone."""
+
+    def motion(self, video: Pixels) -> Float[Tensor, "b f 2"]:
+        """What moves at an action's command, (x, y) since the frame before, 0 for the first frame.
+
+        In picture widths, or in the world's own unit where its docstring names one.
+        """
+        ...
+
+
+def motion_measure(world: World | None) -> tuple[str, Callable[[Pixels], Float[Tensor, "b f 2"]]]:
+    """Name and measure of motion: the world's own, or phase correlation of whole pictures where there is none."""
+    return (world.name, world.motion) if world is not None and isinstance(world, Moves) else (PHASE, phase_shift)

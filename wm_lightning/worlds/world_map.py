@@ -161,6 +161,14 @@ class WorldMap:
         """How far the terrains newly shown are from the true ones, over all clips."""
         return {"terrain_distance": terrain_distance(generated, true)}
 
+    def motion(self, video: Pixels) -> Float[Tensor, "b f 2"]:
+        """The move of the view since the frame before, in tiles (column, row), that explains most tiles best."""
+        terrain = self._tiles(video).terrain
+        moves = torch.tensor(list(MOVES.values()), device=terrain.device)
+        scores = torch.stack([_match(terrain, row, column, terrain.shape[-1]) for row, column in moves.tolist()], -1)
+        moved = moves[scores.argmax(-1)].flip(-1).float()
+        return torch.nn.functional.pad(moved, (0, 0, 1, 0))
+
     def _tiles(self, video: Pixels) -> _Tiles:
         tiles = rearrange(video, "b f c (i h) (j w) -> b f i j (c h w)", h=TILE, w=TILE).float() / 255
         errors = torch.stack([(tiles - t).square().mean(-1) for t in self._textures.to(video.device)], -1)

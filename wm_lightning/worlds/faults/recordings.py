@@ -97,7 +97,7 @@ def _rewrite_diamond(stand: Stand, change: Change) -> None:
 
 def _recon(folder: Path, episode: int) -> Stand:
     names = frozenset((folder / "train.txt").read_text().split())
-    path = RECONSource(folder, names=names, nwm_compat=False).paths[episode]
+    path = RECONSource(folder, names=names).paths[episode]
     if path.is_file():
         return whole(folder, path, path, (episode,))
     return whole(folder, path / "2.jpg", next(path.glob("traj_data.*")), (episode,))

@@ -1,0 +1,133 @@
+"""Protocols: composed for their data, scoring exactly the frames they name, and saying what is not the paper's."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from tests.system.conftest import QUICK, Run
+from tests.tiny_run import tiny, tiny_teacher
+from wm_lightning.config import CONFIG_DIR, compose
+from wm_lightning.config_check import check
+from wm_lightning.tasks.evaluate import evaluate
+
+PROTOCOLS = {
+    "vid2world_rt1": "rt1", "vid2world_csgo": "csgo", "vid2world_recon_time": "recon",
+    "vid2world_recon_rollout": "recon", "nwm_time": "recon", "nwm_rollout": "recon", "worldgen": "worldmap",
+}  # fmt: skip
+# Frames that are scored, of images and of clips, and clips, as the papers have them.
+PUBLISHED = {
+    "vid2world_rt1": (list(range(16)), [0, 16], 1024), "vid2world_csgo": (list(range(4, 16)), [4, 16], 500),
+    "vid2world_recon_time": ([19], [4, 20], 500), "vid2world_recon_rollout": ([7, 11, 19], [4, 20], 150),
+    "nwm_time": ([7, 11, 19, 35, 67], None, 500), "nwm_rollout": ([7, 11, 19, 35, 67], [4, 68], 150),
+    "worldgen": ([1], [0, 2], 512),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_is_composed_at_every_size_and_names_what_its_paper_scores(name: str) -> None:
+    for size in ("debug", "paper"):
+        check(compose(["task=evaluate", f"protocol={name}", f"data={PROTOCOLS[name]}", f"size={size}"]))
+    node = compose(["task=evaluate", f"protocol={name}", f"data={PROTOCOLS[name]}"]).protocol
+    frames = list(node.image_frames or range(node.first_scored, node.context + node.horizon))
+    video = None if node.video_frames is None else list(node.video_frames)
+    assert (frames, video, node.clips) == PUBLISHED[name]
+    assert node.name == name and node.paper.sampler
+
+
+def test_no_protocol_is_left_out() -> None:
+    names = {path.stem for path in (CONFIG_DIR / "protocol").glob("[!_]*.yaml")}
+    assert names == {*PROTOCOLS, "degradation"}
+    check(compose(["task=evaluate", "protocol=degradation", "size=debug"]))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    torch.set_num_threads(1)
+    tiny_teacher(folder)
+    return folder
+
+
+def asked(trained: Path, run: Path, *words: str) -> DictConfig:
+    sizes = ["protocol.clips=6", "protocol.batch_size=4", "protocol.draws=4", "protocol.minimum=4"]
+    steps = ["sampler.steps.steps=2", "module.sampler.steps.steps=2"]
+    config = tiny(trained, "experiment=teacher", "task=evaluate", "protocol=worldgen", *sizes, *steps, *words)
+    config.ckpt_path, config.run_dir = str(trained / "run/checkpoints/last.ckpt"), str(run)
+    return config
+
+
+def written(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "protocol_worldgen_simulated.json").read_text())
+
+
+def test_the_result_says_every_choice_and_what_is_not_the_papers(trained: Path, tmp_path: Path) -> None:
+    means = evaluate(asked(trained, tmp_path))
+    found = written(tmp_path)
+    assert found["clips"] == 6 and found["frames_scored"] == [1] and found["video_frames"] == [0, 2]
+    assert not found["comparable_with_the_paper"]
+    assert any("simulated data (simulated-worldmap)" in text for text in found["departures"])
+    assert set(found["missing"]) == {"kid_worldgen", "kid", "fid"}
+    assert means["psnr"] == found["model"]["frames"]["psnr"]["mean"] and found["copy_last_frame"]["frames"]["psnr"]
+    names = {entry["name"]: entry for entry in found["model"]["distances"]}
+    assert set(names) == {"kd_rand", "fd_rand"}
+    assert all(len(entry["extractor"]) == 64 and entry["n"] == 6 and entry["resize"] for entry in names.values())
+    assert len(found["world"]["action_error"]) == 1 and found["sampler"] and len(found["checkpoint"]) == 64
+
+
+def test_a_committed_list_gives_the_same_numbers_whatever_the_batches(trained: Path, tmp_path: Path) -> None:
+    evaluate(asked(trained, tmp_path / "one"))
+    index = shutil.copy(tmp_path / "one/eval_index.json", tmp_path / "list.json")
+    evaluate(asked(trained, tmp_path / "two", f"protocol.index={index}", "protocol.batch_size=3"))
+    one, two = (written(tmp_path / name) for name in ("one", "two"))
+    assert one["index"] == two["index"]
+    for name, entry in one["model"]["frames"].items():
+        assert two["model"]["frames"][name]["mean"] == pytest.approx(entry["mean"], rel=1e-3), name
+
+
+def test_fewer_clips_and_frames_than_asked_are_recorded(trained: Path, tmp_path: Path) -> None:
+    words = ["protocol.clips=9999", "protocol.context=1", "protocol.horizon=30", "protocol.image_frames=[5,19,25]"]
+    evaluate(asked(trained, tmp_path, *words, "protocol.video_frames=null"))
+    found = written(tmp_path)
+    assert found["clips"] == 8 and found["frames"] == 20 and found["frames_scored"] == [5, 19]
+    said = " ".join(found["departures"])
+    assert "8 clips, not 9999" in said and "20 frames, not 31" in said and "frames [25] are not scored" in said
+
+
+def test_other_data_and_wrong_files_are_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="protocol=worldgen is for data=csgo, this run has worldmap"):
+        evaluate(asked(trained, tmp_path, "protocol.data=[csgo]"))
+    path = tmp_path / "inception.pt"
+    path.write_bytes(b"x")
+    pinned = f"{{_target_: wm_lightning.metrics.pinned.Pinned, path: {path}, sha256: {'0' * 64}}}"
+    with pytest.raises(Exception, match="it is another file"):
+        evaluate(asked(trained, tmp_path, f"protocol.weights.inception={pinned}"))
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_runs_on_its_simulated_world(run: Run, tmp_path: Path, name: str) -> None:
+    words = ["experiment=teacher", f"data={PROTOCOLS[name]}", *QUICK, "module.iterations=2", "module.validate_every=2"]
+    run(*words, f"run_dir={tmp_path / 'run'}").must_succeed()
+    checkpoint = f"ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}"
+    done = run("task=evaluate", f"protocol={name}", checkpoint, f"run_dir={tmp_path / 'scored'}").must_succeed()
+    found = json.loads((tmp_path / f"scored/protocol_{name}_simulated.json").read_text())
+    assert found["clips"] == 8 and found["simulated"] and "Not the paper's number" in done.err + done.out
+    assert set(found["frames_scored"]) <= set(PUBLISHED[name][0])
+    assert len(json.loads((tmp_path / "scored/eval_index.json").read_text())) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["worldmap", "rt1"])
+def test_the_degradation_ladder_and_the_reader_of_actions(run: Run, tmp_path: Path, data: str) -> None:
+    trained = run("task=inverse_dynamics", f"data={data}", "size=debug", "task.iterations=20", f"run_dir={tmp_path}")
+    trained.must_succeed()
+    words = ["task=evaluate", "protocol=degradation", f"data={data}", "size=debug", f"run_dir={tmp_path / 'ladder'}"]
+    run(*words).must_succeed()
+    ladder = json.loads((tmp_path / "ladder/ladder_simulated.json").read_text())["ladder"]
+    assert len(ladder["psnr"]["blur"]) == 5 and (tmp_path / "ladder/ladder_simulated.png").stat().st_size > 0

@@ -1,0 +1,162 @@
+"""Measures whether actions drive what a generator makes: the family of `metrics.action_fidelity` on a few clips."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wm_lightning.clip import ActionSpec, ActionState, Clip, Pixels
+from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.metrics.action_fidelity import ActionGap, ActionSweep, Recovery, frame_error
+from wm_lightning.metrics.inverse_dynamics import Reader
+from wm_lightning.metrics.motion import MotionModel
+from wm_lightning.modules.inverse_dynamics import update_recovery
+from wm_lightning.worlds.world import motion_measure
+
+# A clip with its condition -> video of the same length on the CPU; the noise depends on `clip.index` alone.
+Generate = Callable[[Clip], Pixels]
+# A gap of fewer standard errors than this is none (for eight clips and more: about one in twenty at most).
+SURE = 2.0
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Constant actions to drive clips with, by the names of action columns; what is not named is as in `neutral`.
+
+    `neutral` is the action of doing nothing, of which columns that are not named are 0.
+    """
+
+    neutral: Mapping[str, float | int]
+    moves: Mapping[str, Mapping[str, float | int]]
+
+    def vectors(self, spec: ActionSpec) -> tuple[Float[Tensor, "a"], dict[str, Float[Tensor, "a"]]]:
+        """The neutral action and every probe. Raises ValueError for columns or values that the data do not have."""
+        return self._vector({}, spec), {name: self._vector(columns, spec) for name, columns in self.moves.items()}
+
+    def _vector(self, columns: Mapping[str, float | int], spec: ActionSpec) -> Float[Tensor, "a"]:
+        values = torch.zeros(spec.dim)
+        for name, value in {**self.neutral, **columns}.items():
+            if name not in spec.names:
+                raise ValueError(f"an action probe names the column {name}; the data have {', '.join(spec.names)}")
+            place = spec.names.index(name)
+            if not spec.low[place] <= value <= spec.high[place]:
+                raise ValueError(f"an action probe sets {name}={value}, outside {spec.low[place]}..{spec.high[place]}")
+            values[place] = value
+        return values
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """What motion is measured with on this data, and what real clips show: made once, used at every validation."""
+
+    name: str
+    motion: Callable[[Pixels], Float[Tensor, "b f 2"]]
+    model: MotionModel
+    neutral: Float[Tensor, "a"]
+    probes: Mapping[str, Float[Tensor, "a"]]
+
+    @classmethod
+    def of(cls, data: ClipDataModule, probes: Probes, *, clips: int, frames: int) -> "Ruler":
+        """Learns from `clips` training clips what motion an action stands for."""
+        neutral, vectors = probes.vectors(data.spec)
+        name, motion = motion_measure(data.world)
+        moved, actions = [], []
+        for clip in data.clips("train", clips, frames, 64):
+            given = (clip.condition.state == ActionState.GIVEN)[:, 1:frames]
+            moved.append(motion(clip.video)[:, 1:][given])
+            actions.append(clip.condition.actions[:, 1:frames][given])
+        model = MotionModel.fit(torch.cat(actions), torch.cat(moved), ridge=1e-4)
+        return cls(name, motion, model, neutral, vectors)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What was found. `scalars` for curves; `report` everything by horizon, as plain JSON values."""
+
+    scalars: Mapping[str, float]
+    report: Mapping[str, Any]
+
+    @property
+    def ignored(self) -> bool:
+        """Whether the shuffled-action gap is not above 0 by two standard errors."""
+        gap, error = self.scalars["action_gap"], self.scalars["action_gap_error"]
+        return not gap > SURE * error
+
+
+def measure_fidelity(
+    generate: Generate, clip: Clip, *, context: int, ruler: Ruler, sweep_clips: int, sweep_frames: int,
+    reader: Reader | None,
+) -> Fidelity:  # fmt: skip
+    """Drives the clips by their own and by one another's actions, and the first of them by constant ones."""
+    horizon = clip.video.shape[1] - context
+    shuffled = replace(clip, condition=replace(clip.condition, actions=clip.condition.actions.roll(1, dims=0)))
+    video, other = generate(Clip.cat([clip, shuffled])).split(len(clip))
+    gap = ActionGap(horizon=horizon, sync_on_compute=False)
+    errors = (frame_error(made[:, context:], clip.video[:, context:]) for made in (video, other))
+    gap.update(*errors)
+    mean, error = gap.mean_and_error()
+    scalars = {"action_gap": mean, "action_gap_error": error}
+    report = {"gap": {"mean": mean, "standard_error": error, "horizon": _listed(gap.compute()), "clips": len(clip)}}
+    if reader is not None:
+        found, ceiling = (_recovery(reader, clip, made, context) for made in (video, clip.video))
+        scalars["recovery"] = found.mean()
+        trained = {"network": reader.sha256, "ceiling_validation": reader.trained.ceiling}
+        report["recovery"] = _read(found) | {"ceiling": _read(ceiling)} | trained
+    if ruler.probes:
+        some = clip[:sweep_clips].frames(0, context + sweep_frames)
+        swept, own = _sweep(generate, some, context, ruler)
+        scalars |= own
+        report["sweep"] = swept
+    return Fidelity(scalars, report)
+
+
+def _sweep(generate: Generate, clip: Clip, context: int, ruler: Ruler) -> tuple[dict[str, Any], dict[str, float]]:
+    drives = [ruler.neutral, *ruler.probes.values()]
+    videos = generate(Clip.cat([_driven(clip, action, context) for action in drives])).split(len(clip))
+    # The last given frame stays: the first generated one moved from there.
+    motions = [ruler.motion(video[:, context - 1 :])[:, 1:] for video in videos]
+    sweep = ActionSweep(probes=len(ruler.probes), horizon=motions[0].shape[1], sync_on_compute=False)
+    sweep.update_neutral(motions[0])
+    expected = ruler.model(torch.stack(drives))
+    for place, motion in enumerate(motions[1:]):
+        sweep.update(place, motion, motions[0], expected[place + 1] - expected[0])
+    still = sweep.stillness()
+    scalars = {"sweep_gain": sweep.gain(), "sweep_sign": sweep.sign(), "null_motion": float(still.mean())}
+    wanted = (expected[1:] - expected[0]).tolist()
+    by_probe = zip(ruler.probes, sweep.by_probe(), wanted, strict=True)
+    return {
+        "measure": ruler.name, "clips": len(clip), "real_r2": ruler.model.r2, "real_kept": ruler.model.kept,
+        "real_motion": ruler.model.size,
+        "gain": _listed(sweep.compute()), "null_motion": _listed(still),
+        "null_motion_expected": float(expected[0].norm()),
+        "probes": {name: found | {"expected": motion} for name, found, motion in by_probe},
+    }, scalars  # fmt: skip
+
+
+def _driven(clip: Clip, action: Float[Tensor, "a"], context: int) -> Clip:
+    """The clip whose generated frames are all produced by one action."""
+    actions = clip.condition.actions.clone()
+    actions[:, context:] = action
+    return replace(clip, condition=replace(clip.condition, actions=actions))
+
+
+def _recovery(reader: Reader, clip: Clip, video: Pixels, context: int) -> Recovery:
+    recovery = Recovery(horizon=video.shape[1] - context, sync_on_compute=False)
+    update_recovery(recovery, reader.network, clip, video, context)
+    return recovery
+
+
+def _read(recovery: Recovery) -> dict[str, Any]:
+    return {"r2": _number(recovery.mean()), "horizon": _listed(recovery.compute())}
+
+
+def _listed(values: Tensor) -> list[float | None]:
+    return [_number(value) for value in values.reshape(-1).tolist()]
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

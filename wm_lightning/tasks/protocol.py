@@ -1,0 +1,248 @@
+"""task=evaluate protocol=NAME: a checkpoint measured as a paper measured, with everything that differs written down."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import Progress, track
+from rich.table import Table
+from torch import Tensor
+
+from wm_lightning.clip import Clip, Pixels
+from wm_lightning.compute import precise
+from wm_lightning.config_record import config_hash, plain
+from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.data.eval_index import Entry, index_hash, make_index, read_index, windows_of, write_index
+from wm_lightning.data.loader import evaluation_loader
+from wm_lightning.data.source_datamodule import SourceDataModule
+from wm_lightning.data.windows import Windows
+from wm_lightning.environment import revision
+from wm_lightning.metrics.protocol_scores import Asked, ProtocolScores
+from wm_lightning.metrics.weights import Weights
+from wm_lightning.results.results import write_whole
+from wm_lightning.sampling.samplers import described
+from wm_lightning.tasks.build import build_data
+from wm_lightning.tasks.evaluate import read_checkpoint
+from wm_lightning.tasks.rollout import build_subject
+from wm_lightning.tasks.subjects import Subject, baseline_copy
+
+log = logging.getLogger(__name__)
+SCALE_CLIPS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A paper's evaluation. Frame numbers count from the first given frame.
+
+    `clips` test clips of `context` given and `horizon` generated frames; image measures on `image_frames` (null: on
+    all from `first_scored`), measures of clips on frames `video_frames` (start, stop). `native` is the stored size
+    that the data's resize is undone to, `size` that of scoring; null leaves frames as the data have them. `paper` says
+    what else it did, `departures` what this suite does otherwise; both go into the result. `index` names a list of
+    clips to use instead of making one. `seed` is that of list, noise and bootstrap.
+    """
+
+    name: str
+    data: Sequence[str]
+    clips: int
+    context: int
+    horizon: int
+    image_frames: Sequence[int] | None
+    first_scored: int
+    video_frames: tuple[int, int] | None
+    by_frame: bool
+    native: tuple[int, int] | None
+    size: tuple[int, int] | None
+    metrics: Sequence[str]
+    paper: Mapping[str, Any]
+    departures: Sequence[str]
+    index: str | None
+    seed: int
+    batch_size: int
+    minimum: int
+    draws: int
+    weights: Weights
+
+    def __call__(self, config: DictConfig) -> dict[str, float]:
+        """Writes eval_index.json and protocol_<name>.json into the run folder; returns the means."""
+        data = build_data(config)
+        self._check_data(data, config)
+        entries, departures = self.choose(data)
+        device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
+        kind = "student" if "teacher" in config.module else "teacher"
+        file = read_checkpoint(config, data, kind)
+        frames = entries[0].length
+        file.card.require_context(self.context, "protocol.context")
+        subject = build_subject(config, file, kind, frames, None, device)
+        write_index(Path(config.run_dir) / "eval_index.json", entries)
+        with precise(device, str(config.trainer.precision)):
+            scored = self.score(data, entries, subject, device)
+        sampler = described(subject.sampler)
+        result = {
+            "protocol": self.name, "checkpoint": file.sha256, "kind": kind, "sampler": sampler,
+            "iterations": file.card.iterations, "chunk": subject.plan.chunk, "revision": revision(),
+            "config_hash": config_hash(plain(config)), **self.described(data, entries, departures), **scored,
+        }  # fmt: skip
+        return self.written(result, Path(config.run_dir), data)
+
+    def _check_data(self, data: ClipDataModule, config: DictConfig) -> None:
+        module = type(data).__name__.removesuffix("DataModule").lower()
+        if module not in self.data:
+            raise ValueError(f"protocol={self.name} is for data={' or '.join(self.data)}, this run has {module}")
+
+    def choose(self, data: ClipDataModule) -> tuple[list[Entry], list[str]]:
+        """The clips, and in words what the data do not allow of what the protocol asks."""
+        reader, departures = data.reader("test"), list(self.departures)
+        if self.index is not None:
+            entries = read_index(Path(self.index), reader)
+        else:
+            longest = max(reader.length(episode) for episode in range(len(reader)))
+            frames = min(self.context + self.horizon, longest)
+            entries = make_index(reader, clips=self.clips, frames=frames, seed=self.seed)
+        frames = entries[0].length
+        if frames <= self.context:
+            raise ValueError(f"clips of {frames} frames leave nothing to score after {self.context} given")
+        if frames < self.context + self.horizon:
+            departures.append(f"clips have {frames} frames, not {self.context + self.horizon}: the data hold no longer")
+        lost = [frame for frame in self.image_frames or () if frame >= frames]
+        if lost:
+            departures.append(f"frames {lost} are not scored: the data hold no clips that long")
+        if len(entries) < self.clips:
+            departures.append(f"{len(entries)} clips, not {self.clips}: the data hold no more")
+        if data.simulated:
+            departures.append(f"simulated data ({data.name}), not the paper's")
+        return entries, departures
+
+    def asked(self, frames: int) -> Asked:
+        """The frames that are scored in clips of `frames` frames. Raises ValueError where none is left."""
+        rows = range(self.first_scored, frames) if self.image_frames is None else self.image_frames
+        kept = [frame for frame in rows if frame < frames]
+        if not kept:
+            raise ValueError(
+                f"protocol={self.name} scores frames {list(rows)}, the clips have {frames}: use longer data"
+            )
+        start, stop = self.video_frames or (0, frames)
+        return Asked(kept, (start, min(stop, frames)), self.metrics, self.by_frame)
+
+    def score(
+        self, data: ClipDataModule, entries: Sequence[Entry], subject: Subject, device: torch.device
+    ) -> dict[str, Any]:
+        """All measures of the model and of holding the last given frame."""
+        frames = entries[0].length
+        asked, size = self.asked(frames), self.size or data.frame_shape[1:]
+        model, held = (ProtocolScores(asked, self.weights, (size[0], size[1])) for _ in range(2))
+        worlds: dict[str, list[Tensor]] = {}
+        with Progress(transient=True) as progress:
+            task = progress.add_task(f"protocol {self.name}", total=len(entries))
+            for clip in self.batches(data, entries):
+                video, copy = subject.generate(clip, self.context, self.seed, device), baseline_copy(clip, self.context)
+                truth = self.sized(clip.video, data)
+                model.add(self.sized(video, data), truth)
+                held.add(self.sized(copy, data), truth)
+                for name, values in world_measures(data, video, clip, self.context).items():
+                    worlds.setdefault(name, []).append(values)
+                progress.advance(task, len(clip))
+        real = self.real(data, frames, len(entries))
+        found = {}
+        for name, scores in (("model", model), ("copy_last_frame", held)):
+            distances = scores.distances(draws=self.draws, seed=self.seed)
+            distances += scores.kernel_distances(real, minimum=self.minimum, draws=self.draws, seed=self.seed)
+            found[name] = {"frames": scores.measured(), "distances": distances}
+        judged = {name: _listed(torch.cat(values).nanmean(0)) for name, values in worlds.items()}
+        return {"frames_scored": list(asked.image_frames), "video_frames": asked.video_frames, **found,
+                "world": judged, "missing": model.missing}  # fmt: skip
+
+    def real(self, data: ClipDataModule, frames: int, clips: int) -> Pixels:
+        """Training clips of the scored size: the reference of kernel distances, and what sets their scale."""
+        batches = data.clips("train", clips + SCALE_CLIPS, frames, self.batch_size)
+        return torch.cat([self.sized(clip.video, data) for clip in track(batches, "real clips", transient=True)])
+
+    def batches(self, data: ClipDataModule, entries: Sequence[Entry]) -> Iterator[Clip]:
+        """The clips of the list, in its order."""
+        reader = data.reader("test")
+        yield from evaluation_loader(Windows(reader, truth=True), windows_of(reader, entries), self.batch_size, 0)
+
+    def sized(self, video: Pixels, data: ClipDataModule) -> Pixels:
+        """Frames as they are scored: padding and resize undone to `native`, then of `size`."""
+        if self.native is not None and isinstance(data, SourceDataModule):
+            flat = video.flatten(0, 1).numpy()
+            video = torch.from_numpy(data.frame_cache.resize.undo(flat, *self.native)).unflatten(0, video.shape[:2])
+        if self.size is None or tuple(video.shape[-2:]) == tuple(self.size):
+            return video
+        return resized(video, *self.size)
+
+    def described(self, data: ClipDataModule, entries: Sequence[Entry], departures: Sequence[str]) -> dict[str, Any]:
+        """Every choice, as plain values."""
+        policy = data.frame_cache.resize.policy if isinstance(data, SourceDataModule) else "none"
+        unsized = f"{data.frame_shape[1]}x{data.frame_shape[2]} ({policy})"
+        return {
+            "data": data.name, "simulated": data.simulated, "content": data.manifest["hash"],
+            "clips": len(entries), "clips_asked": self.clips, "index": index_hash(entries), "context": self.context,
+            "frames": entries[0].length, "resized": {"model": unsized, "native": self.native, "scored": self.size,
+                                                     "kernel": "area or bilinear, antialiased"},
+            "weighting": "every clip once", "seed": self.seed, "draws": self.draws, "paper": dict(self.paper),
+            "departures": list(departures), "comparable_with_the_paper": not departures,
+        }  # fmt: skip
+
+    def written(self, result: Mapping[str, Any], folder: Path, data: ClipDataModule) -> dict[str, float]:
+        """Writes the JSON, prints the table, and returns the means."""
+        path = folder / f"protocol_{self.name}{'_simulated' if data.simulated else ''}.json"
+        write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        show(result, Console())
+        for departure in result["departures"]:
+            log.warning("Not the paper's number: %s", departure)
+        log.info("Written: %s and eval_index.json", path)
+        means = {name: entry["mean"] for name, entry in result["model"]["frames"].items()}
+        return {name: float(value) for name, value in means.items() if value is not None}
+
+
+def world_measures(data: ClipDataModule, video: Pixels, clip: Clip, context: int) -> dict[str, Tensor]:
+    """What the data's simulator says of the generated frames, `b f`; nothing for real data."""
+    if data.world is None:
+        return {}
+    judged = data.world.measure(video, clip, context)
+    return {name: getattr(judged, name)[:, context:] for name in ("action_error", "object_error", "presence")}
+
+
+def resized(video: Pixels, height: int, width: int) -> Pixels:
+    """Clips of another size, bilinear and antialiased."""
+    flat = video.flatten(0, 1).float()
+    small = torch.nn.functional.interpolate(flat, size=(height, width), mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).to(torch.uint8).unflatten(0, video.shape[:2])
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """The result in a table: model, baseline, floor, N and extractor."""
+    kind = "simulated" if result["simulated"] else "real"
+    table = Table(
+        title=f"{result['protocol']}: {result['clips']} of {result['clips_asked']} clips, {result['data']} ({kind})"
+    )
+    for column in ("", "model", "95 %", "copy last frame", "floor", "features"):
+        table.add_column(column, justify="left" if column in ("", "features") else "right")
+    held = result["copy_last_frame"]
+    for name, entry in result["model"]["frames"].items():
+        table.add_row(
+            name, _text(entry["mean"]), "", _text(held["frames"][name]["mean"]), "", (entry["extractor"] or "")[:12]
+        )
+    for entry, other in zip(result["model"]["distances"], held["distances"], strict=True):
+        low, high = entry["low"], entry["high"]
+        interval = "" if low is None else f"{_text(low)} .. {_text(high)}" + (" (excess)" if "excess" in entry else "")
+        row = (_text(entry["value"]), interval, _text(other["value"]), _text(entry["floor"]))
+        table.add_row(entry["name"], *row, entry["extractor"][:12])
+    console.print(table)
+    for name, reason in result["missing"].items():
+        console.print(f"{name}: {reason}")
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _listed(values: Tensor) -> list[float | None]:
+    return [value if np.isfinite(value) else None for value in values.tolist()]
