@@ -1,5 +1,6 @@
 """The list of clips of a protocol: the same everywhere, distinct, spread over episodes, and checked when read."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ class Episodes:
 
 
 KNOWN = [("d", 7), ("a", 0), ("c", 11)]
+ASKED = {"context": 2, "frames": 4, "seed": 0}
 READER = Episodes({"a": 10, "b": 4, "c": 30, "d": 12, "e": 3})
 
 
@@ -52,7 +54,7 @@ def test_a_list_survives_its_file_and_is_checked_against_the_data(tmp_path: Path
     path = tmp_path / "eval_index.json"
     entries = make_index(READER, clips=5, frames=4, seed=0)
     write_index(path, entries)
-    assert read_index(path, READER) == entries and index_hash(entries) != index_hash(entries[1:])
+    assert read_index(path, READER, **ASKED) == entries and index_hash(entries) != index_hash(entries[1:])
     windows = windows_of(READER, entries)
     assert [w.index for w in windows] == [0, 1, 2, 3, 4]
     assert [READER.names[w.episode] for w in windows] == [e.episode for e in entries]
@@ -62,10 +64,24 @@ def test_a_list_survives_its_file_and_is_checked_against_the_data(tmp_path: Path
     ):  # fmt: skip
         write_index(path, [*entries, wrong])
         with pytest.raises(ValueError, match=said):
-            read_index(path, READER)
+            read_index(path, READER, **ASKED)
     path.write_text("[1]")
     with pytest.raises(ValueError, match="is no list of episode"):
-        read_index(path, READER)
+        read_index(path, READER, **ASKED)
+
+
+def test_nwms_lists_are_read_without_running_what_a_pickle_may_bring(tmp_path: Path) -> None:
+    path = tmp_path / "time.pkl"
+    path.write_bytes(pickle.dumps([("a", 3, -8, 8), ("c", 1, -8, 8)]))
+    entries = read_index(path, READER, **ASKED)
+    # The current frame is the last of two given ones.
+    assert [(e.episode, e.start, e.length) for e in entries] == [("a", 2, 4), ("c", 0, 4)]
+    path.write_bytes(pickle.dumps([("a", 0, -8, 8)]))
+    with pytest.raises(ValueError, match="from frame -1"):
+        read_index(path, READER, **ASKED)
+    path.write_bytes(pickle.dumps([Path("a")]))
+    with pytest.raises(ValueError, match="neither an array nor a plain value"):
+        read_index(path, READER, **ASKED)
 
 
 def test_episodes_that_are_too_short_are_refused_with_both_lengths() -> None:

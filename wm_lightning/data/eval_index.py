@@ -12,6 +12,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.episode import Reader
+from wm_lightning.data.formats.safe_pickle import read_arrays
+from wm_lightning.data.formats.video_files import BadFile
 from wm_lightning.data.windows import Window
 
 Item = TypeVar("Item", str, int)
@@ -68,11 +70,19 @@ def write_index(path: Path, entries: Sequence[Entry]) -> None:
         partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
-def read_index(path: Path, reader: Reader) -> list[Entry]:
-    """The list of a file. Raises ValueError where it is none, or names what the data do not hold."""
+def read_index(path: Path, reader: Reader, *, context: int, frames: int, seed: int) -> list[Entry]:
+    """The list of a file: one of `write_index`, or NWM's `.pkl` of (trajectory, current time, ...).
+
+    NWM's current time is the last of `context` given frames; its clips get `frames` frames and `seed`. Raises
+    ValueError where the file is no list, or names what the data do not hold.
+    """
     try:
-        entries = [Entry(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
+        if path.suffix == ".pkl":
+            rows = [(str(row[0]), int(row[1]) - context + 1) for row in read_arrays(path)]
+            entries = [Entry(name, start, frames, seed) for name, start in rows]
+        else:
+            entries = [Entry(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, IndexError, BadFile) as error:
         raise ValueError(f"{path} is no list of episode, start, length and seed ({error})") from error
     lengths = {name: reader.length(episode) for episode, name in enumerate(episode_names(reader))}
     for entry in entries:

@@ -45,7 +45,7 @@ class Protocol:
     all from `first_scored`), measures of clips on frames `video_frames` (start, stop). `native` is the stored size
     that the data's resize is undone to, `size` that of scoring; null leaves frames as the data have them. `paper` says
     what else it did, `departures` what this suite does otherwise; both go into the result. `index` names a list of
-    clips to use instead of making one. `seed` is that of list, noise and bootstrap.
+    clips to use instead of making one: an eval_index.json, or NWM's .pkl. `seed` is that of list, noise and bootstrap.
     """
 
     name: str
@@ -100,7 +100,8 @@ class Protocol:
         """The clips, and in words what the data do not allow of what the protocol asks."""
         reader, departures = data.reader("test"), list(self.departures)
         if self.index is not None:
-            entries = read_index(Path(self.index), reader)
+            asked = {"context": self.context, "frames": self.context + self.horizon, "seed": self.seed}
+            entries = read_index(Path(self.index), reader, **asked)
         else:
             longest = max(reader.length(episode) for episode in range(len(reader)))
             frames = min(self.context + self.horizon, longest)
