@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
+from wm_lightning.data.formats import nwm
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.episode import Reader
-from wm_lightning.data.formats.safe_pickle import read_arrays
 from wm_lightning.data.formats.video_files import BadFile
 from wm_lightning.data.windows import Window
 
@@ -78,11 +78,10 @@ def read_index(path: Path, reader: Reader, *, context: int, frames: int, seed: i
     """
     try:
         if path.suffix == ".pkl":
-            rows = [(str(row[0]), int(row[1]) - context + 1) for row in read_arrays(path)]
-            entries = [Entry(name, start, frames, seed) for name, start in rows]
+            entries = [Entry(row.trajectory, row.start(context), frames, seed) for row in nwm.read_index(path)]
         else:
             entries = [Entry(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, IndexError, BadFile) as error:
+    except (OSError, ValueError, TypeError, BadFile) as error:
         raise ValueError(f"{path} is no list of episode, start, length and seed ({error})") from error
     lengths = {name: reader.length(episode) for episode, name in enumerate(episode_names(reader))}
     for entry in entries:

@@ -215,7 +215,7 @@ def _started(height: int, width: int) -> Iterator[Any]:
     require_vizdoom()
     doom = import_module("vizdoom")  # here, because the rest of the suite does without
     game = doom.DoomGame()
-    game.set_doom_game_path(str(Path(doom.__file__).parent / "freedoom2.wad"))
+    game.set_doom_game_path(str(Path(str(doom.__file__)).parent / "freedoom2.wad"))
     small = height <= 144 and width <= 256
     game.set_screen_resolution(getattr(doom.ScreenResolution, "RES_256X144" if small else "RES_320X180"))
     game.set_screen_format(doom.ScreenFormat.RGB24)
