@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wm_lightning.noising import GaussianPath, NoiseLaw, Prediction, RectifiedFlow, VPDiffusion
+from wm_lightning.noising import CosineDiffusion, GaussianPath, NoiseLaw, Prediction, RectifiedFlow, VPDiffusion
 from wm_lightning.randomness import generator
 
 
@@ -17,7 +17,11 @@ def diffusion(prediction: Prediction = "v", steps: int = 1000) -> VPDiffusion:
     return VPDiffusion(prediction=prediction, loss_sigma_floor=0.05, steps=steps, start=-3.0, end=3.0, tau=1.0)
 
 
-PATHS = [flow("velocity"), flow("x0"), diffusion("v"), diffusion("x0"), diffusion("noise")]
+def cosine(prediction: Prediction = "x0", steps: int = 400) -> CosineDiffusion:
+    return CosineDiffusion(prediction=prediction, loss_sigma_floor=0.05, steps=steps, offset=0.008)
+
+
+PATHS = [flow("velocity"), flow("x0"), diffusion("v"), diffusion("x0"), diffusion("noise"), cosine("x0"), cosine("v")]
 TIMES = torch.tensor([[0.001, 0.015, 0.25, 0.5, 0.75, 0.999]], dtype=torch.float64)
 
 
@@ -175,3 +179,16 @@ def test_noise_law_is_logit_normal_uniform_and_shifted() -> None:
     assert np.quantile(flat, [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.02)
     shifted = NoiseLaw(mean=0.5, std=0.8, uniform_share=1.0, shift=5.0).sample(flow(), shape, generator(0, "test"))
     torch.testing.assert_close(shifted, 5 * flat / (1 + 4 * flat))
+
+
+def test_the_cosine_schedule_has_its_published_form() -> None:
+    path = cosine()
+    t = torch.linspace(0, 1, 401, dtype=torch.float64)
+    alpha, sigma = path.alpha_sigma(t)
+    angle = (t + 0.008) / 1.008 * np.pi / 2
+    wanted = torch.cos(angle) / np.cos(0.008 / 1.008 * np.pi / 2)
+    torch.testing.assert_close(alpha[:-1], wanted[:-1], atol=1e-9, rtol=0)
+    # The last beta would be 1; it is clipped, so that a trace of x0 is left.
+    assert float(alpha[-1]) == pytest.approx(float(alpha[-2]) * 0.001**0.5) and float(alpha[-1]) > 0
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t))
+    assert path.label(torch.tensor([1 / 400, 1.0])).tolist() == [0.0, 399.0]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,10 +141,15 @@ def _worldgym(content: Mapping[str, Any], expected: Card) -> tuple[dict[str, Ten
     return converted, card
 
 
-def load_into(network: nn.Module, file: NetworkFile, source: str) -> None:
-    """Loads all weights strictly. Raises ValueError that lists what is missing, left over or of another shape."""
+def load_into(network: nn.Module, file: NetworkFile, source: str, *, new: Sequence[str] = ()) -> None:
+    """Loads all weights strictly. Raises ValueError that lists what is missing, left over or of another shape.
+
+    Parts of the network that `new` names (by their first words, as "start") keep their own weights where the file has
+    none.
+    """
     own = network.state_dict()
-    wrong = [f"missing {name}" for name in own.keys() - file.weights.keys()]
+    missing = own.keys() - file.weights.keys()
+    wrong = [f"missing {name}" for name in missing if name.split(".")[0] not in new]
     wrong += [f"unknown {name}" for name in file.weights.keys() - own.keys()]
     wrong += [
         f"{name} is {tuple(file.weights[name].shape)}, expected {tuple(own[name].shape)}"
@@ -156,7 +161,7 @@ def load_into(network: nn.Module, file: NetworkFile, source: str) -> None:
         raise ValueError(f"{source} does not fit the network ({len(wrong)} differences: {shown}); check network=")
     # A network without storage (built to be checked before work begins) has been checked and has no place for values.
     if not any(value.is_meta for value in own.values()):
-        network.load_state_dict(dict(file.weights))
+        network.load_state_dict({**{name: own[name] for name in missing}, **file.weights})
 
 
 def save_network(path: Path, network: nn.Module, card: Card, dtype: torch.dtype) -> None:

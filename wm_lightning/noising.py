@@ -142,29 +142,29 @@ def sigmoid_alphas_cumprod(steps: int, *, start: float, end: float, tau: float) 
     return np.cumprod(1 - betas)
 
 
-class VPDiffusion(GaussianPath):
-    """DDPM on a table of `steps` cumulative alphas; index i stands at t = (i + 1) / steps, t = 0 is clean.
+def cosine_alphas_cumprod(steps: int, *, offset: float) -> Float[np.ndarray, "steps"]:
+    """Cumulative alphas of the cosine schedule (Nichol & Dhariwal 2102.09672, eq. 17), betas clipped to 0.999."""
+    angle = (np.linspace(0.0, 1.0, steps + 1) + offset) / (1 + offset) * np.pi / 2
+    cumulative = np.cos(angle) ** 2
+    betas = np.clip(1 - cumulative[1:] / cumulative[:-1], 0.0, 0.999)
+    return np.cumprod(1 - betas)
+
+
+class TabledDiffusion(GaussianPath):
+    """DDPM on a table of cumulative alphas; index i stands at t = (i + 1) / steps, t = 0 is clean.
 
     alpha = sqrt(cumulative alpha), sigma = sqrt(1 − cumulative alpha). Times between grid points are
     snapped to the nearest. A clean frame (t = 0) carries no noise and the label of index 0.
     """
 
     def __init__(
-        self,
-        *,
-        prediction: Prediction,
-        loss_sigma_floor: float,
-        steps: int,
-        start: float,
-        end: float,
-        tau: float,
+        self, *, prediction: Prediction, loss_sigma_floor: float, alphas_cumprod: Float[np.ndarray, "steps"]
     ) -> None:
         if prediction == "velocity":
             raise ValueError("prediction='velocity' belongs to rectified flow; use 'v' with a variance-preserving path")
         super().__init__(prediction=prediction, loss_sigma_floor=loss_sigma_floor)
-        self.steps = steps
-        table = sigmoid_alphas_cumprod(steps, start=start, end=end, tau=tau)
-        self.alphas_cumprod = torch.from_numpy(np.concatenate([[1.0], table]))
+        self.steps = len(alphas_cumprod)
+        self.alphas_cumprod = torch.from_numpy(np.concatenate([[1.0], alphas_cumprod]))
 
     def index(self, t: Float[Tensor, "..."]) -> Tensor:
         """Row of the table with the clean row first: 0 is clean, k is diffusion index k − 1."""
@@ -187,6 +187,31 @@ class VPDiffusion(GaussianPath):
         right = torch.searchsorted(levels, level.double().contiguous()).clamp(1, self.steps)
         nearer_left = (level - levels[right - 1]).abs() < (level - levels[right]).abs()
         return grid[torch.where(nearer_left, right - 1, right)].to(level.dtype)
+
+
+class VPDiffusion(TabledDiffusion):
+    """DDPM on the sigmoid schedule."""
+
+    def __init__(
+        self,
+        *,
+        prediction: Prediction,
+        loss_sigma_floor: float,
+        steps: int,
+        start: float,
+        end: float,
+        tau: float,
+    ) -> None:
+        table = sigmoid_alphas_cumprod(steps, start=start, end=end, tau=tau)
+        super().__init__(prediction=prediction, loss_sigma_floor=loss_sigma_floor, alphas_cumprod=table)
+
+
+class CosineDiffusion(TabledDiffusion):
+    """DDPM on the cosine schedule."""
+
+    def __init__(self, *, prediction: Prediction, loss_sigma_floor: float, steps: int, offset: float) -> None:
+        table = cosine_alphas_cumprod(steps, offset=offset)
+        super().__init__(prediction=prediction, loss_sigma_floor=loss_sigma_floor, alphas_cumprod=table)
 
 
 @dataclass(frozen=True)

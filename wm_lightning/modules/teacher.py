@@ -63,6 +63,7 @@ class TeacherModule(WorldModelModule):
         *,
         network: Callable[[], nn.Module],
         start: NetworkFile | None,
+        start_new: Sequence[str],
         masks: MaskMixture,
         levels: FrameLevels,
         action_dropout: ActionDropout,
@@ -79,7 +80,7 @@ class TeacherModule(WorldModelModule):
         super().__init__(**shared)
         self.network = network()
         if start is not None:
-            load_into(self.network, start, "module.start")
+            load_into(self.network, start, "module.start", new=start_new)
         self.average = Average(self.network, decay=ema_decay, start=ema_start)
         if compile:
             self.network.compile()
@@ -120,6 +121,15 @@ class TeacherModule(WorldModelModule):
         self.iteration += 1
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/rate", rate)
+
+    def validation_step(self, clip: Clip, batch_idx: int) -> None:
+        """Rollouts, and the loss as training computes it, with the network as it is trained."""
+        super().validation_step(clip, batch_idx)
+        mask = self.masks.sample(generator(self.seed, "validation mask", batch_idx))
+        self.network.train()
+        loss = self.loss(clip, mask)
+        self.network.eval()
+        self.log("val/loss", loss, batch_size=len(clip), sync_dist=True)
 
     def loss(self, clip: Clip, mask: FrameMask) -> Scalar:
         """Denoising loss with one level per frame (diffusion forcing)."""

@@ -30,11 +30,30 @@ def lines(found: Sequence[Group], chosen: Sequence[Column], mark: str) -> list[l
     return [_line(group, chosen, mark) for group in found]
 
 
+def baseline_lines(group: Group, names: Sequence[str], chosen: Sequence[Column]) -> list[list[str]]:
+    """A line per baseline of a group's runs; it is that of every group that was measured on the same clips.
+
+    Raises ValueError for a baseline that was not measured.
+    """
+    lines = []
+    for name in names:
+        rows = [row for run in group.runs for row in run.results.of("baseline") if row.name == name]
+        if not rows:
+            raise ValueError(f"{group.runs[0].path} has no baseline {name!r}; name others in task.ladder.baselines")
+        lines.append([f"baseline: {name}", "", "", "", str(len(rows)), *_cells(rows, chosen)])
+    return lines
+
+
 def _line(group: Group, chosen: Sequence[Column], mark: str) -> list[str]:
     rows = [_own(run.results.deployed_row, str(run.path)) for run in group.runs]
     first = rows[0]
     name = f"{group.first.name} {mark}" if group.stale else group.first.name
     texts = [name, str(group.first.chunk), str(first.steps), str(first.cache_commit), str(len(rows))]
+    return [*texts, *_cells(rows, chosen)]
+
+
+def _cells(rows: Sequence[Row], chosen: Sequence[Column]) -> list[str]:
+    texts = []
     for column in chosen:
         value = spread(rows, column.name)
         text = "–" if value is None else format(value.mean * column.factor, column.form)

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from wm_lightning.results import comparison
+from wm_lightning.results.ladder import Ladder, claim_lines, loss_lines
 from wm_lightning.results.results import Results, Row, write_whole
 from wm_lightning.results.seeds import Group, family, groups, read_runs, spread
 from wm_lightning.results.table import Column, Footnotes, columns, heads
@@ -27,19 +28,24 @@ _RECIPE = re.compile(r"<!-- made from (?P<json>\{.*\}) -->")
 class Recipe:
     """What a block is made from: results files (globs are legal) relative to a root, columns, and targets if any.
 
-    `compare` gives one table with a line per experiment in place of a table of all rows for each.
+    `compare` gives one table with a line per experiment in place of a table of all rows for each, `ladder` beside it
+    what the experiments are held against.
     """
 
     runs: Sequence[str]
     columns: Sequence[str]
     targets: Targets | None
     compare: bool = False
+    ladder: Ladder | None = None
 
     def to_comment(self) -> str:
         """One line of HTML comment."""
         values = {"runs": list(self.runs), "columns": list(self.columns)}
         plain = None if self.targets is None else asdict(self.targets)
-        return f"<!-- made from {json.dumps({**values, 'targets': plain, 'compare': self.compare})} -->"
+        values |= {"targets": plain, "compare": self.compare}
+        if self.ladder is not None:
+            values["ladder"] = asdict(self.ladder)
+        return f"<!-- made from {json.dumps(values)} -->"
 
     @classmethod
     def from_comment(cls, body: str) -> "Recipe":
@@ -49,7 +55,8 @@ class Recipe:
             raise ValueError("it does not say what it was made from; write it with task=report")
         values = json.loads(found["json"])
         targets = None if values["targets"] is None else Targets(**_with_numbers(values["targets"]))
-        return cls(values["runs"], values["columns"], targets, values.get("compare", False))
+        ladder = None if values.get("ladder") is None else Ladder(**values["ladder"])
+        return cls(values["runs"], values["columns"], targets, values.get("compare", False), ladder)
 
 
 def render(recipe: Recipe, root: Path) -> str:
@@ -76,14 +83,26 @@ def compared(found: Sequence[Group], recipe: Recipe) -> str:
     """One table with a line per group of runs, and where the numbers come from."""
     chosen = _chosen(found[0], recipe.columns)
     head = [*comparison.HEAD, *(column.heading.replace("\n", " ") for column in chosen)]
-    grid = _grid(head, comparison.lines(found, chosen, STALE), left=4)
-    first = found[0].first
+    lines, beside = comparison.lines(found, chosen, STALE), []
+    if recipe.ladder is not None:
+        lines += comparison.baseline_lines(found[0], recipe.ladder.baselines, chosen)
+        beside = list(_beside(recipe.ladder, found))
+    grid, first = _grid(head, lines, left=4), found[0].first
     caption = (
         f"{first.data} data ({first.world}) · {first.clips} test clips, {first.context} given + {first.horizon} "
         f"generated frames · mean ± standard deviation where there are several seeds · {first.machine}"
     )
     ages = dict.fromkeys(age for group in found for age in _ages(group))
-    return "\n\n".join([caption, grid, *ages, *(f"{group.first.name}: {_origin(group)}" for group in found)])
+    return "\n\n".join([caption, grid, *beside, *ages, *(f"{group.first.name}: {_origin(group)}" for group in found)])
+
+
+def _beside(ladder: Ladder, found: Sequence[Group]) -> Iterator[str]:
+    """Losses and durations, claims judged over seeds, and, apart from all that was measured here, what is published."""
+    yield _grid(["", "training loss", "evaluation loss", "seconds a run"], loss_lines(found), left=1)
+    yield "Differences over seeds (less is better), 95 % intervals (paired, Student's t):"
+    yield _grid(["claim", "measured as", "difference", "verdict"], claim_lines(ladder, found), left=4)
+    yield f"Published, and not comparable with the above ({ladder.source}):"
+    yield _grid(["", "published"], [[name, str(value)] for name, value in ladder.published.items()], left=1)
 
 
 def splice(text: str, name: str, body: str) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from statistics import fmean
 
 from wm_lightning.results.curves import Curve, Panel, draw_curves, panels, read_curves
 
@@ -11,6 +12,7 @@ X = "iteration"
 # One measure a panel: they share no unit.
 GROUPS = {
     "Loss": ["train/loss"],
+    "Validation: loss": ["val/loss"],
     "Initialisation": ["train/init"],
     "Student": ["train/student"],
     "Critic": ["train/critic"],
@@ -37,6 +39,18 @@ def draw_run_curves(run_dir: Path, caption: str) -> Path | None:
     path = run_dir / "curves.png"
     draw_curves(path, tuple(with_log_axis(panel) for panel in shown), caption)
     return path
+
+
+def final_losses(run_dir: Path) -> dict[str, float]:
+    """Where the losses of a run's training ended: `train`, the mean over its last tenth, and `val`, the last one.
+
+    Empty where nothing was logged.
+    """
+    files = sorted((run_dir / "csv").rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    curves = joined([curves_of(path) for path in files])
+    values = {name: curves[f"{name}/loss"].y for name in ("train", "val") if f"{name}/loss" in curves}
+    tail = {"train": 0.1, "val": 0.0}
+    return {name: fmean(y[-max(1, round(tail[name] * len(y))) :]) for name, y in values.items()}
 
 
 def curves_of(path: Path) -> tuple[Curve, ...]:

@@ -18,6 +18,7 @@ from wm_lightning.environment import revision
 from wm_lightning.results.results import Results
 from wm_lightning.sampling.samplers import described
 from wm_lightning.tasks.build import build_card, build_data, plain_node
+from wm_lightning.tasks.curves import final_losses
 from wm_lightning.tasks.evaluation import Origin, evaluate_cast
 from wm_lightning.tasks.judging import TableSettings, prepare
 from wm_lightning.tasks.subjects import Cast
@@ -67,7 +68,7 @@ def evaluate_files(
     unseeded = config.copy()
     unseeded.seed = 0
     hashes = (config_hash(plain(config)), config_hash(plain(unseeded)))
-    origin = Origin(config.name, *hashes, revision(), config.seed, started)
+    origin = Origin(config.name, *hashes, revision(), config.seed, started, final_losses(Path(config.run_dir)))
     return evaluate_cast(cast, bench, settings, origin, Path(config.run_dir), Console())
 
 

@@ -22,7 +22,7 @@ from wm_lightning.results.targets import judge
 from wm_lightning.tasks.judging import Bench, Judgement, TableSettings, judge_videos, make_row
 from wm_lightning.tasks.speed import measure_speed, sixteen
 from wm_lightning.tasks.subjects import Cast, Subject, baseline_copy, with_shuffled_actions
-from wm_lightning.worlds.world import Measures
+from wm_lightning.worlds.world import Measures, OffersBaselines
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class Origin:
     revision: str
     seed: int
     started: float  # time.time() of the run's beginning
+    losses: Mapping[str, float]  # where the training ended, empty where it is not at hand
 
 
 def evaluate_cast(
@@ -85,15 +86,19 @@ def _maker(subject: Subject, bench: Bench, settings: TableSettings) -> Callable[
 def _baselines(
     subjects: Sequence[Subject], bench: Bench, settings: TableSettings, advance: Callable[[], None]
 ) -> dict[str, Judgement]:
-    """Copying the last frame, and the best few-step model driven by another clip's actions."""
-    driven = next((s for s in subjects if s.role == "student"), subjects[-1])
+    """Copying the last frame, what the world offers, and the best few-step model driven by another clip's actions."""
+    driven, world = next((s for s in subjects if s.role == "student"), subjects[-1]), bench.data.world
     make = _maker(driven, bench, settings)
-    copied = judge_videos(bench, settings, lambda clip: baseline_copy(clip, settings.context), advance)
+    copies = {"copy last frame": baseline_copy, **(world.baselines() if isinstance(world, OffersBaselines) else {})}
+    copied = {
+        name: judge_videos(bench, settings, partial(copy, context=settings.context), advance)
+        for name, copy in copies.items()
+    }
     if sum(len(clip) for clip in bench.clips) < 2:  # a single clip's only neighbour is itself
-        return {"copy last frame": copied}
+        return copied
     other = dict(zip(map(id, bench.clips), with_shuffled_actions(bench.clips), strict=True))
     shuffled = judge_videos(bench, settings, lambda clip: make(other[id(clip)]), advance)
-    return {"copy last frame": copied, f"shuffled actions ({driven.name}, {driven.steps})": shuffled}
+    return {**copied, f"shuffled actions ({driven.name}, {driven.steps})": shuffled}
 
 
 def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSettings, origin: Origin) -> Results:
@@ -112,7 +117,7 @@ def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSetti
         drift_of="action error" if judged_drift else "PSNR", machine=machine(bench),
         extractor_hash=bench.features.extractor_hash, distance_floor=floors[0] if floors else None,
         presence_truth=presence, deployed=cast.deployed(settings.teacher_steps),
-        extra={"family": origin.family, "code": [*loaded_code(), *chosen_config()]},
+        extra={"family": origin.family, "code": [*loaded_code(), *chosen_config()], "losses": dict(origin.losses)},
     )  # fmt: skip
 
 

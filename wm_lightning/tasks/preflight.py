@@ -26,6 +26,7 @@ from wm_lightning.tasks.build import (
 )
 from wm_lightning.tasks.evaluate import build_cast, require
 from wm_lightning.tasks.judging import TableSettings
+from wm_lightning.tasks.pretraining import pretraining_of
 from wm_lightning.tasks.teachers import given_teacher, must_adapt, recipe_of, start_file
 
 
@@ -39,7 +40,7 @@ def check_training(config: DictConfig) -> None:
     data: ClipDataModule = instantiate(config.data, _convert_="all")
     declare_actions(config, data)
     teacher = _teacher(config, data) if "teacher" in config.module else None
-    card = _trained(config, data, teacher or start_file(config, data))
+    card = _trained(config, data, teacher or _start(config, data))
     _check_table(config, card, teacher)
     build_trainer(config)
     if (path := resume_path(config)) is not None:
@@ -56,6 +57,13 @@ def _teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
     card = _trained(recipe, data, None)
     card.require_mask(recipe.rollout.mask.chunk, "module.teacher.rollout")
     return _weightless(recipe, card)
+
+
+def _start(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
+    """What the training starts from: a file, or the card of what would be trained first."""
+    if (recipe := pretraining_of(config)) is None:
+        return start_file(config, data)
+    return _weightless(recipe, _trained(recipe, data, None))
 
 
 def _trained(config: DictConfig, data: ClipDataModule, file: NetworkFile | None) -> Card:

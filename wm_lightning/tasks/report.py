@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from wm_lightning.results.ladder import Ladder, draw_steps
 from wm_lightning.results.report import Recipe, faults, render, splice_into
 from wm_lightning.results.results import write_whole
 from wm_lightning.results.seeds import groups, read_runs
@@ -23,7 +24,8 @@ class Report:
     `keep` copies the results there, as `<block>_<n>_seed<seed>.json`, so that the table can be made again
     where the runs are gone. `into` and `block` name a file and the place in it; `into` may be several files
     for `check`, which only compares the blocks of the files with their sources. `targets` judges the rows.
-    `compare` gives one table with a line per experiment, or point of a grid: the network it made.
+    `compare` gives one table with a line per experiment, or point of a grid: the network it made. `ladder` adds to
+    that table what its rungs are held against, and draws measures against steps.
     """
 
     runs: str | Sequence[str]
@@ -34,6 +36,7 @@ class Report:
     keep: str | None
     compare: bool
     check: bool
+    ladder: Ladder | None
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Writes report.md into the run folder, and into its block where one is named; or checks the blocks."""
@@ -48,12 +51,16 @@ class Report:
         targets = instantiate(config.metrics.targets, _convert_="all") if judged else None
         if self.keep is not None:
             patterns = kept(patterns, Path(self.keep), self.block or "results")
-        body = render(Recipe(patterns, list(self.columns), targets, self.compare), Path.cwd())
+        if self.ladder is not None and not self.compare:
+            raise ValueError("task.ladder compares experiments; set task.compare=true with it")
+        body = render(Recipe(patterns, list(self.columns), targets, self.compare, self.ladder), Path.cwd())
         write_whole(Path(config.run_dir) / "report.md", body + "\n")
         for name in _listed(self.into):
             splice_into(Path(name), str(self.block), body)
             log.info("Written: %s, block %s", name, self.block)
         found = groups(read_runs(patterns, root=Path.cwd()))
+        if self.ladder is not None and self.ladder.steps_of:
+            draw_steps(Path(self.ladder.picture or Path(config.run_dir) / "steps.png"), self.ladder, found)
         for run in (run for group in found for run in group.runs if run.freshness.stale):
             log.warning("Stale: %s, %s", run.path, run.freshness.reason)
         print(body)

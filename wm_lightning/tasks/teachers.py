@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -79,9 +80,12 @@ def _masks(config: DictConfig) -> tuple[int | None, int | None]:
 
 
 def start_file(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
-    """The network that a teacher's training starts from, None for a random one."""
-    path = config.module.start
-    return None if path is None else _read(Path(path), build_card(config, data, "teacher"))
+    """The file that a teacher's training starts from, None for random weights.
+
+    Where `module.start_new` lets parts be missing, its network may be another; weights that do not fit are refused.
+    """
+    path, growing = config.module.start, len(config.module.start_new) > 0
+    return None if path is None else _read(Path(path), build_card(config, data, "teacher"), other_network=growing)
 
 
 def given_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
@@ -93,9 +97,10 @@ def given_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile | Non
     return None if wanted is None else _read(Path(wanted), expected)
 
 
-def _read(path: Path, expected: Card) -> NetworkFile:
+def _read(path: Path, expected: Card, *, other_network: bool = False) -> NetworkFile:
     file = read_network(path, expected)
-    differences = file.card.differences(expected)
+    card = replace(file.card, network=expected.network) if other_network else file.card
+    differences = card.differences(expected)
     if differences:
         raise ValueError(
             f"the teacher {path} is not for this run: {'; '.join(differences)} (teacher against run); change "
@@ -123,7 +128,11 @@ def train_teacher(config: DictConfig, data: ClipDataModule, start: NetworkFile |
 
     An interrupted training is continued.
     """
-    recipe = recipe_of(config, fine_tuned=start is not None)
+    return trained_once(recipe_of(config, fine_tuned=start is not None), data, start)
+
+
+def trained_once(recipe: DictConfig, data: ClipDataModule, start: NetworkFile | None) -> Path:
+    """Where the teacher of this recipe stands, trained in the cache now unless it was before."""
     folder = teacher_folder(recipe, data, start)
     path = folder / "teacher.safetensors"
     folder.mkdir(parents=True, exist_ok=True)

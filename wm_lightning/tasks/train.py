@@ -14,7 +14,8 @@ from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.curves import draw_run_curves
 from wm_lightning.tasks.evaluate import evaluate_files, summary
 from wm_lightning.tasks.fit import best_checkpoint, export, fit
-from wm_lightning.tasks.teachers import prepare_teacher, start_file
+from wm_lightning.tasks.pretraining import prepare_start
+from wm_lightning.tasks.teachers import prepare_teacher
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def train(config: DictConfig) -> dict[str, float] | None:
     teacher = prepare_teacher(config, data) if "teacher" in config.module else None
     kind = "teacher" if teacher is None else "student"
     card = build_card(config, data, kind)
-    fit(config, data, card, start_file(config, data) if teacher is None else teacher)
+    fit(config, data, card, prepare_start(config, data) if teacher is None else teacher)
     if rank_zero_only.rank != 0:
         return None
     draw_run_curves(Path(config.run_dir), f"{config.name}, {data.name}")

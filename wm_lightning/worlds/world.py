@@ -1,6 +1,6 @@
 """What a simulated world offers besides data: a judge of generated pixels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -53,4 +53,13 @@ class World(Protocol):
 
     def compare(self, generated: Measures, true: Measures) -> Mapping[str, float]:
         """What only this world can say of all clips together, as numbers by name; less is better."""
+        ...
+
+
+@runtime_checkable
+class OffersBaselines(Protocol):
+    """A world that knows what can be had without a model, beyond holding the last frame."""
+
+    def baselines(self) -> Mapping[str, Callable[[Clip, int], Pixels]]:
+        """By name, what makes video of a clip and the number of its given frames."""
         ...

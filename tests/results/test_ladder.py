@@ -1,0 +1,99 @@
+"""Claims over seeds: the interval is Student's, the verdict follows it, and published numbers stand apart."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wm_lightning.results.freshness import Freshness
+from wm_lightning.results.ladder import Claim, Ladder, claim_lines, difference, draw_steps, loss_lines
+from wm_lightning.results.report import Recipe, compared
+from wm_lightning.results.results import Results, Row, Use
+from wm_lightning.results.seeds import Group, Run, groups
+
+CLAIM = Claim(says="it helps", better="flow", than="base", by="distance")
+
+
+def ladder(**changes: Any) -> Ladder:
+    settings: dict[str, Any] = dict(
+        baselines=["copy"], published={"flow": 0.103}, source="elsewhere", claims=[asdict(CLAIM)],
+        steps_of=["distance"], picture=None,
+    )  # fmt: skip
+    return Ladder(**(settings | changes))
+
+
+def results(name: str, seed: int, distance: float, loss: float) -> Results:
+    def row(role: str, called: str, steps: int | None, value: float) -> Row:
+        return Row(role=role, name=called, steps=steps, cached=steps and True, cache_commit=steps and "clean",
+                   distance=value, distance_floor=0.0)  # fmt: skip
+
+    rows = (
+        row("teacher", "teacher", 10, distance), row("teacher", "teacher", 5, 2 * distance),
+        row("baseline", "copy", None, 0.5),
+    )  # fmt: skip
+    return Results(
+        rows=rows, name=name, data="simulated", world="simulated-mapimage", config_hash=f"{name}{seed}",
+        revision="unknown", seconds=60.0, seed=seed, clips=64, context=1, horizon=1, chunk=1, drift_of="PSNR",
+        machine="1 thread", extractor_hash="e" * 64, deployed=Use("teacher", 10, "clean"),
+        extra={"family": name, "losses": {"train": loss, "val": loss + 0.1}},
+    )  # fmt: skip
+
+
+def found(flow: list[float], base: list[float]) -> tuple[Group, ...]:
+    made = [results("flow", seed, value, 0.2) for seed, value in enumerate(flow)]
+    made += [results("base", seed, value, 0.3) for seed, value in enumerate(base)]
+    return groups([Run(Path(f"{n}"), result, Freshness(False, "")) for n, result in enumerate(made)])
+
+
+def test_the_interval_is_students_over_paired_seeds() -> None:
+    gap = difference(CLAIM, found([0.10, 0.21, 0.29], [0.20, 0.30, 0.40]))
+    assert gap is not None and gap.seeds == 3 and gap.mean == pytest.approx(-0.1)
+    # Differences -0.10, -0.09, -0.11: deviation 0.01, t(2) = 4.303.
+    assert (gap.low, gap.high) == pytest.approx((-0.1 - 0.02484, -0.1 + 0.02484), abs=1e-5)
+    assert gap.verdict is True
+
+
+@pytest.mark.parametrize(
+    ("flow", "word"), [([0.1, 0.2, 0.3], "supported"), ([0.4, 0.5, 0.6], "contradicted"), ([0.1, 0.6, 0.2], "open")]
+)
+def test_the_verdict_follows_the_interval(flow: list[float], word: str) -> None:
+    [line] = claim_lines(ladder(), found(flow, [0.3, 0.41, 0.5]))
+    assert line[-1] == word
+
+
+def test_seeds_of_one_side_alone_count_for_nothing() -> None:
+    assert difference(CLAIM, found([0.1, 0.2, 0.3], [0.3])) is None
+    gap = difference(CLAIM, found([0.1, 0.2, 9.0], [0.3, 0.41]))
+    assert gap is not None and gap.seeds == 2
+    [line] = claim_lines(ladder(claims=[Claim(says="x", better="flow", than="none", by="distance")]), found([1.0], []))
+    assert line[2:] == ["not measured", "–"]
+
+
+def test_steps_and_losses_can_be_named() -> None:
+    pair = found([0.1, 0.2, 0.3], [0.15, 0.24, 0.35])
+    same = difference(Claim(says="", better="flow@5", than="base@10", by="distance"), pair)
+    assert same is not None and same.mean == pytest.approx(0.4 - (0.15 + 0.24 + 0.35) / 3)
+    loss = difference(Claim(says="", better="flow", than="base", by="train_loss"), pair)
+    assert loss is not None and loss.mean == pytest.approx(-0.1)
+    assert loss_lines(pair)[0] == ["flow", "0.2000 ± 0.0000", "0.3000 ± 0.0000", "60 ± 0"]
+
+
+def test_published_numbers_stand_in_a_table_of_their_own() -> None:
+    recipe = Recipe(["x"], ["distance"], None, True, ladder())
+    text = compared(found([0.1, 0.2, 0.3], [0.15, 0.24, 0.35]), recipe)
+    ours, published = text.split("Published, and not comparable with the above (elsewhere):")
+    assert "| flow | 0.103 |" in published and "0.103" not in ours and "0.2000" not in published
+    assert "| baseline: copy |" in ours and "| it helps | flow − base, distance | -0.0467" in ours
+    with pytest.raises(ValueError, match="has no baseline 'none'"):
+        compared(found([0.1], []), Recipe(["x"], ["distance"], None, True, ladder(baselines=["none"])))
+
+
+def test_a_block_can_be_made_again_from_itself() -> None:
+    recipe = Recipe(["x"], ["distance"], None, True, ladder())
+    assert Recipe.from_comment(recipe.to_comment()) == recipe
+
+
+def test_draws_measures_against_steps(tmp_path: Path) -> None:
+    draw_steps(tmp_path / "steps.png", ladder(), found([0.1, 0.2], [0.3, 0.4]))
+    assert (tmp_path / "steps.png").stat().st_size > 5000

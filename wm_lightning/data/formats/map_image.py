@@ -1,0 +1,130 @@
+"""One large picture of a map, split in vertical bands, and walks over it that are drawn and not stored.
+
+    <root>/world_map.png    RGB; from left to right a band for training, validation and test, with a guard between
+    <root>/unseen_map.png   RGB, optional: a map that no training saw
+
+A walk is a crop that an action moves by `shift` pixels. Where the band ends the move is clamped:
+it is shorter, or none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from PIL import Image
+
+from wm_lightning.clip import ActionSpec
+from wm_lightning.data.formats.episode import Episode, produced_actions
+from wm_lightning.randomness import generator
+
+MOVES = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}  # of the view: row, column
+SPEC = ActionSpec(tuple(MOVES), (0.0,) * len(MOVES), (1.0,) * len(MOVES), "discrete")
+MAP, UNSEEN = "world_map.png", "unseen_map.png"
+
+
+@dataclass(frozen=True)
+class Band:
+    """Columns left..right-1 of a map."""
+
+    left: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How crops of `height` x `width` pixels walk: `shift` pixels an action, `length` frames, drawn from `seed`."""
+
+    height: int
+    width: int
+    shift: int
+    length: int
+    seed: int
+
+
+def bands(width: int, shares: Mapping[str, float], guard: int) -> dict[str, Band]:
+    """The bands of a map `width` pixels wide, from left to right in the order of `shares`, `guard` pixels apart.
+
+    Raises ValueError where shares do not add up to 1 or nothing is left beside the guards.
+    """
+    usable = width - guard * (len(shares) - 1)
+    if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6 or guard < 0 or usable < len(shares):
+        raise ValueError(
+            f"data.bands={dict(shares)} must be positive and add up to 1, and data.guard={guard} leave some of a map "
+            f"of {width} columns"
+        )
+    found, left, share = {}, 0.0, 0.0
+    for number, (name, part) in enumerate(shares.items()):
+        left, share = round(share * usable) + number * guard, share + part
+        found[name] = Band(int(left), round(share * usable) + number * guard)
+    return found
+
+
+def read_map(path: Path) -> UInt8[np.ndarray, "c h w"]:
+    """The pixels of a map. Raises ValueError naming the file where it is missing, damaged or no RGB picture."""
+    try:
+        with Image.open(path) as image:
+            if image.mode != "RGB":
+                raise ValueError(f"its mode is {image.mode}, RGB is expected: convert it")
+            return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be used as a map ({error})") from error
+
+
+class MapImageReader:
+    """`episodes` walks of one split over a band of a map: start, or centre, uniform, actions uniform."""
+
+    def __init__(
+        self,
+        path: Path,
+        walk: Walk,
+        *,
+        split: str,
+        episodes: int,
+        action_shift: int,
+        shares: Mapping[str, float] | None,
+        guard: int,
+    ) -> None:
+        """`shares` None: the whole map, no bands. Raises ValueError where a crop and its move do not fit."""
+        self.pixels = read_map(path)
+        rows, columns = self.pixels.shape[1:]
+        self.band = Band(0, columns) if shares is None else bands(columns, shares, guard)[split]
+        if rows < walk.height + walk.shift or self.band.right - self.band.left < walk.width + walk.shift:
+            raise ValueError(
+                f"{path}: the {split} band has {rows} x {self.band.right - self.band.left} pixels, a crop of "
+                f"{walk.height} x {walk.width} that moves by {walk.shift} does not fit; use a larger map, smaller "
+                f"crops, or other data.bands"
+            )
+        self.spec, self.action_shift = SPEC, action_shift
+        self.walk, self.split, self.episodes = walk, split, episodes
+
+    def __len__(self) -> int:
+        return self.episodes
+
+    def length(self, episode: int) -> int:
+        """Number of frames of a walk: the same for all."""
+        return self.walk.length
+
+    def read(self, episode: int, start: int, stop: int) -> Episode:
+        """Frames start..stop-1 of a walk; truth holds the crop's `position` (row, column of its corner, in pixels)."""
+        choices, position = self._steps(episode)
+        height, width = self.walk.height, self.walk.width
+        video = np.stack([self.pixels[:, y : y + height, x : x + width] for y, x in position[start:stop]])
+        stored = np.eye(len(MOVES), dtype=np.float32)[choices]
+        produced = produced_actions(stored, start, stop, self.action_shift)
+        return Episode(video, produced.actions, produced.state, {"position": position[start:stop]})
+
+    def _steps(self, episode: int) -> tuple[Int64[np.ndarray, "t"], Int64[np.ndarray, "t 2"]]:
+        """The choice made at every frame, which leads to the next, and the position there."""
+        walk = self.walk
+        source = generator(walk.seed, f"map walk of {self.split}", episode)
+        low = np.array([0, self.band.left])
+        high = np.array([self.pixels.shape[1] - walk.height, self.band.right - walk.width])
+        position = np.empty((walk.length, 2), np.int64)
+        position[0] = source.integers(low, high + 1)
+        choices = source.integers(len(MOVES), size=walk.length)
+        moves = walk.shift * np.array(list(MOVES.values()))[choices]
+        for frame in range(1, walk.length):
+            position[frame] = np.clip(position[frame - 1] + moves[frame - 1], low, high)
+        return choices, position

@@ -1,0 +1,141 @@
+"""A ladder of experiments: each against the one below it over seeds, beside what others have published of theirs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from wm_lightning.results.curves import Curve, Panel, draw_curves
+from wm_lightning.results.results import Number, Results
+from wm_lightning.results.seeds import Group, spread
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom; for more than nine the last one, which is cautious.
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+VERDICTS = {True: "supported", False: "contradicted", None: "open"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """That `better` has less of the measure `by` than `than`, both experiments, at their own steps or as NAME@STEPS.
+
+    `by` is a column, or `train_loss`.
+    """
+
+    says: str
+    better: str
+    than: str
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """`baselines` are rows of that role shown below the rungs; `published` maps rungs to a number of `source`.
+
+    `steps_of` are measures drawn against the number of steps, into `picture` where that names a file.
+    """
+
+    baselines: Sequence[str]
+    published: Mapping[str, Number]
+    source: str
+    claims: Sequence[Claim]
+    steps_of: Sequence[str]
+    picture: str | None
+
+    def __post_init__(self) -> None:
+        claims = tuple(claim if isinstance(claim, Claim) else Claim(**claim) for claim in self.claims)
+        object.__setattr__(self, "claims", claims)
+        for name in ("baselines", "steps_of"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of `better` minus `than` over `seeds`, its 95 % interval (t), and whether it is all below or all above 0."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def verdict(self) -> bool | None:
+        """True where all of the interval lies below 0, False where all lies above, None otherwise."""
+        return True if self.high < 0 else False if self.low > 0 else None
+
+
+def difference(claim: Claim, found: Sequence[Group]) -> Difference | None:
+    """The claim's paired difference over the seeds that both have; None where fewer than two have it."""
+    better, than = (_values(name, claim.by, found) for name in (claim.better, claim.than))
+    seeds = sorted(better.keys() & than.keys())
+    if len(seeds) < 2:
+        return None
+    gaps = [better[seed] - than[seed] for seed in seeds]
+    half = T95[min(len(gaps) - 1, len(T95)) - 1] * stdev(gaps) / len(gaps) ** 0.5
+    return Difference(fmean(gaps), fmean(gaps) - half, fmean(gaps) + half, len(seeds))
+
+
+def claim_lines(ladder: Ladder, found: Sequence[Group]) -> list[list[str]]:
+    """A line per claim: what it says, the measure, the difference with its interval, the verdict."""
+    lines = []
+    for claim in ladder.claims:
+        gap = difference(claim, found)
+        pair = f"{claim.better} − {claim.than}, {claim.by.replace('_', ' ')}"
+        if gap is None:
+            lines.append([claim.says, pair, "not measured", "–"])
+        else:
+            text = f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}, {gap.seeds} seeds)"
+            lines.append([claim.says, pair, text, VERDICTS[gap.verdict]])
+    return lines
+
+
+def loss_lines(found: Sequence[Group]) -> list[list[str]]:
+    """A line per rung: losses where the training ended, and the duration of a run, mean over seeds."""
+    lines = []
+    for group in found:
+        losses = [run.results.extra.get("losses", {}) for run in group.runs]
+        texts = [_mean([loss[key] for loss in losses if key in loss], ".4f") for key in ("train", "val")]
+        lines.append([group.first.name, *texts, _mean([float(run.results.seconds) for run in group.runs], ".0f")])
+    return lines
+
+
+def draw_steps(path: Path, ladder: Ladder, found: Sequence[Group]) -> None:
+    """Writes a PNG: every measure of `steps_of` against the number of steps, a curve per experiment."""
+    panels = []
+    for measure in ladder.steps_of:
+        curves = [_by_steps(group, measure) for group in found]
+        panels.append(Panel(measure.replace("_", " "), tuple(c for c in curves if len(c.x) > 1), "steps"))
+    first = found[0].first
+    draw_curves(path, panels, f"{first.world} ({first.data} data), mean over seeds")
+
+
+def _by_steps(group: Group, measure: str) -> Curve:
+    points = {}
+    for rows in group.rows():
+        value = spread(rows, measure)
+        if rows[0].role == "teacher" and rows[0].steps is not None and value is not None:
+            points[rows[0].steps] = value.mean
+    steps = sorted(points)
+    return Curve(group.first.name, tuple(map(float, steps)), tuple(points[step] for step in steps))
+
+
+def _values(name: str, measure: str, found: Sequence[Group]) -> dict[int, float]:
+    experiment, _, steps = name.partition("@")
+    runs = [run.results for group in found if group.first.name == experiment for run in group.runs]
+    values = {results.seed: _value(results, measure, int(steps) if steps else None) for results in runs}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _value(results: Results, measure: str, steps: int | None) -> float | None:
+    if measure == "train_loss":
+        return results.extra.get("losses", {}).get("train")
+    own = results.deployed_row
+    rows = [row for row in results.rows if row.role == "teacher" and row.steps == steps] if steps else [own]
+    values = [row.measured(measure) for row in rows if row is not None]
+    return next((float(value) for value in values if value is not None), None)
+
+
+def _mean(values: Sequence[float], form: str) -> str:
+    if not values:
+        return "–"
+    spread_of = f" ± {format(stdev(values), form)}" if len(values) > 1 else ""
+    return format(fmean(values), form) + spread_of
