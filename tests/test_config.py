@@ -275,7 +275,9 @@ def test_an_experiment_is_a_claim_and_at_most_25_lines(experiment: str) -> None:
 def test_every_point_of_every_grid_is_composed_and_checked(grid: str) -> None:
     # A saved point keeps its experiment and its own values, so nothing else may hang on the grid.
     content = yaml.safe_load((CONFIG_DIR.parent / f"sweeps/ablation/{grid}.yaml").read_text())
-    assert content.keys() == {"name", "defaults", "hydra"}
+    assert content.keys() | {"name"} == {"name", "defaults", "hydra"}
+    # A grid over experiments leaves them their names.
+    assert ("name" in content) != ("experiment" in content["hydra"]["sweeper"]["params"])
     points = grid_points(grid)
     assert len(points) > 1
     configs = [compose([f"ablation={grid}", "size=debug", *point]) for point in points]

@@ -102,7 +102,7 @@ def test_single_frames_tell_noise_from_maps(clip: Clip) -> None:
     noise = torch.randint(0, 256, clip.video.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     blurred = clip.video.float().mean((-1, -2), keepdim=True).expand_as(clip.video).to(torch.uint8).contiguous()
     distances = [world.compare(world.measure(v, clip, 1), true)["frame_distance"] for v in (clip.video, blurred, noise)]
-    assert distances[0] < 0.1 * distances[1] and distances[1] < distances[2]
+    assert distances[0] < 0.1 * min(distances[1:]), distances
 
 
 def test_wrong_shapes_and_seeds_are_refused(clip: Clip) -> None:

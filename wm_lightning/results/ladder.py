@@ -37,15 +37,19 @@ class Ladder:
     baselines: Sequence[str]
     published: Mapping[str, Number]
     source: str
-    claims: Sequence[Claim]
+    claims: Sequence[Claim | Mapping[str, str]]
     steps_of: Sequence[str]
     picture: str | None
 
     def __post_init__(self) -> None:
-        claims = tuple(claim if isinstance(claim, Claim) else Claim(**claim) for claim in self.claims)
-        object.__setattr__(self, "claims", claims)
-        for name in ("baselines", "steps_of"):
+        for name in ("baselines", "steps_of", "claims"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+    @property
+    def judged(self) -> tuple[Claim, ...]:
+        """The claims, which files give as plain values."""
+        return tuple(claim if isinstance(claim, Claim) else Claim(**claim) for claim in self.claims)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def difference(claim: Claim, found: Sequence[Group]) -> Difference | None:
 def claim_lines(ladder: Ladder, found: Sequence[Group]) -> list[list[str]]:
     """A line per claim: what it says, the measure, the difference with its interval, the verdict."""
     lines = []
-    for claim in ladder.claims:
+    for claim in ladder.judged:
         gap = difference(claim, found)
         pair = f"{claim.better} − {claim.than}, {claim.by.replace('_', ' ')}"
         if gap is None:

@@ -36,7 +36,15 @@ class MapImage:
     spec = SPEC
 
     def __init__(
-        self, *, seed: int, unseen_seed: int, height: int, width: int, towns: float, rivers: float, signs: float
+        self,
+        *,
+        seed: int,
+        unseen_seed: int,
+        height: int,
+        width: int,
+        towns: float | int,
+        rivers: float | int,
+        signs: float | int,
     ) -> None:
         if seed == unseen_seed:
             raise ValueError(f"data.world.{unseen_seed=} is that of the map itself, so it would be seen; change it")
@@ -116,15 +124,14 @@ class MapImage:
 
 def copy_shift(clip: Clip, context: int) -> Pixels:
     """The last given frame moved by the true moves; what comes into view repeats the border."""
-    position, frames = clip.truth["position"], [*clip.video[:, :context].unbind(1)]
+    position, given = clip.truth["position"].cpu(), clip.video[:, :context].cpu()
     height, width = clip.video.shape[-2:]
-    for frame in range(context, clip.video.shape[1]):
-        rows, columns = (position[:, frame] - position[:, frame - 1]).unbind(-1)
-        y = (torch.arange(height) + rows[:, None].cpu()).clamp(0, height - 1)
-        x = (torch.arange(width) + columns[:, None].cpu()).clamp(0, width - 1)
-        index = torch.arange(len(y))[:, None, None]
-        frames.append(frames[-1].cpu()[index, :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2))
-    return torch.stack([frame.cpu() for frame in frames], 1)
+    rows, columns = (position[:, context:] - position[:, context - 1 : context]).unbind(-1)
+    y = (torch.arange(height) + rows[..., None]).clamp(0, height - 1)
+    x = (torch.arange(width) + columns[..., None]).clamp(0, width - 1)
+    index = torch.arange(len(y))[:, None, None, None]
+    moved = given[:, -1][index, :, y[..., :, None], x[..., None, :]]
+    return torch.cat([given, moved.permute(0, 1, 4, 2, 3)], 1)
 
 
 def frame_features(frame: Tensor) -> Float[Tensor, "b d"]:

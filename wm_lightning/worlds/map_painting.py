@@ -27,9 +27,9 @@ Places = Int64[np.ndarray, "n 2"]  # x, y
 class Density:
     """How many there are of each in a square of 256 x 256 pixels."""
 
-    towns: float
-    rivers: float
-    signs: float
+    towns: float | int
+    rivers: float | int
+    signs: float | int
 
 
 def paint_map(seed: int, height: int, width: int, density: Density) -> UInt8[np.ndarray, "rows columns 3"]:
