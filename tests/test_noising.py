@@ -21,7 +21,15 @@ def cosine(prediction: Prediction = "x0", steps: int = 400) -> CosineDiffusion:
     return CosineDiffusion(prediction=prediction, loss_sigma_floor=0.05, steps=steps, offset=0.008)
 
 
-PATHS = [flow("velocity"), flow("x0"), diffusion("v"), diffusion("x0"), diffusion("noise"), cosine("x0", 1000), cosine("v", 1000)]
+PATHS = [
+    flow("velocity"),
+    flow("x0"),
+    diffusion("v"),
+    diffusion("x0"),
+    diffusion("noise"),
+    cosine("x0", 1000),
+    cosine("v", 1000),
+]
 TIMES = torch.tensor([[0.001, 0.015, 0.25, 0.5, 0.75, 0.999]], dtype=torch.float64)
 
 

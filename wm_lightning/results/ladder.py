@@ -45,7 +45,6 @@ class Ladder:
         for name in ("baselines", "steps_of", "claims"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
-
     @property
     def judged(self) -> tuple[Claim, ...]:
         """The claims, which files give as plain values."""
