@@ -13,15 +13,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wm_lightning.clip import ActionState, Condition, Latents, Levels
-from wm_lightning.networks.attention import Geometry, SpatialAttention, Tokens
+from wm_lightning.networks.attention import SpatialAttention, Tokens
 from wm_lightning.networks.conditioning import ActionEmbedder, Embedding, LevelEmbedder
+from wm_lightning.networks.geometry import Geometry, Layout, geometry
 from wm_lightning.networks.masks import FrameMask
-from wm_lightning.networks.rope import rope_table
 from wm_lightning.networks.start_encoder import StartEncoder
 from wm_lightning.networks.state import State, empty_state
 
 Conditioning = Literal["additive", "film"]
 Norm = Literal["layer", "rms"]
+ALONE = FrameMask(1)  # attention does not leave its frame
 
 
 class Conditioned(nn.Module):
@@ -117,7 +118,7 @@ class WorldDiT(nn.Module):
         if guidance != 1 and not (actions_seen or start != "none"):
             raise ValueError(f"{guidance=} needs something to guide by; an unconditional network has guidance=1")
         self.patch, self.grid, self.guidance = patch, (height // patch, width // patch), guidance
-        self.pairs, self.rope_base = dim // heads // 4, rope_base
+        self.layout = Layout(*self.grid, head_dim=dim // heads, rope_base=rope_base, joint=False)
         self.embed = nn.Linear(channels * patch**2, dim)
         self.places = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], dim) * 0.02)
         self.level = LevelEmbedder(dim, frequencies=frequencies)
@@ -178,13 +179,13 @@ class WorldDiT(nn.Module):
         condition = condition.frames(first, x_t.shape[1])
         args = (x_t[:, first:], label[:, first:], before["frame"], before["label"])
         if self.training or self.guidance == 1:
-            return self._one(*args, condition)
+            return self._one(condition, *args)
         twice = [torch.cat([values, values]) for values in args]
-        both = self._one(*twice, Condition.cat([condition, condition.null()]))
+        both = self._one(Condition.cat([condition, condition.null()]), *twice)
         conditional, unconditional = both.chunk(2)
         return unconditional + self.guidance * (conditional - unconditional)
 
-    def _one(self, x_t: Latents, label: Levels, before: Latents, before_label: Levels, condition: Condition) -> Latents:
+    def _one(self, condition: Condition, x_t: Latents, label: Levels, before: Latents, before_label: Levels) -> Latents:
         x = self.embed(rearrange(x_t, "b f c (y p) (x q) -> b f (y x) (c p q)", p=self.patch, q=self.patch))
         x, c = x + self.places, self.level(label)
         hidden: Bool[Tensor, "b f"] = condition.state == int(ActionState.DROPPED)
@@ -196,17 +197,9 @@ class WorldDiT(nn.Module):
             c = c + self.level(before_label)
             x, c = (x, c + start[:, :, 0]) if self.start.pooled else (x + start, c)
         wide = torch.promote_types(x_t.dtype, torch.float32)
-        geometry = self._geometry(x.device, wide)
+        shared = geometry(self.layout, ALONE, 0, 1, None, x.device, wide)
         for block in self.blocks:
-            x = block(x, c, geometry)
+            x = block(x, c, shared)
         x = self.head(x, c).to(wide)
         shape = "b f (y x) (c p q) -> b f c (y p) (x q)"
         return rearrange(x, shape, y=self.grid[0], p=self.patch, q=self.patch)
-
-    def _geometry(self, device: torch.device, dtype: torch.dtype) -> Geometry:
-        rows, columns = self.grid
-        index = torch.arange(rows * columns)
-        axes = (index // columns, index % columns)
-        turns = [rope_table(axis, self.pairs, base=self.rope_base, dtype=dtype) for axis in axes]
-        place = torch.cat(turns, -1)[:, None].to(device)
-        return Geometry(place, place, place, None)
