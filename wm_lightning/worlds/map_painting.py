@@ -18,6 +18,7 @@ RAMP = {
 FOREST, RIVER, ROAD, INK, ROOF = (34, 92, 52), (50, 105, 190), (165, 112, 62), (45, 35, 35), (200, 60, 50)
 # Rivers and roads are found on a coarser grid.
 COARSE = 8
+MARGIN = 128
 
 Field = Float[np.ndarray, "rows columns"]
 Places = Int64[np.ndarray, "n 2"]  # x, y
@@ -56,13 +57,15 @@ def paint_map(seed: int, height: int, width: int, density: Density) -> UInt8[np.
 
 
 def fractal(source: np.random.Generator, height: int, width: int, *, slope: float) -> Field:
-    """Noise whose amplitude falls with frequency as f^-slope; mean 0, deviation 1; seamless, so it is cut from more."""
-    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    """Noise whose amplitude falls with frequency as f^-slope, of deviation 1."""
+    # The transform makes it seamless; it is cut from more, or the map's right end would go on at its left.
+    full = (height + MARGIN, width + MARGIN)
+    rows, columns = np.fft.fftfreq(full[0])[:, None], np.fft.rfftfreq(full[1])[None]
     # Nothing is larger than a third of the shorter side: every band of a map holds land and sea.
     frequency = np.sqrt(rows**2 + columns**2 + (3.0 / min(height, width)) ** 2)
-    spectrum = np.fft.rfft2(source.standard_normal((height, width))) * frequency**-slope
+    spectrum = np.fft.rfft2(source.standard_normal(full)) * frequency**-slope
     spectrum[0, 0] = 0
-    field = np.fft.irfft2(spectrum, s=(height, width))
+    field = np.fft.irfft2(spectrum, s=full)[:height, :width]
     return field / field.std()
 
 
