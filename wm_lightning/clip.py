@@ -1,6 +1,6 @@
 """The batch: a clip of video with the condition that drove it, as frozen values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal
@@ -90,7 +90,7 @@ class Condition:
     def __len__(self) -> int:
         return self.actions.shape[0]
 
-    def __getitem__(self, rows: slice) -> "Condition":
+    def __getitem__(self, rows: slice | Tensor) -> "Condition":
         return replace(self, actions=self.actions[rows], state=self.state[rows])
 
     @classmethod
@@ -104,48 +104,43 @@ class Clip:
     """A batch of clips: video uint8 `b f c h w`, its condition, and where each sample came from.
 
     `index` is the global sample index (it seeds noise); `truth` is hidden state of a simulator,
-    each `b f ...`, present in evaluation only.
+    each `b f ...`, present in evaluation only. `latents` are there where the data are read from a latent
+    cache; training clips then have no pixels (frames of 0 x 0).
     """
 
     video: Pixels
     condition: Condition
     index: Int[Tensor, "b"]
     truth: Mapping[str, Tensor] = field(default_factory=dict)
+    latents: Latents | None = None
+
+    @property
+    def x0(self) -> Latents:
+        """Clean frames as a network sees them: latents where there are any, else pixels in [-1, 1]."""
+        return to_unit(self.video) if self.latents is None else self.latents.float()
 
     def frames(self, start: int, stop: int) -> "Clip":
         """Frames start..stop-1 with their condition and truth."""
-        truth = {key: value[:, start:stop] for key, value in self.truth.items()}
-        return replace(self, video=self.video[:, start:stop], condition=self.condition.frames(start, stop), truth=truth)
+        return self._changed(lambda value: value[:, start:stop], self.condition.frames(start, stop), self.index)
 
     def to(self, *args: Any, **kwargs: Any) -> "Clip":
         """Moves every tensor to a device."""
-        truth = {key: value.to(*args, **kwargs) for key, value in self.truth.items()}
-        return replace(
-            self,
-            video=self.video.to(*args, **kwargs),
-            condition=self.condition.to(*args, **kwargs),
-            index=self.index.to(*args, **kwargs),
-            truth=truth,
-        )
+        condition, index = self.condition.to(*args, **kwargs), self.index.to(*args, **kwargs)
+        return self._changed(lambda value: value.to(*args, **kwargs), condition, index)
 
     def pin_memory(self) -> "Clip":
         """Pinned copies, for loaders that feed a GPU."""
         condition = replace(
             self.condition, actions=self.condition.actions.pin_memory(), state=self.condition.state.pin_memory()
         )
-        truth = {key: value.pin_memory() for key, value in self.truth.items()}
-        return replace(
-            self, video=self.video.pin_memory(), condition=condition, index=self.index.pin_memory(), truth=truth
-        )
+        return self._changed(lambda value: value.pin_memory(), condition, self.index.pin_memory())
 
     def __len__(self) -> int:
         return self.video.shape[0]
 
-    def __getitem__(self, rows: slice) -> "Clip":
-        truth = {key: value[rows] for key, value in self.truth.items()}
-        return replace(
-            self, video=self.video[rows], condition=self.condition[rows], index=self.index[rows], truth=truth
-        )
+    def __getitem__(self, rows: slice | Tensor) -> "Clip":
+        """Some clips of the batch, by a slice or by their places."""
+        return self._changed(lambda value: value[rows], self.condition[rows], self.index[rows])
 
     @classmethod
     def cat(cls, parts: Sequence["Clip"]) -> "Clip":
@@ -156,7 +151,14 @@ class Clip:
             Condition.cat([p.condition for p in parts]),
             torch.cat([p.index for p in parts]),
             truth,
+            None if parts[0].latents is None else torch.cat([p.latents for p in parts if p.latents is not None]),
         )
+
+    def _changed(self, change: Callable[[Tensor], Tensor], condition: Condition, index: Tensor) -> "Clip":
+        """The same change made to video, truth and latents."""
+        truth = {key: change(value) for key, value in self.truth.items()}
+        latents = None if self.latents is None else change(self.latents)
+        return Clip(change(self.video), condition, index, truth, latents)
 
 
 def to_unit(video: Pixels) -> Latents:

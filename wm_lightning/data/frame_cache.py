@@ -64,7 +64,7 @@ class FrameCache:
             store = FrameStore(place)
             check_budget([BadFile(Path(path), why) for path, why in store.index.quarantine.items()], allowed)
         except BadBudget as error:
-            raise ValueError(f"{split}: {error}\n{self._advice()}") from error
+            raise ValueError(f"{split}: {error}\n{self.advice()}") from error
         if not store.index.names:
             first = "; ".join(f"{path}: {reason}" for path, reason in islice(store.index.quarantine.items(), 5))
             raise ValueError(f"{split}: all {candidates} episodes are unusable, none is left to read. {first}")
@@ -72,7 +72,8 @@ class FrameCache:
             os.utime(place / INDEX)
         return store
 
-    def _advice(self) -> str:
+    def advice(self) -> str:
+        """What to do about unusable files."""
         return (
             "Repair or remove these files, or leave them out with data.on_error=quarantine data.max_bad_share=0.2 "
             f"(now {self.tolerance.on_error} and {self.tolerance.max_bad_share}); no file is ever changed."

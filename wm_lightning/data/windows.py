@@ -87,6 +87,7 @@ def count_windows(reader: Reader, frames: int) -> int:
 def collate(episodes: Sequence[Episode], indices: Sequence[int], *, truth: bool) -> Clip:
     """A batch of episodes of equal length and size."""
     keys = episodes[0].truth if truth else ()
+    latents = [e.latents for e in episodes if e.latents is not None]
     return Clip(
         torch.from_numpy(np.stack([e.video for e in episodes])),
         Condition(
@@ -95,6 +96,7 @@ def collate(episodes: Sequence[Episode], indices: Sequence[int], *, truth: bool)
         ),
         torch.tensor(indices, dtype=torch.int64),
         {key: torch.from_numpy(np.stack([e.truth[key] for e in episodes])) for key in keys},
+        None if not latents else torch.from_numpy(np.stack(latents)),
     )
 
 

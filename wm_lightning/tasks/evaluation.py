@@ -47,8 +47,9 @@ def evaluate_cast(
     judged_ones = [subject for subject in subjects if subject.unjudged is None]
     log.info("Measuring %d generators on %d test clips", len(judged_ones), sum(map(len, bench.clips)))
     work = sum(subject.forwards for subject in judged_ones) * len(bench.clips)
+    work += 4 * len(bench.clips) * (2 if bench.clips[0].latents is None else 3)  # the baselines
     with _progress(console) as progress:
-        task = progress.add_task("evaluation", total=work + 8 * len(bench.clips))
+        task = progress.add_task("evaluation", total=work)
         judgements: dict[int, Judgement] = {}
         for subject in judged_ones:
             progress.update(task, description=f"quality: {subject.name}, {subject.steps} steps")
@@ -85,15 +86,20 @@ def _maker(subject: Subject, bench: Bench, settings: TableSettings) -> Callable[
 def _baselines(
     subjects: Sequence[Subject], bench: Bench, settings: TableSettings, advance: Callable[[], None]
 ) -> dict[str, Judgement]:
-    """Copying the last frame, and the best few-step model driven by another clip's actions."""
+    """Copying the last frame, latents decoded, and the best few-step model driven by another clip's actions."""
     driven = next((s for s in subjects if s.role == "student"), subjects[-1])
     make = _maker(driven, bench, settings)
     copied = judge_videos(bench, settings, lambda clip: baseline_copy(clip, settings.context), advance)
+    found = {"copy last frame": copied}
+    if bench.clips[0].latents is not None:
+        # What no network of these latents can exceed.
+        rebuilt = lambda clip: bench.data.decode(clip.x0.to(bench.device)).cpu()  # noqa: E731
+        found["the autoencoder's own reconstruction"] = judge_videos(bench, settings, rebuilt, advance)
     if sum(len(clip) for clip in bench.clips) < 2:  # a single clip's only neighbour is itself
-        return {"copy last frame": copied}
+        return found
     other = dict(zip(map(id, bench.clips), with_shuffled_actions(bench.clips), strict=True))
     shuffled = judge_videos(bench, settings, lambda clip: make(other[id(clip)]), advance)
-    return {"copy last frame": copied, f"shuffled actions ({driven.name}, {driven.steps})": shuffled}
+    return {**found, f"shuffled actions ({driven.name}, {driven.steps})": shuffled}
 
 
 def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSettings, origin: Origin) -> Results:
