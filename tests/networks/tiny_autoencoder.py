@@ -4,12 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import save_file
 
 from wm_lightning.networks.autoencoders import KLAutoencoder
 
 SCALE, SHIFT = 0.18215, 0.0609
+
+
+def diffusers_own() -> type[Any]:
+    """The class AutoencoderKL: its import takes seconds, which every process that only collects tests would pay."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: PLC0415
+
+    return AutoencoderKL
 
 
 def architecture(channels: int = 4) -> dict[str, Any]:
@@ -22,11 +28,11 @@ def architecture(channels: int = 4) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_weights(path: Path, seed: int = 0, **changes: Any) -> AutoencoderKL:
+def write_weights(path: Path, seed: int = 0, **changes: Any) -> Any:
     """diffusers' own network, whose random weights are in the file."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = AutoencoderKL(**(architecture() | changes)).eval()
+        network = diffusers_own()(**(architecture() | changes)).eval()
     save_file(network.state_dict(), path)
     return network
 

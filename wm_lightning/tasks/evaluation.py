@@ -94,7 +94,7 @@ def _baselines(
     if bench.clips[0].latents is not None:
         # What no network of these latents can exceed.
         rebuilt = lambda clip: bench.data.decode(clip.x0.to(bench.device)).cpu()  # noqa: E731
-        found["the autoencoder's own reconstruction"] = judge_videos(bench, settings, rebuilt, advance)
+        found["reconstruction"] = judge_videos(bench, settings, rebuilt, advance)
     if sum(len(clip) for clip in bench.clips) < 2:  # a single clip's only neighbour is itself
         return found
     other = dict(zip(map(id, bench.clips), with_shuffled_actions(bench.clips), strict=True))
