@@ -1,5 +1,7 @@
 """Clips and conditions: slices, nulls and joins keep every part in step, and originals as they were."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -68,6 +70,19 @@ def test_a_clip_is_cut_in_all_its_parts_with_actions_longer_than_video() -> None
     again = Clip.cat([clip()[:1], row])
     assert again.video.equal(clip().video) and again.index.equal(clip().index)
     assert again.condition.state.equal(clip().condition.state) and again.truth["place"].equal(clip().truth["place"])
+
+
+def test_latents_are_cut_in_step_and_are_what_a_network_sees() -> None:
+    of_pixels = clip()
+    assert of_pixels.x0.equal(to_unit(of_pixels.video))
+    latents = torch.arange(2 * 4 * 5 * 3 * 3).view(2, 4, 5, 3, 3).half()
+    given = replace(of_pixels, latents=latents)
+    assert given.x0.dtype == torch.float32 and given.x0.equal(latents.float())
+    assert given.frames(1, 3).x0.equal(given.x0[:, 1:3])
+    assert given[1:].x0.equal(given.x0[1:]) and given[torch.tensor([1, 0])].x0.equal(given.x0.flip(0))
+    assert given.to("cpu").x0.equal(given.x0)
+    assert Clip.cat([given[:1], given[1:]]).x0.equal(given.x0)
+    assert given[torch.tensor([1])].index.tolist() == [11]
 
 
 def test_every_pixel_value_survives() -> None:

@@ -16,7 +16,8 @@ def mask_name(chunk: int | None) -> str:
 class Card:
     """Declares a network: how it is built, the data it fits, and what its training covered.
 
-    `network` and `path` are plain configs (`_target_` and arguments). `trained_for` holds `chunks`
+    `network` and `path` are plain configs (`_target_` and arguments). `autoencoder` says what made the latents that the
+    network is of (empty: it is of pixels). `trained_for` holds `chunks`
     (null: bidirectional), `frames` of a clip, `context`, `clean_history`, `history_level`, `shared`, `steps`, `commit`
     (modes with t) and `action_dropout` (share, granularity).
     """
@@ -34,6 +35,7 @@ class Card:
     config_hash: str = ""
     command: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    autoencoder: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, fit for JSON and for checkpoints loaded with weights_only."""
@@ -46,8 +48,8 @@ class Card:
         return cls(**{**values, "frame_shape": tuple(values["frame_shape"])})
 
     def differences(self, other: "Card") -> list[str]:
-        """What keeps the two from being used for one another: kind, network, path, actions, shift, frame size."""
-        named = ("kind", "network", "path", "action_spec", "action_shift", "frame_shape")
+        """What keeps the two from being used for one another: kind, network, path, autoencoder, actions, frame size."""
+        named = ("kind", "network", "path", "autoencoder", "action_spec", "action_shift", "frame_shape")
         pairs = [(name, _plain(getattr(self, name)), _plain(getattr(other, name))) for name in named]
         return [line for name, own, theirs in pairs if own != theirs for line in _explain(name, own, theirs)]
 

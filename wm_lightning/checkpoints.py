@@ -135,6 +135,7 @@ def _worldgym(content: Mapping[str, Any], expected: Card) -> tuple[dict[str, Ten
         action_spec=expected.action_spec,
         action_shift=WORLDGYM_SHIFT,
         frame_shape=expected.frame_shape,
+        autoencoder=expected.autoencoder,  # the file does not say, and is believed to fit
         trained_for=trained_for,
         data="world-model-eval",
     )

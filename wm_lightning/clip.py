@@ -1,6 +1,6 @@
 """The batch: a clip of video with the condition that drove it, as frozen values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal
@@ -90,7 +90,7 @@ class Condition:
     def __len__(self) -> int:
         return self.actions.shape[0]
 
-    def __getitem__(self, rows: slice) -> "Condition":
+    def __getitem__(self, rows: slice | Tensor) -> "Condition":
         return replace(self, actions=self.actions[rows], state=self.state[rows])
 
     @classmethod
@@ -114,7 +114,10 @@ class Texts:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, rows: slice) -> "Texts":
+    def __getitem__(self, rows: slice | Tensor) -> "Texts":
+        if isinstance(rows, Tensor):
+            places = rows.nonzero()[:, 0].tolist() if rows.dtype == torch.bool else rows.tolist()
+            return Texts(*(tuple(texts[i] for i in places) for texts in (self.ids, self.instruction, self.solution)))
         return Texts(self.ids[rows], self.instruction[rows], self.solution[rows])
 
     @classmethod
@@ -132,7 +135,8 @@ class Clip:
     """A batch of clips: video uint8 `b f c h w`, its condition, and where each sample came from.
 
     `index` is the global sample index (it seeds noise); `truth` is hidden state of a simulator,
-    each `b f ...`, present in evaluation only; `texts` are those of data sets that have tasks.
+    each `b f ...`, present in evaluation only; `texts` are those of data sets that have tasks. `latents` are
+    there where the data are read from a latent cache; training clips then have no pixels (frames of 0 x 0).
     """
 
     video: Pixels
@@ -140,41 +144,36 @@ class Clip:
     index: Int[Tensor, "b"]
     truth: Mapping[str, Tensor] = field(default_factory=dict)
     texts: Texts | None = None
+    latents: Latents | None = None
+
+    @property
+    def x0(self) -> Latents:
+        """Clean frames as a network sees them: latents where there are any, else pixels in [-1, 1]."""
+        return to_unit(self.video) if self.latents is None else self.latents.float()
 
     def frames(self, start: int, stop: int) -> "Clip":
         """Frames start..stop-1 with their condition and truth."""
-        truth = {key: value[:, start:stop] for key, value in self.truth.items()}
-        return replace(self, video=self.video[:, start:stop], condition=self.condition.frames(start, stop), truth=truth)
+        return self._changed(lambda value: value[:, start:stop], self.condition.frames(start, stop), self.index)
 
     def to(self, *args: Any, **kwargs: Any) -> "Clip":
         """Moves every tensor to a device."""
-        truth = {key: value.to(*args, **kwargs) for key, value in self.truth.items()}
-        return replace(
-            self,
-            video=self.video.to(*args, **kwargs),
-            condition=self.condition.to(*args, **kwargs),
-            index=self.index.to(*args, **kwargs),
-            truth=truth,
-        )
+        condition, index = self.condition.to(*args, **kwargs), self.index.to(*args, **kwargs)
+        return self._changed(lambda value: value.to(*args, **kwargs), condition, index)
 
     def pin_memory(self) -> "Clip":
         """Pinned copies, for loaders that feed a GPU."""
         condition = replace(
             self.condition, actions=self.condition.actions.pin_memory(), state=self.condition.state.pin_memory()
         )
-        truth = {key: value.pin_memory() for key, value in self.truth.items()}
-        return replace(
-            self, video=self.video.pin_memory(), condition=condition, index=self.index.pin_memory(), truth=truth
-        )
+        return self._changed(lambda value: value.pin_memory(), condition, self.index.pin_memory())
 
     def __len__(self) -> int:
         return self.video.shape[0]
 
-    def __getitem__(self, rows: slice) -> "Clip":
-        truth = {key: value[rows] for key, value in self.truth.items()}
-        return Clip(
-            self.video[rows], self.condition[rows], self.index[rows], truth, self.texts[rows] if self.texts else None
-        )
+    def __getitem__(self, rows: slice | Tensor) -> "Clip":
+        """Some clips of the batch, by a slice or by their places."""
+        some = self._changed(lambda value: value[rows], self.condition[rows], self.index[rows])
+        return some if self.texts is None else replace(some, texts=self.texts[rows])
 
     @classmethod
     def cat(cls, parts: Sequence["Clip"]) -> "Clip":
@@ -187,7 +186,14 @@ class Clip:
             torch.cat([p.index for p in parts]),
             truth,
             Texts.cat(texts) if len(texts) == len(parts) else None,
+            None if parts[0].latents is None else torch.cat([p.latents for p in parts if p.latents is not None]),
         )
+
+    def _changed(self, change: Callable[[Tensor], Tensor], condition: Condition, index: Tensor) -> "Clip":
+        """The same change made to video, truth and latents."""
+        truth = {key: change(value) for key, value in self.truth.items()}
+        latents = None if self.latents is None else change(self.latents)
+        return Clip(change(self.video), condition, index, truth, self.texts, latents)
 
 
 def to_unit(video: Pixels) -> Latents:

@@ -46,6 +46,7 @@ class RootConfig:
     rollout: Any = None
     init: Any = None
     data: Any = None
+    autoencoder: Any = None
     metrics: Any = None
     protocol: Any = None
     callbacks: Any = None
@@ -65,6 +66,11 @@ def cpu_precision(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def cpu_count() -> int:
     """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def latent_side(pixels: int, factor: int) -> int:
+    """A side in latents; what is no multiple of the factor is refused by the autoencoder."""
+    return pixels // factor
 
 
 def run_folder(run_dir: str, *, _root_: DictConfig) -> str:
@@ -98,6 +104,7 @@ def register() -> None:
     ConfigStore.instance().store(name="root_schema", node=RootConfig)
     OmegaConf.register_new_resolver("cpu_precision", cpu_precision, replace=True)
     OmegaConf.register_new_resolver("cpu_count", cpu_count, replace=True)
+    OmegaConf.register_new_resolver("latent_side", latent_side, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
 
 

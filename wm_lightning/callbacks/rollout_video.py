@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor, nn
 
-from wm_lightning.clip import Clip, to_pixels, to_unit
+from wm_lightning.clip import Clip
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.results.pictures import Film, draw_strips, write_mp4
@@ -92,11 +92,11 @@ def made_by(module: WorldModelModule, clip: Clip) -> UInt8[Tensor, "b f c h w"]:
     The noise is that of its validations, so that pictures of one run differ by the network alone.
     """
     noise = SeededNoise(module.seed, "validation", tuple(clip.index.tolist()), module.device)
-    context = to_unit(clip.video[:, : module.context].to(module.device))
+    context = clip.frames(0, module.context).x0.to(module.device)
     condition = clip.condition.to(module.device)
     with evaluating(module.deployed):
         made = rollout(module.denoiser(module.deployed), module.sampler, context, condition, module.plan, noise)
-    return to_pixels(made).cpu()
+    return module.trainer.datamodule.decode(made).cpu()  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from wm_lightning.clip import ActionSpec, Clip
+from wm_lightning.clip import ActionSpec, Clip, Latents, Pixels, to_pixels
 from wm_lightning.data import cache
 from wm_lightning.data.augment import Augmentation
 from wm_lightning.data.formats.episode import Reader
@@ -121,11 +121,24 @@ class ClipDataModule(LightningDataModule):
             self._readers[split] = self.open_split(self.folder, split)
         return self._readers[split]
 
+    def windows(self, split: str, *, truth: bool) -> Windows:
+        """A split seen through windows, hidden state included where `truth` asks for it."""
+        return Windows(self.reader(split), truth=truth)
+
+    @property
+    def autoencoder_identity(self) -> Mapping[str, Any]:
+        """What made the latents that networks see; empty where they see pixels."""
+        return {}
+
+    def decode(self, x0: Latents) -> Pixels:
+        """Pixels of what a network makes, on its device."""
+        return to_pixels(x0)
+
     def train_dataloader(self) -> ClipLoader:
         """The training stream of this rank, which resumes exactly."""
         rank, world_size = self._place()
         return ClipLoader(
-            Windows(self.reader("train"), truth=False),
+            self.windows("train", truth=False),
             frames=self.frames,
             batch_size=self.batch_size,
             batches=self.train_batches,
@@ -153,7 +166,7 @@ class ClipDataModule(LightningDataModule):
                 f"data.val_clips={self.val_clips} gives {world_size} ranks no equal number of clips, two or more each"
             )
         windows = self._fixed("val", self.val_clips, self.val_frames)
-        dataset = Windows(self.reader("val"), truth=True)
+        dataset = self.windows("val", truth=True)
         # Even, because half of every batch is rolled out and half is the real reference.
         size = self.batch_size + self.batch_size % 2
         return evaluation_loader(dataset, windows[rank::world_size], size, self.num_workers)
@@ -161,7 +174,7 @@ class ClipDataModule(LightningDataModule):
     def clips(self, split: str, count: int, frames: int, batch_size: int) -> Iterator[Clip]:
         """The same `count` clips of a split on every call, in batches, truth included; all there are if fewer."""
         windows = self._fixed(split, count, frames)
-        yield from evaluation_loader(Windows(self.reader(split), truth=True), windows, batch_size, num_workers=0)
+        yield from evaluation_loader(self.windows(split, truth=True), windows, batch_size, num_workers=0)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

@@ -47,14 +47,14 @@ class Tolerance:
             check_budget(bad, self.allowed(candidates))
 
     @contextmanager
-    def named(self, split: str) -> Iterator[None]:
-        """Turns BadBudget into a ValueError that names the split and says what to do."""
+    def named(self, split: str, advice: str = "") -> Iterator[None]:
+        """Turns BadBudget into a ValueError that names the split and says what to do, `advice` first."""
         try:
             yield
         except BadBudget as error:
             raise ValueError(
-                f"{split}: {error}\nRepair or remove these files, or leave them out with data.on_error=quarantine "
-                f"data.max_bad_share=0.2 (now {self.on_error} and {self.max_bad_share}); no file is ever changed."
+                f"{split}: {error}\n{advice}Repair or remove these files, or leave them out with "
+                f"data.on_error=quarantine data.max_bad_share=0.2 (now {self.on_error} and {self.max_bad_share}); no file is ever changed."
             ) from error
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from wm_lightning.clip import ActionSpec
+from wm_lightning.clip import ActionSpec, Latents, Pixels
 from wm_lightning.data.datamodule import SPLITS, ClipDataModule
 from wm_lightning.data.formats.frame_store import FrameStore
+from wm_lightning.data.formats.latent_reader import LatentReader
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.formats.store_reader import StoreReader
 from wm_lightning.data.frame_cache import FrameCache, Tolerance
+from wm_lightning.data.latent_cache import LatentCache, LatentKey, LatentStore
+from wm_lightning.data.windows import Windows
+from wm_lightning.networks.autoencoders import Autoencoder
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +35,9 @@ class SourceDataModule(ClipDataModule):
     take their place and are not trained on; an episode's part hangs on its name alone. Frames are resized by `resize`
     and decoded once, by `decode_workers` threads, into a cache of at most `cache_gib`. Unusable files are refused or
     left out by `on_error` and `max_bad_share`.
+
+    With `latents`, the folder of a latent cache, training reads the latents that `autoencoder` made of these frames
+    (task=encode); nothing is decoded ahead, and evaluation reads its clips' pixels from the recordings.
     """
 
     def __init__(
@@ -43,6 +51,8 @@ class SourceDataModule(ClipDataModule):
         max_bad_share: float,
         decode_workers: int,
         cache_gib: float,
+        latents: str | None,
+        autoencoder: Autoencoder | None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -59,6 +69,9 @@ class SourceDataModule(ClipDataModule):
             tolerance=Tolerance(on_error, max_bad_share), workers=decode_workers,
         )  # fmt: skip
         self._stores: dict[str, FrameStore] = {}
+        self.latents, self.autoencoder = latents, autoencoder
+        if latents is not None:
+            self.frame_shape = self._checked_autoencoder().frame_shape(height, width)
 
     @property
     @abstractmethod
@@ -99,23 +112,73 @@ class SourceDataModule(ClipDataModule):
         stored = split if split in self.stored_splits() else "train"
         source = self.open_source(stored)
         if stored not in self._stores:
-            self._stores[stored] = self.frame_cache.store(source, stored, self.reading())
+            self._stores[stored] = self._store(source, stored)
         store = self._stores[stored]
-        chosen = range(len(store.index.names))
+        chosen: Sequence[int] = range(len(store.index.names))
         if stored == "train":
             # Parts are drawn from all that are there, so that what is unusable makes a part smaller, and never other.
             part = set(self._share(source.names, split))
             chosen = [place for place, name in enumerate(store.index.names) if name in part]
         if not chosen:
             raise ValueError(f"{self.home}: no episode of {split} is usable; repair them, or raise data.{split}_share")
-        reader = StoreReader(
-            store, columns=source.columns, spec=self.spec, action_shift=self.action_shift, episodes=chosen
-        )
+        reader = self._reader(store, source, chosen)
         if reader.clipped:
             log.warning(
                 "%s %s: %d action values lie outside their bounds and are clipped", self.name, split, reader.clipped
             )
         return reader
+
+    def _store(self, source: EpisodeSource, stored: str) -> FrameStore:
+        if self.latents is None:
+            return self.frame_cache.store(source, stored, self.reading())
+        candidates = len(source.names) + len(source.bad)
+        cache, tolerance = LatentCache(Path(self.latents), self.latent_key), self.frame_cache.tolerance
+        again = f"Damaged latents are made again by the task=encode that made {self.latents}. "
+        with tolerance.named(stored, again):
+            return cache.store(stored, tolerance.allowed(candidates))
+
+    def _reader(self, store: FrameStore, source: EpisodeSource, chosen: Sequence[int]) -> StoreReader:
+        settings: dict[str, Any] = {"columns": source.columns, "spec": self.spec, "action_shift": self.action_shift}
+        if not isinstance(store, LatentStore):
+            return StoreReader(store, episodes=chosen, **settings)
+        usable = [episode for episode in chosen if episode not in store.unusable]
+        settings |= {"source": source, "resize": self.frame_cache.resize}
+        return LatentReader(store, episodes=usable, pixels=False, **settings)
+
+    def windows(self, split: str, *, truth: bool) -> Windows:
+        """A split seen through windows; where networks see latents, pixels are there for evaluation only."""
+        reader = self.reader(split)
+        return Windows(reader.with_pixels() if truth and isinstance(reader, LatentReader) else reader, truth=truth)
+
+    @cached_property
+    def latent_key(self) -> LatentKey:
+        """What the latents of these data hang on."""
+        autoencoder, resize = self._checked_autoencoder(), self.frame_cache.resize
+        stamps = {split: self.open_source(split).stamps() for split in self.stored_splits()}
+        files = hashlib.sha256(json.dumps([self.reading(), stamps]).encode()).hexdigest()
+        scaling = autoencoder.scaling
+        identity = {name: value for name, value in autoencoder.identity.items() if name not in scaling}
+        return LatentKey(identity, scaling, asdict(resize), files)
+
+    @property
+    def autoencoder_identity(self) -> Mapping[str, Any]:
+        return {} if self.latents is None else self._checked_autoencoder().identity
+
+    def decode(self, x0: Latents) -> Pixels:
+        return super().decode(x0) if self.latents is None else self._checked_autoencoder().decode(x0)
+
+    def _checked_autoencoder(self) -> Autoencoder:
+        """Raises ValueError where there is none, or where pixels are to be changed that latents do not have."""
+        if self.autoencoder is None:
+            raise ValueError(
+                f"data.latents={self.latents} needs the autoencoder that made it: autoencoder=pixel|patch|sd|sd3"
+            )
+        if self.augment is not None:
+            raise ValueError(
+                "data.augment changes pixels, and a latent cache holds what was made of them before: give "
+                "data.augment=null, or train on pixels with data.latents=null"
+            )
+        return self.autoencoder
 
     def prepare_data(self) -> None:
         """Simulates or checks, decodes everything once, and makes sure that no episode serves two splits."""
@@ -149,6 +212,7 @@ class SourceDataModule(ClipDataModule):
         """What is read: see `ClipDataModule`; with subset, format, and the number of clipped action values."""
         clipped = {split: self._opened(split).clipped for split in SPLITS}
         own = {"subset": self.label, "format": self.format, "reading": self.reading(), "clipped_values": clipped}
+        own |= {} if self.latents is None else {"latents": self.latent_key.sha256}
         return super().manifest | own
 
     def _opened(self, split: str) -> StoreReader:

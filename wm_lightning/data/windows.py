@@ -88,6 +88,7 @@ def collate(episodes: Sequence[Episode], indices: Sequence[int], *, truth: bool)
     """A batch of episodes of equal length and size."""
     keys = episodes[0].truth if truth else ()
     texts = [e.texts for e in episodes if e.texts is not None]
+    latents = [e.latents for e in episodes if e.latents is not None]
     return Clip(
         torch.from_numpy(np.stack([e.video for e in episodes])),
         Condition(
@@ -97,6 +98,7 @@ def collate(episodes: Sequence[Episode], indices: Sequence[int], *, truth: bool)
         torch.tensor(indices, dtype=torch.int64),
         {key: torch.from_numpy(np.stack([e.truth[key] for e in episodes])) for key in keys},
         Texts.cat(texts) if texts else None,
+        None if not latents else torch.from_numpy(np.stack(latents)),
     )
 
 

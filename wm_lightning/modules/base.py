@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from wm_lightning.clip import Clip, Latents, to_pixels, to_unit
+from wm_lightning.clip import Clip, Latents
 from wm_lightning.metrics.distance import Scale
 from wm_lightning.metrics.features import ClipFeatures
 from wm_lightning.metrics.scores import Scores
@@ -166,10 +166,10 @@ class WorldModelModule(LightningModule):
             horizon = clip.video.shape[1] - self.context
             self._scores = Scores(self.context, horizon, ClipFeatures.load())
         noise = SeededNoise(self.seed, "validation", tuple(start.index.tolist()), self.device)
-        context = to_unit(start.video[:, : self.context])
+        context = start.frames(0, self.context).x0
         made = rollout(self.denoiser(self.deployed), self.sampler, context, start.condition, self.plan, noise)
-        video = to_pixels(made)
-        world = self.trainer.datamodule.world  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        video, world = data.decode(made), data.world
         judged = None if world is None else world.measure(video.cpu(), start.to("cpu"), self.context)
         self._scores.add(video, start.video, judged)
         self._reference.append(self._scores.features(reference.video))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wm_lightning.checkpoints import NetworkFile, load_into
-from wm_lightning.clip import Clip, Levels, to_unit
+from wm_lightning.clip import Clip, Levels
 from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.frozen import Frozen
@@ -173,7 +173,7 @@ class DMDModule(WorldModelModule):
         grad_frames = self.self_rollout.grad_frames
         with torch.set_grad_enabled(learn):
             x = rollout(
-                self.denoiser(self.student), self.sampler, to_unit(clip.video[:, : self.context]),
+                self.denoiser(self.student), self.sampler, clip.frames(0, self.context).x0,
                 clip.condition.frames(0, length), self.plan, self.rollout_noise(purpose, clip.index),
                 exits=exits, grad_from=0 if grad_frames is None else length - grad_frames,
             )  # fmt: skip
@@ -223,7 +223,8 @@ class DMDModule(WorldModelModule):
 
     def lesson_loss(self, init: Initialisation, clip: Clip) -> Scalar:
         """The loss of an initialisation (or regression) on real clips."""
-        x0, chunk = to_unit(clip.video), self.plan.mask.chunk or clip.video.shape[1]
+        x0 = clip.x0
+        chunk = self.plan.mask.chunk or x0.shape[1]
         place = self.per_sample("lesson place", clip.index, lambda source: draw_places(source, x0.shape[1], chunk))
         lesson = Lesson(x0, clip.condition, self.noise_like(x0, "lesson noise", clip.index), place, chunk, self.context)
         players = Players(*(self.denoiser(n) for n in (self.student, self.average.network, self.teacher)))

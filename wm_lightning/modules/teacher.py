@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wm_lightning.checkpoints import NetworkFile, load_into
-from wm_lightning.clip import Clip, Condition, to_unit
+from wm_lightning.clip import Clip, Condition
 from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.optimizers import Schedule
@@ -133,7 +133,7 @@ class TeacherModule(WorldModelModule):
 
     def loss(self, clip: Clip, mask: FrameMask) -> Scalar:
         """Denoising loss with one level per frame (diffusion forcing)."""
-        x0 = to_unit(clip.video)
+        x0 = clip.x0
         frames = x0.shape[1]
         blocks = chunk_blocks(frames, mask.chunk, first_alone=True)
         t = self.per_sample("levels", clip.index, lambda source: self.levels.sample(self.path, blocks, source))

@@ -95,7 +95,7 @@ class Bench:
         steps = len(sampler.levels(path, plan.chunk)) - 1
         models = {"cached": Denoiser(network, path), "uncached": Denoiser(Rerun(network), path)}
         subjects = [
-            Subject("teacher", name, model, sampler, plan, steps, cached=name == "cached")
+            Subject("teacher", name, model, sampler, plan, steps, cached=name == "cached", decode=data.decode)
             for name, model in models.items()
         ]
         clip = sixteen(list(data.clips("test", 16, self.frames, 16)))

@@ -42,7 +42,8 @@ def declare_actions(config: DictConfig, data: ClipDataModule) -> None:
     if frame != data.frame_shape:
         raise ValueError(
             f"network.channels, height, width={frame}, but the data have frames of {data.frame_shape}: a network of "
-            "latents needs data that were encoded"
+            "latents needs data that were encoded; encode them with task=encode, name the folder with "
+            "data.latents=FOLDER, and the autoencoder with autoencoder="
         )
     if actions not in (None, data.spec.dim):
         raise ValueError(f"network.actions={actions}, but the data have {data.spec.dim}: {list(data.spec.names)}")
@@ -55,7 +56,8 @@ def build_card(config: DictConfig, data: ClipDataModule, kind: str) -> Card:
     network.pop("_partial_")
     return Card(
         kind=kind, network=network, path=plain_node(config, "noising"), action_spec=data.spec.to_dict(),
-        action_shift=data.action_shift, frame_shape=data.frame_shape, trained_for={}, data=data.name,
+        action_shift=data.action_shift, frame_shape=data.frame_shape, autoencoder=data.autoencoder_identity,
+        trained_for={}, data=data.name,
         revision=revision(), config_hash=config_hash(plain(config)), command=shown_command(),
     )  # fmt: skip
 

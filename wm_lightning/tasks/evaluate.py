@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile, load_into, read_network
+from wm_lightning.clip import Latents, Pixels
 from wm_lightning.config_record import config_hash, plain
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.environment import revision
@@ -68,7 +70,7 @@ def evaluate_files(
     """Measures a student beside its teacher, or a teacher alone."""
     settings: TableSettings = instantiate(config.metrics, _convert_="all")
     device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
-    cast = build_cast(config, file, teacher, device)
+    cast = build_cast(config, file, teacher, device, data.decode)
     bench = prepare(data, settings, device, str(config.trainer.precision))
     unseeded = config.copy()
     unseeded.seed = 0
@@ -77,8 +79,11 @@ def evaluate_files(
     return evaluate_cast(cast, bench, settings, origin, Path(config.run_dir), Console())
 
 
-def build_cast(config: DictConfig, file: NetworkFile, teacher: NetworkFile | None, device: torch.device) -> Cast:
-    """Networks on their device, with the samplers of the config."""
+def build_cast(
+    config: DictConfig, file: NetworkFile, teacher: NetworkFile | None, device: torch.device,
+    decode: Callable[[Latents], Pixels],
+) -> Cast:  # fmt: skip
+    """Networks on their device, with the samplers of the config; `decode` is the data's."""
     own = network_of(config, file, device)
     module = plain_node(config, "module")
     recipe = module if teacher is None else module["teacher"]["recipe"]
@@ -92,6 +97,7 @@ def build_cast(config: DictConfig, file: NetworkFile, teacher: NetworkFile | Non
         student_sampler=None if teacher is None else instantiate(module["sampler"], _convert_="all"),
         plan=instantiate(plain_node(config, "rollout"), _convert_="all"),
         history_level=history,
+        decode=decode,
     )
 
 

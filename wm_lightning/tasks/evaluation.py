@@ -48,8 +48,9 @@ def evaluate_cast(
     judged_ones = [subject for subject in subjects if subject.unjudged is None]
     log.info("Measuring %d generators on %d test clips", len(judged_ones), sum(map(len, bench.clips)))
     work = sum(subject.forwards for subject in judged_ones) * len(bench.clips)
+    work += 4 * len(bench.clips) * (2 if bench.clips[0].latents is None else 3)  # the baselines
     with _progress(console) as progress:
-        task = progress.add_task("evaluation", total=work + 8 * len(bench.clips))
+        task = progress.add_task("evaluation", total=work)
         judgements: dict[int, Judgement] = {}
         for subject in judged_ones:
             progress.update(task, description=f"quality: {subject.name}, {subject.steps} steps")
@@ -86,19 +87,27 @@ def _maker(subject: Subject, bench: Bench, settings: TableSettings) -> Callable[
 def _baselines(
     subjects: Sequence[Subject], bench: Bench, settings: TableSettings, advance: Callable[[], None]
 ) -> dict[str, Judgement]:
-    """Copying the last frame, what the world offers, and the best few-step model driven by another clip's actions."""
-    driven, world = next((s for s in subjects if s.role == "student"), subjects[-1]), bench.data.world
+    """The best few-step model driven by another clip's actions, and what needs no model: see `_modelless`."""
+    driven = next((s for s in subjects if s.role == "student"), subjects[-1])
     make = _maker(driven, bench, settings)
-    copies = {"copy last frame": baseline_copy, **(world.baselines() if isinstance(world, OffersBaselines) else {})}
-    copied = {
-        name: judge_videos(bench, settings, partial(copy, context=settings.context), advance)
-        for name, copy in copies.items()
-    }
+    found = {name: judge_videos(bench, settings, copy, advance) for name, copy in _modelless(bench, settings).items()}
     if sum(len(clip) for clip in bench.clips) < 2:  # a single clip's only neighbour is itself
-        return copied
+        return found
     other = dict(zip(map(id, bench.clips), with_shuffled_actions(bench.clips), strict=True))
     shuffled = judge_videos(bench, settings, lambda clip: make(other[id(clip)]), advance)
-    return {**copied, f"shuffled actions ({driven.name}, {driven.steps})": shuffled}
+    return {**found, f"shuffled actions ({driven.name}, {driven.steps})": shuffled}
+
+
+def _modelless(bench: Bench, settings: TableSettings) -> dict[str, Callable[[Clip], Pixels]]:
+    """Copying the last frame, what the world offers, and latents decoded, which no network of them can exceed."""
+    world = bench.data.world
+    copies = {"copy last frame": baseline_copy, **(world.baselines() if isinstance(world, OffersBaselines) else {})}
+    found: dict[str, Callable[[Clip], Pixels]] = {
+        name: partial(copy, context=settings.context) for name, copy in copies.items()
+    }
+    if bench.clips[0].latents is not None:
+        found["reconstruction"] = lambda clip: bench.data.decode(clip.x0.to(bench.device)).cpu()
+    return found
 
 
 def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSettings, origin: Origin) -> Results:

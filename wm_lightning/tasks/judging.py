@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -68,18 +68,12 @@ def prepare(data: ClipDataModule, settings: TableSettings, device: torch.device,
     every = Clip.cat(list(data.clips("test", 2 * settings.clips, frames, settings.batch_size)))
     # Contexts and reference alternate, so that both spread over all episodes; an odd clip is left out.
     order = torch.arange(len(every) // 2 * 2).reshape(-1, 2).T
-    starts, others = _rows(every, order[0]), _rows(every, order[1])
+    starts, others = every[order[0]], every[order[1]]
     train = data.clips("train", 256, frames, settings.batch_size)
     scale = Scale.fit(torch.cat([features(clip.video) for clip in train]))
     size = settings.batch_size
     batches = tuple(starts[i : i + size] for i in range(0, len(starts), size))
     return Bench(batches, features(others.video), scale, features, data, device, precision)
-
-
-def _rows(clip: Clip, rows: Tensor) -> Clip:
-    truth = {name: value[rows] for name, value in clip.truth.items()}
-    condition = replace(clip.condition, actions=clip.condition.actions[rows], state=clip.condition.state[rows])
-    return Clip(clip.video[rows], condition, clip.index[rows], truth)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ from wm_lightning.tasks.judging import TableSettings
 from wm_lightning.tasks.pretraining import pretraining_of
 from wm_lightning.tasks.teachers import given_teacher, must_adapt, recipe_of, start_file
 
+# Where things lie: what lies there is held against the card and the key of the latent cache.
+PLACES = ("data.root", "data.latents", "data.autoencoder.weights")
+
 
 def check_training(config: DictConfig) -> None:
     """Raises ValueError where settings, checkpoints or data could not be trained on and measured.
@@ -41,7 +44,7 @@ def check_training(config: DictConfig) -> None:
     declare_actions(config, data)
     teacher = _teacher(config, data) if "teacher" in config.module else None
     card = _trained(config, data, teacher or _start(config, data))
-    _check_table(config, card, teacher)
+    _check_table(config, card, teacher, data)
     build_trainer(config)
     if (path := resume_path(config)) is not None:
         _check_same_training(given, Path(path), read_resumable(Path(path), card))
@@ -74,7 +77,7 @@ def _trained(config: DictConfig, data: ClipDataModule, file: NetworkFile | None)
     return replace(card, trained_for=module.trained_for())
 
 
-def _check_table(config: DictConfig, card: Card, teacher: NetworkFile | None) -> None:
+def _check_table(config: DictConfig, card: Card, teacher: NetworkFile | None, data: ClipDataModule) -> None:
     """The rows of the table at the end: masks, commits and numbers of steps."""
     settings: TableSettings = instantiate(config.metrics, _convert_="all")
     require(card, config, settings.context + settings.horizon)
@@ -82,7 +85,7 @@ def _check_table(config: DictConfig, card: Card, teacher: NetworkFile | None) ->
         raise ValueError(
             f"metrics.horizon={settings.horizon} is shorter than a chunk of {config.rollout.chunk} frames; raise it"
         )
-    cast = _on_meta(lambda: build_cast(config, _weightless(config, card), teacher, torch.device("meta")))
+    cast = _on_meta(lambda: build_cast(config, _weightless(config, card), teacher, torch.device("meta"), data.decode))
     for _ in cast.subjects(settings.teacher_steps, settings.student_steps):
         pass
 
@@ -91,7 +94,7 @@ def _check_same_training(config: DictConfig, path: Path, saved: Mapping[str, Any
     """A training goes on as it was: what is changed now would be recorded, and change nothing or half of it."""
     nodes = ("module", "network", "noising", "rollout", "data", "seed")
     before, after = (flat({key: values.get(key) for key in nodes}) for values in (saved, plain(config)))
-    changed = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "data.root"]
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key) and key not in PLACES]
     if changed:
         shown = "; ".join(f"{key}={before.get(key)} then, {after.get(key)} now" for key in changed[:6])
         raise ValueError(

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Rollout:
         device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
         file = read_checkpoint(config, data, kind)
         subject = build_subject(config, file, kind, frames, self.steps, device)
+        subject = replace(subject, decode=data.decode)
         rolled = self.roll_out(subject, data, frames, context, device, str(config.trainer.precision))
         folder, mark = Path(config.run_dir) / "rollouts", "_simulated" if data.simulated else ""
         caption = f"{data.name}, test clips, {kind} of {config.name} at {subject.steps} steps, {file.sha256[:12]}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from wm_lightning.clip import Clip, to_pixels, to_unit
+from wm_lightning.clip import Clip
 from wm_lightning.compute import now
 from wm_lightning.sampling.rollout import SeededNoise, iter_chunks, remember_context
 from wm_lightning.tasks.subjects import Subject
@@ -91,12 +91,12 @@ def _chunk_time(subject: Subject, clip: Clip, context: int, device: torch.device
     model, plan, frames = subject.model, subject.plan, clip.video.shape[1]
     given = max(context, frames - plan.chunk)
     noise = SeededNoise(0, "speed", tuple(range(len(clip))), device)
-    seen, condition = to_unit(clip.video[:, :given].to(device)), clip.condition.to(device)
+    seen, condition = clip.frames(0, given).x0.to(device), clip.condition.to(device)
     past = remember_context(model, seen, condition, plan, noise)
     ahead = [condition.frames(given, given + plan.chunk)] * chunks
     start = now(device)
     for chunk in iter_chunks(model, subject.sampler, past, ahead, plan, noise, shape=tuple(seen.shape[2:])):
-        to_pixels(chunk.frames).cpu()
+        subject.decode(chunk.frames).cpu()
     return (now(device) - start) / chunks
 
 

@@ -1,13 +1,13 @@
 """The generators a results table compares: teachers, controls, students and baselines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from wm_lightning.clip import Clip, Pixels, to_pixels, to_unit
+from wm_lightning.clip import Clip, Latents, Pixels, to_pixels
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.noising import GaussianPath
@@ -23,7 +23,7 @@ LAST = Commit(mode="last", t=0.0)
 class Subject:
     """A generator of video and how the table names it.
 
-    `unjudged` says why its quality is not measured (None: it is).
+    `unjudged` says why its quality is not measured (None: it is). `decode` makes pixels of what the model makes.
     """
 
     role: str
@@ -34,6 +34,7 @@ class Subject:
     steps: int
     cached: bool
     unjudged: str | None = None
+    decode: Callable[[Latents], Pixels] = to_pixels
 
     @property
     def forwards(self) -> int:
@@ -45,9 +46,9 @@ class Subject:
     def generate(self, clip: Clip, context: int, seed: int, device: torch.device) -> Pixels:
         """Video of the clip's length from its first `context` frames, on the CPU."""
         noise = SeededNoise(seed, "evaluation", tuple(clip.index.tolist()), device)
-        start = to_unit(clip.video[:, :context].to(device))
+        start = clip.frames(0, context).x0.to(device)
         made = rollout(self.model, self.sampler, start, clip.condition.to(device), self.plan, noise)
-        return to_pixels(made).cpu()
+        return self.decode(made).cpu()
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,14 @@ class Cast:
     student_sampler: Sampler | None
     plan: Plan
     history_level: float  # how noisy a history the teacher was trained on
+    decode: Callable[[Latents], Pixels]
 
     def subjects(self, teacher_steps: Sequence[int], student_steps: Sequence[int]) -> Iterator[Subject]:
         """Rows of the table in their order, baselines aside; the steps a student was trained for are always there."""
+        for subject in self._undecoded(teacher_steps, student_steps):
+            yield replace(subject, decode=self.decode)
+
+    def _undecoded(self, teacher_steps: Sequence[int], student_steps: Sequence[int]) -> Iterator[Subject]:
         yield from self._teachers(teacher_steps)
         if self.student is not None and self.student_sampler is not None:
             steps = sorted({self.student_sampler.steps.steps, *student_steps}, reverse=True)

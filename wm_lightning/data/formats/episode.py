@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int64, Shaped, UInt8
+from jaxtyping import Float16, Float32, Int64, Shaped, UInt8
 
 from wm_lightning.clip import ActionSpec, ActionState, Texts
 
@@ -20,13 +20,17 @@ class Produced:
 
 @dataclass(frozen=True)
 class Episode:
-    """Frames of one episode: RGB uint8, producing actions, hidden simulator state (each `f ...`), its task's texts."""
+    """Frames of one episode: RGB uint8, producing actions, hidden simulator state (each `f ...`).
+
+    `texts` are those of its task, `latents` there where they are cached.
+    """
 
     video: UInt8[np.ndarray, "f c h w"]
     actions: Float32[np.ndarray, "f a"]
     state: Int64[np.ndarray, "f"]
     truth: Mapping[str, Shaped[np.ndarray, "f ..."]] = field(default_factory=dict)
     texts: Texts | None = None
+    latents: Float16[np.ndarray, "f channels rows columns"] | None = None
 
 
 @runtime_checkable

@@ -98,14 +98,14 @@ def write_store(folder: Path, episodes: Iterable[Named], *, most_frames: int, re
             small = resize(content.video)
             frames[place : place + len(small)] = small
             place += len(small)
-            kept.append(_Kept(episode.name, content.actions, content.truth, _digest(small, content.actions)))
+            kept.append(_Kept(episode.name, content.actions, content.truth, episode_digest(small, content.actions)))
         frames.flush()
         _save_columns(partial, kept)
         index = Index(
             names=tuple(episode.name for episode in kept),
             lengths=tuple(len(episode.actions) for episode in kept),
             digests=tuple(episode.digest for episode in kept),
-            quarantine=_listed(bad),
+            quarantine=listed(bad),
         )
         (partial / INDEX).write_text(json.dumps(asdict(index), indent=1))
 
@@ -149,7 +149,7 @@ def _save_columns(folder: Path, episodes: list[_Kept]) -> None:
         np.save(folder / f"truth-{key}.npy", np.concatenate([e.truth[key] for e in episodes]))
 
 
-def _listed(bad: Sequence[BadFile]) -> dict[str, str]:
+def listed(bad: Sequence[BadFile]) -> dict[str, str]:
     """Reasons by file; a file that lost several episodes is listed once for each."""
     reasons: dict[str, str] = {}
     for error in bad:
@@ -161,5 +161,6 @@ def _listed(bad: Sequence[BadFile]) -> dict[str, str]:
     return reasons
 
 
-def _digest(frames: UInt8[np.ndarray, "f c h w"], actions: Float32[np.ndarray, "f a"]) -> str:
+def episode_digest(frames: UInt8[np.ndarray, "f c h w"], actions: Float32[np.ndarray, "f a"]) -> str:
+    """SHA-256 of resized frames and stored actions."""
     return hashlib.sha256(frames.tobytes() + actions.tobytes()).hexdigest()

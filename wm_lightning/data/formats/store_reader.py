@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.episode import Episode, produced_actions
@@ -62,14 +62,16 @@ def build_store(
 
     def episodes() -> Iterator[Named]:
         yield from bad
-        for episode in _read_all(source, plan.episodes, workers):
+        for episode in read_all(source, plan.episodes, workers):
             yield episode
             report(1)
 
     write_store(place, episodes(), most_frames=plan.frames, resize=resize, allowed=allowed)
 
 
-def _read_all(source: EpisodeSource, episodes: Sequence[int], workers: int) -> Iterator[Named]:
+def read_all(source: EpisodeSource, episodes: Sequence[int], workers: int) -> Iterator[Named]:
+    """Some episodes in their order, or why they cannot be read, by `workers` threads that read ahead."""
+
     def read(episode: int) -> Named:
         return Named(source.names[episode], attempt(source, episode))
 
@@ -124,12 +126,18 @@ class StoreReader:
         """Frames start..stop-1 with the actions that produced them. Raises ValueError where there are fewer."""
         if not 0 <= start < stop <= self.length(episode):
             raise ValueError(f"{self.name(episode)}: frames {start}..{stop - 1} of {self.length(episode)} asked for")
+        stored = np.clip(self._actions(self._place(episode)), self.low, self.high)
+        produced = produced_actions(stored, start, stop, self.action_shift)
+        video, truth = self._frames(episode, start, stop)
+        return Episode(video, produced.actions, produced.state, truth)
+
+    def _frames(
+        self, episode: int, start: int, stop: int
+    ) -> tuple[UInt8[np.ndarray, "f 3 h w"], Mapping[str, np.ndarray]]:
+        """Pixels and hidden state of a stretch."""
         place = self._place(episode)
         part = slice(place.start + start, place.start + stop)
-        stored = np.clip(self._actions(place), self.low, self.high)
-        produced = produced_actions(stored, start, stop, self.action_shift)
-        truth = {key: np.array(values[part]) for key, values in self.store.truth.items()}
-        return Episode(np.array(self.store.frames[part]), produced.actions, produced.state, truth)
+        return np.array(self.store.frames[part]), {key: np.array(v[part]) for key, v in self.store.truth.items()}
 
     def _place(self, episode: int) -> slice:
         first = int(self.store.starts[self.episodes[episode]])
