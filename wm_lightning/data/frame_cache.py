@@ -54,7 +54,8 @@ class Tolerance:
         except BadBudget as error:
             raise ValueError(
                 f"{split}: {error}\n{advice}Repair or remove these files, or leave them out with "
-                f"data.on_error=quarantine data.max_bad_share=0.2 (now {self.on_error} and {self.max_bad_share}); no file is ever changed."
+                f"data.on_error=quarantine data.max_bad_share=0.2 (now {self.on_error} and {self.max_bad_share}); "
+                "no file is ever changed."
             ) from error
 
 
