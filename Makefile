@@ -13,4 +13,4 @@ debug:           ## every experiment at size=debug: train, validate, save, resum
 	./wm pytest -m slow -k experiment
 
 nightly:         ## the tests that take tens of minutes
-	./wm pytest -m nightly --record=benchmarks/results/nightly/latest.json
+	./wm pytest -m nightly $(if $(only),-k "$(only)") --record=benchmarks/results/nightly/latest.json

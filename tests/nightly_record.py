@@ -1,4 +1,8 @@
-"""Writes what the nightly tier found, by which revision and where, for the repository to keep."""
+"""Writes what the nightly tier found, by which revision and where, for the repository to keep.
+
+The tier takes hours and may be run in pieces (`-k`): every test carries its own revision, date and machine, and a piece
+leaves the entries of the tests it did not run as they are.
+"""
 
 import json
 import time
@@ -6,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.environment import environment, revision
 
 OPTION = "--record"
@@ -19,7 +24,7 @@ class Recorder:
     """Collects the reports of all workers in the process that shows them."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.started = path, time.time()
+        self.path, self.revision = path, revision()
         self.tests: dict[str, dict[str, str | float]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -29,15 +34,13 @@ class Recorder:
 
     def pytest_sessionfinish(self) -> None:
         found = environment()
-        content = {
-            "revision": revision(),
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "seconds": round(time.time() - self.started, 1),
-            "machine": {name: found[name] for name in ("processor", "cores", "python")},
-            "tests": dict(sorted(self.tests.items())),
-        }
+        where = {"revision": self.revision, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+        where["machine"] = f"{found['processor']}, {found['cores']} cores, Python {found['python']}"
+        before = json.loads(self.path.read_text())["tests"] if self.path.exists() else {}
+        tests = before | {name: {**entry, **where} for name, entry in self.tests.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(content, indent=1) + "\n")
+        with atomic_file(self.path) as partial:
+            partial.write_text(json.dumps({"tests": dict(sorted(tests.items()))}, indent=1) + "\n")
 
 
 def pytest_configure(config: pytest.Config) -> None:

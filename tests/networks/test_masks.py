@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from wm_lightning.networks.attention import frame_visibility
+from wm_lightning.networks.geometry import frame_visibility
 from wm_lightning.networks.masks import ExplicitMask, FrameMask, TeacherForcingMask, chunk_blocks
 
 CHUNKS = [1, 2, 3, 4, None]

@@ -117,7 +117,7 @@ def by_definition(
         shift1, scale1, gate1, shift2, scale2, gate2 = block.modulation(c).chunk(6, dim=-1)
         normed = modulate(block.norm1(x), shift1, scale1)
         q, k, v = block.attention.projections.split(normed)
-        if network.joint or index % 2:
+        if network.layout.joint or index % 2:
             mixed = _over_time(network, q, k, v, chunks, slots(chunks, window, sink), framewise, absolute)
         else:
             angles = _spatial_angles(network, q.shape[-1] // 2)
@@ -139,7 +139,7 @@ def _over_time(
             at = frame if absolute else frames.index(frame)
             turned = torch.stack([_turned(k[:, j], _angles(network, p, q)) for j, p in zip(seen, places, strict=True)])
             query = _turned(q[:, frame], _angles(network, at, q))
-            if network.joint:
+            if network.layout.joint:
                 keys, values = rearrange(turned, "s b n h e -> b (s n) h e"), v[:, seen].flatten(1, 2)
                 out[:, frame] = _softmax(query, keys, values, "b q h e, b k h e -> b h q k")
             else:
@@ -158,7 +158,7 @@ def _spatial_angles(network: VideoDiT, pairs: int) -> Tensor:
     """Angles of every place, `n pairs`: rows turn the first half of the pairs, columns the second."""
     rows, columns = network.grid
     axis = pairs // 2
-    speeds = torch.tensor([network.rope_base ** (-i / axis) for i in range(axis)], dtype=torch.float64)
+    speeds = torch.tensor([network.layout.rope_base ** (-i / axis) for i in range(axis)], dtype=torch.float64)
     place = torch.arange(rows * columns)
     return torch.cat([(place // columns)[:, None] * speeds, (place % columns)[:, None] * speeds], dim=-1)
 
@@ -166,12 +166,12 @@ def _spatial_angles(network: VideoDiT, pairs: int) -> Tensor:
 def _angles(network: VideoDiT, position: int, like: Tensor) -> Tensor | tuple[Tensor, Tensor]:
     """Angles at a position in time, `1 pairs`; for joint attention those of the places beside them."""
     pairs = like.shape[-1] // 2
-    if not network.joint:
-        speeds = torch.tensor([network.rope_base ** (-i / pairs) for i in range(pairs)], dtype=torch.float64)
+    if not network.layout.joint:
+        speeds = torch.tensor([network.layout.rope_base ** (-i / pairs) for i in range(pairs)], dtype=torch.float64)
         return position * speeds[None]
     axis = pairs // 3
     temporal = pairs - 2 * axis
-    speeds = torch.tensor([network.rope_base ** (-i / temporal) for i in range(temporal)], dtype=torch.float64)
+    speeds = torch.tensor([network.layout.rope_base ** (-i / temporal) for i in range(temporal)], dtype=torch.float64)
     return position * speeds[None], _spatial_angles(network, 2 * axis)
 
 

@@ -1,46 +1,18 @@
 """Self-attention over the tokens of a video: joint space–time, spatial, or temporal, with remembered keys."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from wm_lightning.networks.masks import FrameMask
-from wm_lightning.networks.rope import RopeTable, rotate
+from wm_lightning.networks.geometry import Geometry
+from wm_lightning.networks.rope import rotate
 
 Tokens = Float[Tensor, "b f n d"]
 Heads = Float[Tensor, "b f n h e"]
 Remembered = tuple[Float[Tensor, "b past n h e"], Float[Tensor, "b past n h e"]]
 Extended = tuple[Float[Tensor, "b total n h e"], Float[Tensor, "b total n h e"]]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What all layers of one forward share: rotary tables and the mask.
-
-    The tables broadcast against heads `b f n h pairs`: `place` turns by the position within a frame,
-    `time_keys` by the window-relative position of past and new frames, `queries` by all that new
-    frames need. `seen` is what `attend` takes, None where everything is visible.
-    """
-
-    place: RopeTable
-    time_keys: RopeTable
-    queries: RopeTable
-    seen: Bool[Tensor, "..."] | None
-
-
-def frame_visibility(
-    mask: FrameMask, past: int, frames: int, valid: Bool[Tensor, "b past"] | None
-) -> Bool[Tensor, "..."] | None:
-    """The frame mask with unused slots taken out; None where every frame sees every frame."""
-    seen = mask.allowed(past, frames)
-    if valid is not None:
-        new = valid.new_ones(len(valid), frames)
-        seen = seen.to(valid.device) & torch.cat([valid, new], dim=1)[:, None, :]
-    return None if bool(seen.all()) else seen
 
 
 class Projections(nn.Module):
@@ -131,19 +103,6 @@ def attend(
 ) -> Float[Tensor, "b h q e"]:
     """Scaled dot-product attention; the mask is boolean, True where attention is allowed."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def joint_mask(seen: Bool[Tensor, "..."] | None, tokens: int) -> Bool[Tensor, "..."] | None:
-    """A frame mask repeated for every token of its frames; with a batch, a place for heads is added."""
-    if seen is None:
-        return None
-    mask = seen.repeat_interleave(tokens, dim=-2).repeat_interleave(tokens, dim=-1)
-    return mask[:, None] if mask.ndim == 3 else mask
-
-
-def temporal_mask(seen: Bool[Tensor, "..."] | None, tokens: int) -> Bool[Tensor, "..."] | None:
-    """A frame mask for attention along time at every place of a frame."""
-    return seen if seen is None or seen.ndim == 2 else seen.repeat_interleave(tokens, dim=0)[:, None]
 
 
 def _append(past: Remembered | None, k: Heads, v: Heads) -> Extended:

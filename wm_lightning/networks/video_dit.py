@@ -1,7 +1,6 @@
 """A diffusion transformer over video: joint or factorised attention, AdaLN-zero per frame, a remembered past."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,18 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 from wm_lightning.clip import Condition, Latents, Levels
 from wm_lightning.networks.attention import (
-    Geometry,
     JointAttention,
     SpatialAttention,
     TemporalAttention,
     Tokens,
-    frame_visibility,
-    joint_mask,
-    temporal_mask,
 )
 from wm_lightning.networks.conditioning import ActionEmbedder, Embedding, LevelEmbedder
+from wm_lightning.networks.geometry import Geometry, Layout, geometry
 from wm_lightning.networks.masks import FrameMask
-from wm_lightning.networks.rope import rope_table, unrotated
 from wm_lightning.networks.state import State, empty_state
 
 KeysValues = tuple[Tensor, Tensor]
@@ -112,14 +107,14 @@ class VideoDiT(nn.Module):
         if dim % heads or (dim // heads) % 4 or (attention == "joint" and dim // heads < 8):
             raise ValueError(f"{dim=} over {heads=} must give heads of a multiple of 4 channels, at least 8 if joint")
         self.patch, self.grid = patch, (height // patch, width // patch)
-        self.head_dim, self.rope_base = dim // heads, rope_base
-        self.joint, self.gradient_checkpointing = attention == "joint", gradient_checkpointing
+        joint, self.gradient_checkpointing = attention == "joint", gradient_checkpointing
+        self.layout = Layout(*self.grid, head_dim=dim // heads, rope_base=rope_base, joint=joint)
         self.embed = nn.Linear(channels * patch**2, dim)
         places = self.grid[0] * self.grid[1]
         self.places = nn.Parameter(torch.randn(places, dim) * 0.02) if spatial_positions else None
         self.level = LevelEmbedder(dim, frequencies=frequencies)
         self.action = ActionEmbedder(actions, dim, kind=action_kind, none=action_none, dropped=action_dropped)
-        kinds = ["joint"] * depth if self.joint else ["spatial", "temporal"] * depth
+        kinds = ["joint"] * depth if joint else ["spatial", "temporal"] * depth
         self.blocks = nn.ModuleList(
             Block(kind, dim, heads, mlp_ratio=mlp_ratio, gelu=gelu, qk_norm=qk_norm) for kind in kinds
         )
@@ -153,7 +148,7 @@ class VideoDiT(nn.Module):
         """
         state = empty_state(len(x_t)) if past is None else past
         wide = torch.promote_types(x_t.dtype, torch.float32)
-        geometry = self._geometry(mask, state, x_t.shape[1], x_t.device, wide)
+        shared = geometry(self.layout, mask, state.length, x_t.shape[1], state.valid, x_t.device, wide)
         c = self.level(label) + self.action(condition)
         x = self.embed(rearrange(x_t, "b f c (y p) (x q) -> b f (y x) (c p q)", p=self.patch, q=self.patch))
         if self.places is not None:
@@ -161,11 +156,11 @@ class VideoDiT(nn.Module):
         memory: dict[str, Tensor] = {}
         for name, block, remembered, is_last in self._layers(state):
             if is_last and memory_only:
-                kept = block.remember(x, c, geometry, remembered)
+                kept = block.remember(x, c, shared, remembered)
             elif self.gradient_checkpointing and torch.is_grad_enabled():
-                x, kept = checkpoint(block, x, c, geometry, remembered, use_reentrant=False)  # type: ignore[misc]
+                x, kept = checkpoint(block, x, c, shared, remembered, use_reentrant=False)  # type: ignore[misc]
             else:
-                x, kept = block(x, c, geometry, remembered)
+                x, kept = block(x, c, shared, remembered)
             if kept is not None:
                 memory[f"{name}.k"], memory[f"{name}.v"] = kept[0].detach(), kept[1].detach()
         state = state.advanced(memory, x_t.shape[1])
@@ -181,29 +176,3 @@ class VideoDiT(nn.Module):
         rows, _ = self.grid
         shape = "b f (y x) (c p q) -> b f c (y p) (x q)"
         return rearrange(tokens, shape, y=rows, p=self.patch, q=self.patch)
-
-    def _geometry(
-        self, mask: FrameMask, state: State, frames: int, device: torch.device, dtype: torch.dtype
-    ) -> Geometry:
-        pairs = self.head_dim // 2
-        # A joint head gives its first third of pairs, rounded so that both spatial axes get equally many, to time.
-        axis = pairs // 3 if self.joint else pairs // 2
-        temporal = pairs - 2 * axis if self.joint else pairs
-
-        rows, columns = self.grid
-        rope = partial(rope_table, base=self.rope_base, dtype=dtype)
-        still, index = partial(unrotated, dtype=dtype), torch.arange(rows * columns)
-        place = torch.cat([rope(index // columns, axis), rope(index % columns, axis)], -1)
-        queries, keys = (rope(positions, temporal) for positions in mask.positions(state.length, frames))
-        if self.joint:
-            place = torch.cat([still(len(place), temporal), place], -1)
-            queries, keys = (torch.cat([t, still(len(t), 2 * axis)], -1) for t in (queries, keys))
-        place, queries, keys = (
-            place[:, None].to(device),
-            queries[:, None, None].to(device),
-            keys[:, None, None].to(device),
-        )
-        seen = frame_visibility(mask, state.length, frames, state.valid)
-        expand = joint_mask if self.joint else temporal_mask
-        seen = expand(None if seen is None else seen.to(device), len(index))
-        return Geometry(place, keys, queries * place if self.joint else queries, seen)
