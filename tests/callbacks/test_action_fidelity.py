@@ -59,12 +59,13 @@ def test_recovery_names_its_network_and_refuses_other_data(tmp_path: Path) -> No
     spec = data(tmp_path / "cache").spec
     made = Trained(
         data="simulated-worldmap", frame_shape=(3, SIDE, SIDE), action_spec=spec.to_dict(), action_shift=1, width=4,
-        iterations=0, ceiling=0.0,
+        iterations=0, ceiling={"left": 0.8, "stay": 0.2, "up": 0.5},
     )  # fmt: skip
     path = tmp_path / "reader.safetensors"
     pinned = Pinned(str(path), save_reader(path, InverseDynamics(actions=spec.dim, width=4), made))
     logged, written = validated(tmp_path, dmd(), inverse_dynamics=pinned)
     assert written["recovery"]["network"] == pinned.sha256 and len(written["recovery"]["ceiling"]["horizon"]) == 6
+    assert written["recovery"]["columns"] == ["left", "up"], "what cannot be read off real clips is not asked for"
     assert logged["val/recovery"] == pytest.approx(written["recovery"]["r2"])
     with pytest.raises(ValueError, match="SHA-256"):
         callback(tmp_path, inverse_dynamics=Pinned(str(path), "0" * 64))

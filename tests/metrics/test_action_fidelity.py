@@ -142,10 +142,12 @@ def test_recovery_is_r2_by_horizon() -> None:
     given[0] = False
     predicted = actions.clone()
     predicted[:, 1], predicted[0] = 0.0, 100.0  # the mean; and a clip that does not count
-    recovery = Recovery(horizon=4)
+    recovery = Recovery(horizon=4, columns=2)
     for rows in (slice(0, 10), slice(10, 50)):
         recovery.update(predicted[rows], actions[rows], given[rows])
     torch.testing.assert_close(recovery.compute(), torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    lost = actions[1:, 1].square().sum(0) / actions[1:].square().sum((0, 1))
+    torch.testing.assert_close(recovery.by_column(), 1 - lost)
 
 
 def learned() -> InverseDynamics:
@@ -168,7 +170,7 @@ def learned() -> InverseDynamics:
 def trained(**changes: object) -> Trained:
     settings = dict(
         data="shifts", frame_shape=(3, SIDE, SIDE), action_spec=SPEC.to_dict(), action_shift=1, width=8, iterations=60,
-        ceiling=0.5,
+        ceiling={"right": 0.9, "down": 0.1},
     )  # fmt: skip
     return Trained(**(settings | changes))
 
@@ -179,8 +181,8 @@ def network() -> InverseDynamics:
 
 
 def recovered(network: InverseDynamics, change: Callable[[Clip], Tensor]) -> float:
-    clip, recovery = clips(24, seed=3), Recovery(horizon=4)
-    update_recovery(recovery, network, clip, change(clip), context=1)
+    clip, recovery = clips(24, seed=3), Recovery(horizon=4, columns=2)
+    update_recovery(recovery, network, clip, change(clip), 1, [0, 1])
     return recovery.mean()
 
 
@@ -197,7 +199,7 @@ def test_a_reader_is_the_file_that_was_pinned(network: InverseDynamics, tmp_path
     reader = load_reader(Pinned(str(path), found))
     video = clips(2, seed=4).video
     torch.testing.assert_close(reader.network(video), network(video))
-    assert reader.trained == trained() and reader.sha256 == found
+    assert reader.trained == trained() and reader.sha256 == found and reader.readable == [0]
     path.write_bytes(path.read_bytes()[:-1] + b"\0\1"[-1:])
     with pytest.raises(ValueError, match=f"expected {found}"):
         load_reader(Pinned(str(path), found))

@@ -141,31 +141,35 @@ class ActionSweep(FidelityMetric):
 class Recovery(FidelityMetric):
     """R2 by horizon of actions read off a video by an inverse-dynamics network, in standardised columns.
 
-    1 - squared error / squared deviation from the training clips' mean action, over all columns that vary: 1 is
-    perfect, 0 knows no more than the mean. For multi-hot actions it is the Brier skill score.
+    1 - squared error / squared deviation from the training clips' mean action: 1 is perfect, 0 knows no more than the
+    mean. For multi-hot actions it is the Brier skill score.
     """
 
     higher_is_better = True
     error: Tensor
     total: Tensor
 
-    def __init__(self, *, horizon: int, **options: bool) -> None:
+    def __init__(self, *, horizon: int, columns: int, **options: bool) -> None:
         super().__init__(**options)
-        self.sums(error=(horizon,), total=(horizon,))
+        self.sums(error=(horizon, columns), total=(horizon, columns))
 
     def update(
         self, predicted: Float[Tensor, "b f a"], actions: Float[Tensor, "b f a"], given: Bool[Tensor, "b f"]
     ) -> None:
         """Adds standardised predictions and actions of generated frames; `given` marks frames that have an action."""
-        self.error += ((predicted - actions).square().sum(-1) * given).double().sum(0)
-        self.total += (actions.square().sum(-1) * given).double().sum(0)
+        self.error += ((predicted - actions).square() * given[..., None]).double().sum(0)
+        self.total += (actions.square() * given[..., None]).double().sum(0)
 
     def compute(self) -> Float[Tensor, "..."]:
-        """R2 by horizon."""
-        return (1 - self.error / self.total).float()
+        """R2 by horizon, all columns together."""
+        return (1 - self.error.sum(1) / self.total.sum(1)).float()
+
+    def by_column(self) -> Float[Tensor, "a"]:
+        """R2 of every column over all frames; NaN where a column never varied."""
+        return (1 - self.error.sum(0) / self.total.sum(0)).float()
 
     def mean(self) -> float:
-        """R2 over all frames together."""
+        """R2 over all frames and columns together."""
         return float(1 - self.error.sum() / self.total.sum())
 
 

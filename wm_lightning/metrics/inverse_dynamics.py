@@ -18,6 +18,8 @@ from wm_lightning.networks.inverse_dynamics import InverseDynamics
 log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
+# A column whose ceiling is below this cannot be read off real clips, so nothing is asked of generated ones.
+READABLE = 0.5
 VERSION = "inverse dynamics 1"  # what the network does with its weights; a change of it needs a new number
 
 
@@ -32,7 +34,7 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """What an inverse-dynamics network was trained on; `ceiling` is its R2 on real validation clips."""
+    """What an inverse-dynamics network was trained on; `ceiling` is its R2 on real validation clips, by column."""
 
     data: str
     frame_shape: tuple[int, int, int]
@@ -40,7 +42,7 @@ class Trained:
     action_shift: int
     width: int
     iterations: int
-    ceiling: float
+    ceiling: Mapping[str, float]
     content: str = ""  # hash of the data
     version: str = field(default=VERSION)
 
@@ -61,6 +63,12 @@ class Reader:
     network: InverseDynamics
     trained: Trained
     sha256: str
+
+    @property
+    def readable(self) -> list[int]:
+        """The columns that can be read off real clips."""
+        names = self.trained.action_spec["names"]
+        return [place for place, name in enumerate(names) if self.trained.ceiling.get(name, 0.0) >= READABLE]
 
 
 def save_reader(path: Path, network: InverseDynamics, trained: Trained) -> str:

@@ -101,10 +101,11 @@ def measure_fidelity(
     mean, error = gap.mean_and_error()
     scalars = {"action_gap": mean, "action_gap_error": error}
     report = {"gap": {"mean": mean, "standard_error": error, "horizon": _listed(gap.compute()), "clips": len(clip)}}
-    if reader is not None:
+    if reader is not None and reader.readable:
         found, ceiling = (_recovery(reader, clip, made, context) for made in (video, clip.video))
         scalars["recovery"] = found.mean()
-        trained = {"network": reader.sha256, "ceiling_validation": reader.trained.ceiling}
+        columns = [reader.trained.action_spec["names"][place] for place in reader.readable]
+        trained = {"network": reader.sha256, "columns": columns, "ceiling_validation": dict(reader.trained.ceiling)}
         report["recovery"] = _read(found) | {"ceiling": _read(ceiling)} | trained
     if ruler.probes:
         some = clip[:sweep_clips].frames(0, context + sweep_frames)
@@ -145,13 +146,17 @@ def _driven(clip: Clip, action: Float[Tensor, "a"], context: int) -> Clip:
 
 
 def _recovery(reader: Reader, clip: Clip, video: Pixels, context: int) -> Recovery:
-    recovery = Recovery(horizon=video.shape[1] - context, sync_on_compute=False)
-    update_recovery(recovery, reader.network, clip, video, context)
+    recovery = Recovery(horizon=video.shape[1] - context, columns=len(reader.readable), sync_on_compute=False)
+    update_recovery(recovery, reader.network, clip, video, context, reader.readable)
     return recovery
 
 
 def _read(recovery: Recovery) -> dict[str, Any]:
-    return {"r2": _number(recovery.mean()), "horizon": _listed(recovery.compute())}
+    return {
+        "r2": _number(recovery.mean()),
+        "horizon": _listed(recovery.compute()),
+        "by_column": _listed(recovery.by_column()),
+    }
 
 
 def _listed(values: Tensor) -> list[float | None]:

@@ -1,6 +1,6 @@
 """Training of an inverse-dynamics network on real clips."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ class InverseDynamicsModule(LightningModule):
         """`horizon` frames follow the first of every validation clip."""
         super().__init__()
         self.network, self.make_optimizer = network, optimizer
-        self.recovery = Recovery(horizon=horizon)
+        self.columns = list(range(len(network.mean)))
+        self.recovery = Recovery(horizon=horizon, columns=len(self.columns))
 
     def training_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Mean squared error over the frames that an action produced."""
@@ -33,11 +34,12 @@ class InverseDynamicsModule(LightningModule):
 
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """Adds the clips to the ceiling."""
-        update_recovery(self.recovery, self.network, clip, clip.video, context=1)
+        update_recovery(self.recovery, self.network, clip, clip.video, 1, self.columns)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs R2 over all validation clips."""
+        """Logs R2 over all validation clips, and keeps it by column."""
         self.log("val/recovery", self.recovery.mean(), prog_bar=True)
+        self.ceiling = self.recovery.by_column().tolist()
         self.recovery.reset()
 
     def configure_optimizers(self) -> Optimizer:
@@ -45,9 +47,11 @@ class InverseDynamicsModule(LightningModule):
 
 
 @torch.no_grad()
-def update_recovery(recovery: Recovery, network: InverseDynamics, clip: Clip, video: Tensor, context: int) -> None:
-    """Adds what the network reads off `video` (`b f c h w`, uint8) to the recovery of the clip's actions."""
-    condition = clip.condition
+def update_recovery(
+    recovery: Recovery, network: InverseDynamics, clip: Clip, video: Tensor, context: int, columns: Sequence[int]
+) -> None:
+    """Adds what the network reads off `video` (`b f c h w`, uint8) to the recovery of the clip's action columns."""
+    condition, chosen = clip.condition, list(columns)
     given = (condition.state == ActionState.GIVEN)[:, context : video.shape[1]]
     wanted = network.standardised(condition.actions[:, : video.shape[1]])
-    recovery.update(network(video)[:, context:], wanted[:, context:], given)
+    recovery.update(network(video)[:, context:, chosen], wanted[:, context:, chosen], given)

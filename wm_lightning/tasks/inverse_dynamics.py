@@ -1,6 +1,7 @@
 """task=inverse_dynamics: the network that reads actions off videos, with its ceiling on real clips."""
 
 import logging
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 
 from wm_lightning.clip import ActionState
 from wm_lightning.data.datamodule import ClipDataModule
-from wm_lightning.metrics.inverse_dynamics import Trained, save_reader
+from wm_lightning.metrics.inverse_dynamics import READABLE, Trained, save_reader
 from wm_lightning.modules.inverse_dynamics import InverseDynamicsModule
 from wm_lightning.networks.inverse_dynamics import InverseDynamics
 from wm_lightning.tasks.build import plain_node, without
@@ -45,7 +46,8 @@ class Train:
             logger=False, enable_checkpointing=False
         )
         trainer.fit(module, datamodule=data)
-        ceiling = float(trainer.callback_metrics["val/recovery"])
+        names = zip(data.spec.names, module.ceiling, strict=True)
+        ceiling = {name: round(value, 4) for name, value in names if math.isfinite(value)}
         trained = Trained(
             data=data.name, frame_shape=data.frame_shape, action_spec=data.spec.to_dict(),
             action_shift=data.action_shift, width=self.width, iterations=self.iterations, ceiling=ceiling,
@@ -53,12 +55,14 @@ class Train:
         )  # fmt: skip
         path = Path(config.run_dir) / "inverse_dynamics.safetensors" if self.into is None else Path(self.into)
         found = save_reader(path, network, trained)
-        log.info("R2 on real validation clips: %.4f (1: every action is told apart)", ceiling)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
+        log.info("R2 on real validation clips (1: the action is told from the pictures): %s", shown)
+        log.info("Columns of %.1f and more count in val/recovery", READABLE)
         log.info(
             "Written: %s. Name it with callbacks.action_fidelity.inverse_dynamics="
             "'{_target_: wm_lightning.metrics.pinned.Pinned, path: %s, sha256: %s}'", path, path, found,
         )  # fmt: skip
-        return {"recovery": ceiling}
+        return {"recovery": float(trainer.callback_metrics["val/recovery"])}
 
     def data_of(self, config: DictConfig) -> ClipDataModule:
         """The DataModule with this task's batches and length."""

@@ -87,9 +87,12 @@ class Ladder:
         if data.world is not None:
             error = data.world.measure(video, clip, 1).action_error.nanmean()
             found["action_error"] = float(error) if bool(error.isfinite()) else None
-        if self.weights.inverse_dynamics is not None:
-            recovery = Recovery(horizon=self.frames - 1)
-            update_recovery(recovery, load_reader(self.weights.inverse_dynamics).network, clip, video, context=1)
+        if (
+            self.weights.inverse_dynamics is not None
+            and (reader := load_reader(self.weights.inverse_dynamics)).readable
+        ):
+            recovery = Recovery(horizon=self.frames - 1, columns=len(reader.readable))
+            update_recovery(recovery, reader.network, clip, video, 1, reader.readable)
             found["recovery"] = recovery.mean()
         return found
 
