@@ -68,8 +68,9 @@ def plain_node(config: DictConfig, key: str) -> dict[str, Any]:
 
 
 def shown_command() -> str:
-    """The command as the user typed it."""
-    return "python run.py " + " ".join(sys.argv[1:])
+    """The command as the user typed it, without the places of this machine, which change no number."""
+    words = [word for word in sys.argv[1:] if word.split("=")[0] not in ("run_dir", "cache_dir")]
+    return " ".join(["python run.py", *words])
 
 
 def build_module(config: DictConfig, card: Card, file: NetworkFile | None) -> WorldModelModule:
