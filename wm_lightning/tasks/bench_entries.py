@@ -85,7 +85,7 @@ def shown(found: Sequence[Entry], caption: str) -> Table:
     """The entries as a table for a rich console."""
     table = Table(title=f"Benchmark: {caption}", title_justify="left")
     for heading in HEADINGS:
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for entry in found:
         table.add_row(*entry.cells())
     return table

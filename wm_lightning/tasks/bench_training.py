@@ -96,7 +96,7 @@ class Training:
     def waiting(self, steps: int, most: float) -> Waiting:
         """The last of the modules trained on its own loader for `steps` steps after `warmup` ones."""
         [*_, (name, make)] = self.makers().items()
-        clock, profiler = Clock(self.warmup, self.device), SimpleProfiler()
+        clock, profiler = Clock(self.warmup, self.device), Durations()
         trainer = self.trainer(clock, profiler=profiler, limit_train_batches=self.warmup + steps)
         trainer.fit(make(), train_dataloaders=self.data.train_dataloader())
         # The clock starts when the first timed step has its batch, so the waits for all the others are counted. On a
@@ -112,6 +112,13 @@ class Training:
             precision=self.config.trainer.precision, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, limit_val_batches=0, default_root_dir=self.config.run_dir, **settings,
         )  # fmt: skip
+
+
+class Durations(SimpleProfiler):
+    """Keeps how long every part of the loop took, and prints no table of a hundred lines."""
+
+    def describe(self) -> None:
+        """Nothing."""
 
 
 class Clock(Callback):
