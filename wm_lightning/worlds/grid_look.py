@@ -18,7 +18,7 @@ from wm_lightning.randomness import generator
 from wm_lightning.worlds.grid_judge import NAMES, STRIDE, Tracks, Verdict, track
 from wm_lightning.worlds.grid_planner import steps_told
 from wm_lightning.worlds.grid_scene import AGENTS, COLOURS, MOVES, SIDE, Board, Cell, State, render
-from wm_lightning.worlds.grid_tasks import GridTasks, from_json
+from wm_lightning.worlds.grid_tasks import SPLITS, GridTasks, drawn, from_json
 
 VIEW = SIDE // 2  # cells across the picture
 AGENT = "Camera"
@@ -94,11 +94,18 @@ def plan(view: Cell, target: Cell) -> tuple[str, ...] | None:
 
 
 def look_tasks(world: GridTasks, split: str, number: int) -> list[LookTask]:
-    """The tasks of looking in a scene, perhaps none: one for each thing in view that is not in its middle."""
-    first = world.scene(split, number)[0]
+    """The tasks of one scene, at least one: for each thing in view that is not in its middle and can come there.
+
+    Raises ValueError for a split there is not.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"{split=} is not one of {SPLITS}")
     source = generator(world.seed, f"grid looks {split}", number)
-    view = (int(source.integers(SIDE - VIEW + 1)), int(source.integers(SIDE - VIEW + 1)))
-    return list(_solved(first.board, first.state, view, source, world.frames - 1))
+    while True:
+        board, state = drawn(source, world.most_walls)
+        view = (int(source.integers(SIDE - VIEW + 1)), int(source.integers(SIDE - VIEW + 1)))
+        if tasks := list(_solved(board, state, view, source, world.frames - 1)):
+            return tasks
 
 
 def _solved(board: Board, state: State, view: Cell, source: np.random.Generator, longest: int) -> Iterator[LookTask]:

@@ -126,7 +126,7 @@ class GridTasks:
             raise ValueError(f"{split=} is not one of {SPLITS}")
         source = generator(self.seed, f"grid tasks {split}", number)
         while True:
-            board, state = _drawn(source, self.most_walls)
+            board, state = drawn(source, self.most_walls)
             goals = [*_goals(board, state)]
             source.shuffle(goals)
             tasks = list(islice(self._solved(board, state, goals, source), self.tasks_per_scene))
@@ -156,7 +156,8 @@ def _goals(board: Board, state: State) -> Iterator[Goal]:
                 yield Goal("open", agent)
 
 
-def _drawn(source: np.random.Generator, most_walls: int) -> tuple[Board, State]:
+def drawn(source: np.random.Generator, most_walls: int) -> tuple[Board, State]:
+    """A scene at random: two agents and a circle, perhaps a box, a key and a door, up to `most_walls` walls."""
     cells: list[Cell] = list(product(range(SIDE), range(SIDE)))
     circle, blue, red, box, key, door, *rest = (cells[number] for number in source.permutation(len(cells)))
     walls = frozenset(rest[: int(source.integers(most_walls + 1))])
