@@ -144,7 +144,7 @@ class Clip:
     index: Int[Tensor, "b"]
     truth: Mapping[str, Tensor] = field(default_factory=dict)
     texts: Texts | None = None
-    latents: Latents | None = None
+    latents: Float[Tensor, "b f channels rows columns"] | None = None
 
     @property
     def x0(self) -> Latents:
