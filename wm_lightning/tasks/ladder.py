@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Ladder:
 
     clips: int
     frames: int
-    metrics: tuple[str, ...]
+    metrics: Sequence[str]
     seed: int
     minimum: int
     weights: Weights

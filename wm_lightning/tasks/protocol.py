@@ -55,10 +55,10 @@ class Protocol:
     horizon: int
     image_frames: Sequence[int] | None
     first_scored: int
-    video_frames: tuple[int, int] | None
+    video_frames: Sequence[int] | None
     by_frame: bool
-    native: tuple[int, int] | None
-    size: tuple[int, int] | None
+    native: Sequence[int] | None
+    size: Sequence[int] | None
     metrics: Sequence[str]
     paper: Mapping[str, Any]
     departures: Sequence[str]
