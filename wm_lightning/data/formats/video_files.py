@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from wm_lightning.data.formats.atomic import atomic_file
 
 Decoder = Literal["pyav", "decord"]
+FIRST_BOXES = ("ftyp", "styp", "moov", "mdat", "free", "skip", "wide")
 
 
 class BadFile(ValueError):
@@ -91,7 +92,7 @@ def decode_span(path: Path, start: float, frames: int, fps: float) -> UInt8[np.n
 def require_whole(path: Path) -> None:
     """Raises BadFile where an mp4's boxes (ISO/IEC 14496-12) do not end where the file does: it lacks its end.
 
-    Decoders find that out only where what is missing is needed for pictures.
+    Decoders find that out only where what is missing is needed for pictures. Other containers are left to them.
     """
     size, place = path.stat().st_size, 0
     with path.open("rb") as file:
@@ -101,7 +102,8 @@ def require_whole(path: Path) -> None:
             length, name = int.from_bytes(head[:4], "big"), head[4:8].decode("latin-1")
             if length == 1:  # the length stands behind the name
                 length = int.from_bytes(head[8:16], "big")
-            if length == 0:  # to the end of the file
+            other = place == 0 and name not in FIRST_BOXES
+            if other or length == 0:  # 0: to the end of the file
                 return
             if length < 8 or place + length > size:
                 raise BadFile(path, f"ends within its box {name!r} at byte {place}, it may be truncated or damaged")
