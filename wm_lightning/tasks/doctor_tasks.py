@@ -28,7 +28,9 @@ def examine(data: WorldTasksDataModule) -> dict[str, float]:
     except BadBudget as error:
         raise ValueError(f"{data.home} cannot be used as it is: {error}") from error
     kind = "simulated" if data.simulated else "real"
-    console.print(_splits(data, f"{data.home} · WorldTasks · {kind} · {len(tasks.bad)} rows unusable"))
+    title = f"{data.home} · WorldTasks · {kind} · {len(tasks.bad)} rows unusable"
+    console.print(title, soft_wrap=True, highlight=False)
+    console.print(_splits(data))
     for name, of in KINDS.items():
         counts = Counter(map(of, tasks.rows)).most_common()
         shares = ", ".join(f"{what} {100 * count / len(tasks.rows):.1f} %" for what, count in counts)
@@ -40,8 +42,8 @@ def examine(data: WorldTasksDataModule) -> dict[str, float]:
     return {"tasks": float(len(tasks.rows)), "unusable": float(len(tasks.bad))}
 
 
-def _splits(data: WorldTasksDataModule, title: str) -> Table:
-    table = Table(title=title, title_justify="left")
+def _splits(data: WorldTasksDataModule) -> Table:
+    table = Table()
     for head in ("split", "tasks", "pictures", "sources", "with a verifier", "words of a solution"):
         table.add_column(head)
     for split in SPLITS:
