@@ -124,7 +124,7 @@ def csgo_set(root: Path) -> None:
 def tar_set(root: Path) -> None:
     csgo_set(root)
     files = sorted(root.glob("*.hdf5"))
-    for number, part in enumerate((files[:3], files[3:])):
+    for number, part in enumerate((files[:3], files[3:TRAIN], files[TRAIN:])):
         with tarfile.open(root / f"part_{number}.tar", "w") as tar:
             for path in part:
                 tar.add(path, arcname=f"1-200/{path.name}")
@@ -210,8 +210,8 @@ SETS = {
 
 @cache
 def composed(form: str, words: tuple[str, ...]) -> DictConfig:
-    # Parts of more than one episode, so that a fault leaves something of each.
-    shape = ["data.subset=set", "data.height=48", "data.width=48", "data.decode_workers=1", "data.val_share=0.4"]
+    # Parts that no file holds alone, so that a fault leaves something of each.
+    shape = ["data.subset=set", "data.height=48", "data.width=48", "data.decode_workers=1", "data.val_share=0.5"]
     shape = [] if form == "map" else [*shape, "data.test_share=0.3"]
     return compose([*SETS[form].words, "data.frames=5", "data.val_frames=5", "data.val_clips=2", *shape, *words])
 

@@ -19,7 +19,7 @@ needs_doom = pytest.mark.skipif(
 
 def small_world(**changes: Any) -> DoomWorld:
     settings: dict[str, Any] = dict(seed=0, length=40, episodes=dict(train=2, test=1), height=60, width=112)
-    settings |= dict(levels=dict(train=["map01"], test=["map05"]), warm_up=10)
+    settings |= dict(levels=dict(train=["map01"], test=["map05"]), warm_up=10, workers=1)
     settings |= dict(policies=dict(hunter=0.0, walker=0.0, random=1.0))
     return DoomWorld(**(settings | changes))
 
@@ -94,4 +94,5 @@ def test_it_is_read_as_counter_strike_is(tmp_path: Path) -> None:
     one = data.reader("train").read(0, 0, 14)
     assert one.video.shape == (14, 3, 24, 48) and one.actions.shape == (14, 51) and one.video.std() > 5
     files = sorted((data.folder / "doom").glob("*.state.npz"))
+    assert sorted(path.name for path in data.folder.rglob("*_vizdoom*")) == []
     assert len(files) == 6 and np.load(files[0])["angle"].shape == (14,)

@@ -5,10 +5,13 @@ an extra: `pip install -e '.[doom]'`. A frame is two of Doom's tics, so recordin
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +23,7 @@ from PIL import Image
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.csgo import COLUMNS, KEYS, MOUSE, MOUSE_X, MOUSE_Y, SPEC, write_csgo
 from wm_lightning.data.formats.resize import Resize
+from wm_lightning.data.formats.source import save_arrays
 from wm_lightning.randomness import generator
 
 # Raise it whenever the same settings would give other pixels or actions: it names the cached data.
@@ -27,6 +31,7 @@ VERSION = 1
 TEST_SPLIT = "test_split.txt"
 TICS, SETTLE = 2, 8  # a frame is two tics; for the first frames of a level Doom does not listen
 TURN = np.degrees(0.0009)  # degrees a count of the mouse, as in the maze
+BATCH = 8  # episodes of one game
 POLICIES = ("hunter", "walker", "random")
 # Doom's buttons in the order of the keys; what Doom lacks: r opens doors. Running is Doom's key, walking that of
 # Counter-Strike, so shift is turned round.
@@ -53,7 +58,7 @@ class DoomWorld:
 
     `episodes` counts what train and test hold, `length` is that of an episode in frames, `height` and `width` those of
     pictures on disk. `levels` are Freedoom's (map01 .. map32), `warm_up` the most frames played before an episode
-    begins, `policies` the share of each policy. The player cannot die.
+    begins, `policies` the share of each policy. The player cannot die. `workers` processes write.
     """
 
     name = "doom"
@@ -61,7 +66,7 @@ class DoomWorld:
 
     def __init__(
         self, *, seed: int, length: int, episodes: Mapping[str, int], height: int, width: int,
-        levels: Mapping[str, Sequence[str]], warm_up: int, policies: Mapping[str, float],
+        levels: Mapping[str, Sequence[str]], warm_up: int, policies: Mapping[str, float], workers: int,
     ) -> None:  # fmt: skip
         if set(episodes) != {"train", "test"} or min(episodes.values()) < 1 or length < 2 or warm_up < 0:
             raise ValueError(
@@ -74,7 +79,10 @@ class DoomWorld:
             raise ValueError(f"data.world.{height=} and {width=} must lie within 24x24 and 180x320")
         if set(policies) != set(POLICIES) or min(policies.values()) < 0 or abs(sum(policies.values()) - 1) > 1e-6:
             raise ValueError(f"data.world.policies={dict(policies)} must give {POLICIES} shares that sum to 1")
+        if workers < 1:
+            raise ValueError(f"data.world.{workers=} must be at least 1")
         self.seed, self.length, self.warm_up, self.height, self.width = seed, length, warm_up, height, width
+        self.workers = workers
         self.episodes = {split: int(episodes[split]) for split in ("train", "test")}
         self.levels = {split: tuple(map(str, levels[split])) for split in self.episodes}
         self.policies = {name: float(policies[name]) for name in POLICIES}
@@ -97,21 +105,39 @@ class DoomWorld:
             return [self._played(game, split, episode) for episode in episodes]
 
     def write(self, folder: Path, report: Callable[[int], None]) -> None:
-        """Writes `<folder>/doom/hdf5_dm_july2021_N.hdf5`, hidden state beside each, and the list of test files."""
+        """Writes `<folder>/doom/hdf5_dm_july2021_N.hdf5`, hidden state beside each, and the list of test files.
+
+        `report(n)` is called after every n episodes. The bytes do not depend on `workers`.
+        """
         require_vizdoom()
         place = folder / self.name
         place.mkdir(parents=True)
-        number, held_out = 0, []
+        job = partial(self._write_batch, place)
+        if self.workers == 1:
+            for batch in self._batches():
+                report(job(batch))
+        else:
+            # Spawned, not forked: the caller may hold threads (a progress bar, torch) that a fork would cut off.
+            with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
+                for written in pool.map(job, self._batches()):
+                    report(written)
+        first = self.episodes["train"]
+        held_out = [f"{_name(first + episode)}.hdf5" for episode in range(self.episodes["test"])]
+        with atomic_file(place / TEST_SPLIT) as unfinished:
+            unfinished.write_text("\n".join(held_out) + "\n")
+
+    def _batches(self) -> Iterator["_Batch"]:
+        first = 0
         for split, count in self.episodes.items():
-            with _started(self.height, self.width) as game:
-                for episode in range(count):
-                    number += 1
-                    name = f"hdf5_dm_july2021_{number}"
-                    _write(place, name, self._played(game, split, episode))
-                    held_out += [f"{name}.hdf5"] if split == "test" else []
-                    report(1)
-        with atomic_file(place / TEST_SPLIT) as partial:
-            partial.write_text("\n".join(held_out) + "\n")
+            for start in range(0, count, BATCH):
+                yield _Batch(split, range(start, min(start + BATCH, count)), first)
+            first += count
+
+    def _write_batch(self, place: Path, batch: "_Batch") -> int:
+        with _started(self.height, self.width) as game:
+            for episode in batch.episodes:
+                _write(place, _name(batch.first + episode), self._played(game, batch.split, episode))
+        return len(batch.episodes)
 
     def _played(self, game: Any, split: str, episode: int) -> Recording:
         """An episode; where a level ends before it is full, another attempt is made."""
@@ -149,6 +175,13 @@ class DoomWorld:
         """The middle of the picture that has the shape of those on disk: left, top, right, bottom."""
         kept = Resize("crop", self.height, self.width).taken(*picture.shape[:2])
         return kept.left, kept.top, kept.left + kept.width, kept.top + kept.height
+
+
+@dataclass(frozen=True)
+class _Batch:
+    split: str
+    episodes: range
+    first: int  # how many episodes the splits before hold
 
 
 class Player:
@@ -253,7 +286,11 @@ def _nearest_monster(seen: Any) -> tuple[float, bool] | None:
     return counts, widest.width > 0.15 * width
 
 
+def _name(number: int) -> str:
+    return f"hdf5_dm_july2021_{number + 1}"
+
+
 def _write(place: Path, name: str, recording: Recording) -> None:
     write_csgo(place / f"{name}.hdf5", recording.video, recording.actions)
-    with atomic_file(place / f"{name}.state.npz") as partial, partial.open("wb") as file:
-        np.savez(file, **{key.lower(): recording.state[:, column] for column, key in enumerate(STATE)})  # type: ignore[arg-type]
+    state = {key.lower(): recording.state[:, column] for column, key in enumerate(STATE)}
+    save_arrays(place / f"{name}.state.npz", state)

@@ -106,10 +106,9 @@ def require_whole(path: Path) -> None:
             if other or length == 0:  # 0: to the end of the file
                 return
             if length < 8 or place + length > size:
-                raise BadFile(path, f"ends within its box {name!r} at byte {place}, it may be truncated or damaged")
+                ends = f"it ends within its box {name!r} at byte {place}"
+                raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({ends})")
             place += length
-    if not size:
-        raise BadFile(path, "is empty")
 
 
 def encode(path: Path, video: UInt8[np.ndarray, "f h w 3"], encoding: Encoding) -> None:
