@@ -37,9 +37,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> WorldMapDataModule:
 
 
 def test_every_measure_sees_what_it_claims_on_simulated_clips(data: WorldMapDataModule) -> None:
-    ladder = Ladder(clips=48, frames=7, metrics=("mse", "psnr", "ssim"), seed=0, minimum=16, weights=Weights(**NONE))
-    clip = Clip.cat(list(data.clips("test", 48, 7, 64)))
-    real = torch.cat([part.video for part in data.clips("train", 96, 7, 64)])
+    ladder = Ladder(clips=64, frames=9, metrics=("mse", "psnr", "ssim"), seed=0, minimum=16, weights=Weights(**NONE))
+    clip = Clip.cat(list(data.clips("test", 64, 9, 64)))
+    real = torch.cat([part.video for part in data.clips("train", 128, 9, 64)])
     found = ladder.climb(clip, real, data)
     assert set(found) == {"mse", "psnr", "ssim", "fd_rand", "kd_rand", "action_error"} and set(found) <= set(CLAIMS)
     assert all(len(values) == 5 for rungs in found.values() for values in rungs.values())

@@ -119,20 +119,26 @@ class ProtocolScores:
                 found.append(self._distance(name, kind, extractor, generated, truth, draws, seed))
         return [asdict(entry) for entry in found]
 
-    def kernel_distances(self, real: Video, *, minimum: int, draws: int, seed: int) -> list[dict[str, Any]]:
+    def features_of(self, real: Video) -> dict[str, Tensor]:
+        """Features of other real clips, for `kernel_distances`; those of frames enter as their mean over the clip."""
+        return {extractor.name: self._look(extractor, real).mean(1) for extractor in self.fallbacks}
+
+    def kernel_distances(
+        self, real: Mapping[str, Tensor], *, minimum: int, draws: int, seed: int
+    ) -> list[dict[str, Any]]:
         """The suite's own kd_NAME: generated and true clips against other real clips (see `metrics.distance`).
 
-        `real` are training clips of the scored size: as many as were generated are the reference, the others set the
-        scale. `low` and `high` bound the excess over the floor. A frame's features enter as their mean over the clip.
+        `real` are `features_of` training clips: as many as were generated are the reference, the others set the scale.
+        `low` and `high` bound the excess over the floor.
         """
         found = []
         for extractor in self.fallbacks:
             kept = (torch.cat(self.features[extractor.name, side]) for side in ("generated", "truth"))
             generated, truth = (features.mean(1) for features in kept)
-            features = self._look(extractor, real).mean(1)
+            features = real[extractor.name]
             reference, others = features[: len(truth)], features[len(truth) :]
             if len(reference) < len(truth) or len(others) < 2:
-                note = f"{len(real)} training clips are too few for a reference and a scale"
+                note = f"{len(features)} training clips are too few for a reference and a scale"
                 entry = Distance(None, None, None, None, len(truth), extractor.sha256, note)
             else:
                 entry = kernel_distance(

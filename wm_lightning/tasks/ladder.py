@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,9 +63,10 @@ class Ladder:
         log.info("Written: %s", folder / f"ladder{mark}.json")
         return {"measures": float(len(ladder)), "broken": float(len(broken))}
 
-    def climb(self, clip: Clip, real: torch.Tensor, data: ClipDataModule) -> Rungs:
-        """Every measure of every damage at strength 0 and the four others."""
+    def climb(self, clip: Clip, video: torch.Tensor, data: ClipDataModule) -> Rungs:
+        """Every measure of every damage at strength 0 and the four others; `video` are other real clips."""
         ladder: Rungs = {}
+        real = self.scores(clip).features_of(video)
         whole = self.measures(clip, clip.video, real, data)
         steps = [(name, strength) for name in DEGRADATIONS for strength in STRENGTHS]
         for name, strength in track(steps, "degradation ladder", transient=True):
@@ -74,13 +75,17 @@ class Ladder:
                 ladder.setdefault(measure, {}).setdefault(name, [whole[measure]]).append(value)
         return ladder
 
+    def scores(self, clip: Clip) -> ProtocolScores:
+        """Fresh scores of all frames but the first."""
+        height, width = clip.video.shape[-2:]
+        asked = Asked(range(1, self.frames), (0, self.frames), self.metrics, by_frame=False)
+        return ProtocolScores(asked, self.weights, (height, width))
+
     def measures(
-        self, clip: Clip, video: torch.Tensor, real: torch.Tensor, data: ClipDataModule
+        self, clip: Clip, video: torch.Tensor, real: Mapping[str, torch.Tensor], data: ClipDataModule
     ) -> dict[str, float | None]:
         """All measures of one set of clips, as one number each."""
-        height, width = video.shape[-2:]
-        asked = Asked(range(1, self.frames), (0, self.frames), self.metrics, by_frame=False)
-        scores = ProtocolScores(asked, self.weights, (height, width))
+        scores = self.scores(clip)
         scores.add(video, clip.video)
         found = {name: entry["mean"] for name, entry in scores.measured().items()}
         kernels = scores.kernel_distances(real, minimum=self.minimum, draws=2, seed=self.seed)

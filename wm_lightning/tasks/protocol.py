@@ -149,7 +149,7 @@ class Protocol:
                 for name, values in world_measures(data, video, clip, self.context).items():
                     worlds.setdefault(name, []).append(values)
                 progress.advance(task, len(clip))
-        real = self.real(data, frames, len(entries))
+        real = model.features_of(self.real(data, frames, len(entries)))
         found = {}
         for name, scores in (("model", model), ("copy_last_frame", held)):
             distances = scores.distances(draws=self.draws, seed=self.seed)
