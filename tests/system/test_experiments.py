@@ -73,7 +73,8 @@ def trained(run: Run, folder: Path, words: list[str]) -> dict[str, Any]:
     """Trains, and looks at all that a run leaves. Returns the results."""
     said = run(*words, f"run_dir={folder}").must_succeed().out
     assert "val/score" in said and "Measured teacher, " in said, "a log file does not tell how far it is"
-    kind = "teacher" if "experiment=teacher" in words else "student"
+    config = compose(words, with_hydra=True)
+    kind, data = "student" if "teacher" in config.module else "teacher", config.hydra.runtime.choices.data
     left = ("results.md", "rollouts.gif", "rollouts.png", "config.yaml", "environment.json", f"{kind}.safetensors")
     for name in left:
         assert (folder / name).stat().st_size > 0, name
@@ -82,7 +83,6 @@ def trained(run: Run, folder: Path, words: list[str]) -> dict[str, Any]:
     hashes = {json.loads((folder / name).read_text())["config_hash"] for name in ("environment.json", "results.json")}
     assert len(hashes) == 1, "one run, two hashes of its config"
     content = AtomicCheckpointIO().load_checkpoint(folder / "checkpoints/last.ckpt")
-    data = next((word for word in words if word.startswith("data=")), "data=worldmap").removeprefix("data=")
     assert f"conf/data/{data}.yaml" in results(folder)["extra"]["code"], "its data ages it"
     assert content["card"]["kind"] == kind and content["card"]["iterations"] > 0
     assert all(bool(torch.isfinite(value).all()) for value in content["state_dict"].values())

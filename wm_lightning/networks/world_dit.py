@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wm_lightning.clip import ActionState, Condition, Latents, Levels
-from wm_lightning.networks.attention import SpatialAttention, Tokens
+from wm_lightning.networks.attention import Projections, Tokens, attend
 from wm_lightning.networks.conditioning import ActionEmbedder, Embedding, LevelEmbedder
-from wm_lightning.networks.geometry import Geometry, Layout, geometry
+from wm_lightning.networks.geometry import Layout, geometry
 from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.rope import RopeTable, rotate
 from wm_lightning.networks.start_encoder import StartEncoder
 from wm_lightning.networks.state import State, empty_state
 
@@ -33,7 +34,7 @@ class Conditioned(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6) if norm == "layer" else nn.RMSNorm(dim, eps=1e-6)
         self.film = conditioning == "film"
         self.linear = nn.Linear(dim, 2 * dim if self.film else dim)
-        nn.init.zeros_(self.linear.weight)
+        nn.init.xavier_uniform_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tokens, c: Embedding) -> Tokens:
@@ -44,21 +45,42 @@ class Conditioned(nn.Module):
         return torch.addcmul(shift, self.norm(x), 1 + scale)
 
 
+class Attention(nn.Module):
+    """Tokens of a frame attend to one another and, where there are any, to the features of its start image.
+
+    Both lie at the same places, so that a move is an offset between the two.
+    """
+
+    def __init__(self, dim: int, heads: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        self.projections = Projections(dim, heads, qk_norm=qk_norm)
+
+    def forward(self, x: Tokens, start: Float[Tensor, "b f m d"] | None, place: RopeTable) -> Tokens:
+        q, k, v = self.projections.split(x)
+        q, k = rotate(q, place), rotate(k, place)
+        if start is not None:
+            seen_k, seen_v = self.projections.keys_values(start)
+            k, v = torch.cat([k, rotate(seen_k, place)], 2), torch.cat([v, seen_v], 2)
+        q, k, v = (rearrange(y, "b f n h e -> (b f) h n e") for y in (q, k, v))
+        return self.projections.out(rearrange(attend(q, k, v, None), "(b f) h n e -> b f n (h e)", b=len(x)))
+
+
 class Block(nn.Module):
-    """Attention within a frame and an MLP, both conditioned, without gates."""
+    """Attention and an MLP, both conditioned, without gates."""
 
     def __init__(
         self, dim: int, heads: int, *, mlp_ratio: float, qk_norm: bool, norm: Norm, conditioning: Conditioning
     ) -> None:
         super().__init__()
         self.before_attention = Conditioned(dim, norm=norm, conditioning=conditioning)
-        self.attention = SpatialAttention(dim, heads, qk_norm=qk_norm)
+        self.attention = Attention(dim, heads, qk_norm=qk_norm)
         self.before_mlp = Conditioned(dim, norm=norm, conditioning=conditioning)
         hidden = int(dim * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
-    def forward(self, x: Tokens, c: Embedding, geometry: Geometry) -> Tokens:
-        x = x + self.attention(self.before_attention(x, c), geometry)[0]
+    def forward(self, x: Tokens, c: Embedding, start: Float[Tensor, "b f m d"] | None, place: RopeTable) -> Tokens:
+        seen = None if start is None else self.before_attention.norm(start)
+        x = x + self.attention(self.before_attention(x, c), seen, place)
         return x + self.mlp(self.before_mlp(x, c))
 
 
@@ -191,15 +213,17 @@ class WorldDiT(nn.Module):
         hidden: Bool[Tensor, "b f"] = condition.state == int(ActionState.DROPPED)
         if self.action is not None:
             c = c + self.action(condition)
+        start = None
         if self.start is not None:
             start = self.start(before, hidden)
             # How noisy the frame before was shown, which is clean except in training on long clips.
             c = c + self.level(before_label)
-            x, c = (x, c + start[:, :, 0]) if self.start.pooled else (x + start, c)
+            if self.start.pooled:
+                c, start = c + start[:, :, 0], None
         wide = torch.promote_types(x_t.dtype, torch.float32)
         shared = geometry(self.layout, ALONE, 0, 1, None, x.device, wide)
         for block in self.blocks:
-            x = block(x, c, shared)
+            x = block(x, c, start, shared.place)
         x = self.head(x, c).to(wide)
         shape = "b f (y x) (c p q) -> b f c (y p) (x q)"
         return rearrange(x, shape, y=self.grid[0], p=self.patch, q=self.patch)
