@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[Callable[[EpisodeFiles], object], str]] = {
     "npz is empty": (lambda files: files.actions.write_bytes(b""), "cannot be read as npz"),
     "half an mp4": (cut(0.5), "truncated or damaged"),
     "nearly all of an mp4": (cut(0.9), "truncated or damaged"),
-    "empty mp4": (lambda files: files.video.write_bytes(b""), "is empty"),
+    "empty mp4": (lambda files: files.video.write_bytes(b""), "cannot be decoded"),
     "damaged mp4": (zero_last_frames, "cannot be decoded|damaged"),
 }
 

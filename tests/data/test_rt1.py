@@ -110,11 +110,7 @@ def test_a_folder_without_validation_gives_some_training_episodes_to_it(real: Pa
 def test_one_training_episode_is_too_few_to_validate(real: Path, tmp_path: Path):
     for path in sorted((real / "bridge" / "train").iterdir())[2:]:
         path.unlink()
-<<<<<<< ours
-    with pytest.raises(ValueError, match=r"has 1 training episodes.*val"):
-=======
     with pytest.raises(ValueError, match=r"has 1 training episode.*val"):
->>>>>>> theirs
         make_data(tmp_path / "c", root=str(real), subset="bridge").prepare_data()
 
 
