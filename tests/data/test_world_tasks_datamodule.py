@@ -162,7 +162,7 @@ def test_the_doctor_says_what_a_set_holds(make: Make, tmp_path: Path, capsys: py
     found = Doctor(decoded=4)(compose(["task=doctor", *words(tmp_path)]))
     said = capsys.readouterr().out
     assert found["unusable"] == 0 and found["tasks"] == len(make().tasks.rows)
-    assert "grid_tasks · WorldTasks · simulated · 0 rows unusable" in said.replace("\n", "")
+    assert "grid_tasks · WorldTasks · simulated · 0 rows unusable" in said
     assert "navigation" in said and "object 100.0 %" in said and said.rstrip().endswith("data=world_tasks")
     folder = rewritten(make().home, lambda row: row.update(solution=""))
     with pytest.raises(ValueError, match="cannot be used as it is: .* unusable, 0 allowed"):

@@ -27,7 +27,7 @@ def words(name: str, folder: Path) -> list[str]:
     return ["experiment=teacher", f"data={name}", *NETWORK, *TRAINING, *QUIET, *SHORT, *SETS[name], *places]
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", ["rt1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("csgo", "recon"))])
 def test_all_ways_load_the_same_frames(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data: SourceDataModule = instantiate(compose(words(name, tmp_path)).data, _convert_="all")
     data.prepare_data()
@@ -71,6 +71,7 @@ def test_a_training_waits_for_a_slow_loader_and_hardly_for_a_quick_one(tmp_path:
     assert "teacher, waiting" in text and "under 5 %" in text and "simulated data" in text
 
 
+@pytest.mark.slow
 def test_waiting_is_told_from_working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ["task=bench", "task.parts=[waiting]", "task.warmup=1", "task.waiting_steps=3", "task.batches=1"]
     config = compose([*words("rt1", tmp_path), *few])
