@@ -11,6 +11,7 @@ from torch import Tensor
 
 Pixels = UInt8[Tensor, "b f c h w"]
 Latents = Float[Tensor, "b f c h w"]
+Encoded = Float[Tensor, "b f channels rows columns"]  # latents beside the pixels they are of
 Levels = Float[Tensor, "b f"]
 
 
@@ -143,8 +144,12 @@ class Clip:
     condition: Condition
     index: Int[Tensor, "b"]
     truth: Mapping[str, Tensor] = field(default_factory=dict)
+<<<<<<< ours
     texts: Texts | None = None
     latents: Float[Tensor, "b f channels rows columns"] | None = None
+=======
+    latents: Encoded | None = None
+>>>>>>> theirs
 
     @property
     def x0(self) -> Latents:

@@ -38,9 +38,9 @@ def write_weights(path: Path, seed: int = 0, **changes: Any) -> Any:
 
 
 def words(path: Path) -> list[str]:
-    """The overrides that choose it on a command line."""
+    """The overrides that choose it on a command line, for frames of 32 x 32."""
     own = ", ".join(f"{key}: {value}" for key, value in architecture().items()).replace("'", "").replace("True", "true")
-    sizes = ["network.height=${latent_side:${data.height},2}", "network.width=${latent_side:${data.width},2}"]
+    sizes = ["network.height=16", "network.width=16"]
     return ["autoencoder=sd", f"autoencoder.weights={path}", f"autoencoder.architecture={{{own}}}", *sizes]
 
 

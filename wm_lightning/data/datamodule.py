@@ -12,7 +12,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from wm_lightning.clip import ActionSpec, Clip, Latents, Pixels, to_pixels
+from wm_lightning.clip import ActionSpec, Clip, Encoded, Pixels, to_pixels
 from wm_lightning.data import cache
 from wm_lightning.data.augment import Augmentation
 from wm_lightning.data.formats.episode import Reader
@@ -130,7 +130,7 @@ class ClipDataModule(LightningDataModule):
         """What made the latents that networks see; empty where they see pixels."""
         return {}
 
-    def decode(self, x0: Latents) -> Pixels:
+    def decode(self, x0: Encoded) -> Pixels:
         """Pixels of what a network makes, on its device."""
         return to_pixels(x0)
 

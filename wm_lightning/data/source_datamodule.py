@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from wm_lightning.clip import ActionSpec, Latents, Pixels
+from wm_lightning.clip import ActionSpec, Encoded, Pixels
 from wm_lightning.data.datamodule import SPLITS, ClipDataModule
 from wm_lightning.data.formats.frame_store import FrameStore
 from wm_lightning.data.formats.latent_reader import LatentReader
@@ -164,7 +164,7 @@ class SourceDataModule(ClipDataModule):
     def autoencoder_identity(self) -> Mapping[str, Any]:
         return {} if self.latents is None else self._checked_autoencoder().identity
 
-    def decode(self, x0: Latents) -> Pixels:
+    def decode(self, x0: Encoded) -> Pixels:
         return super().decode(x0) if self.latents is None else self._checked_autoencoder().decode(x0)
 
     def _checked_autoencoder(self) -> Autoencoder:

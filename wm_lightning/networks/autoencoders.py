@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wm_lightning.clip import Latents, Pixels, to_pixels, to_unit
+from wm_lightning.clip import Encoded, Pixels, to_pixels, to_unit
 
-Frames = Float[Tensor, "n c h w"]
+Frames = Float[Tensor, "n 3 h w"]
+Latents = Float[Tensor, "n channels rows columns"]
 Video = UInt8[Tensor, "b f 3 h w"] | Float[Tensor, "b f 3 h w"]
 
 # What the projections of attention were called in files written before diffusers 0.17.
@@ -53,11 +54,11 @@ class Autoencoder(ABC):
         return {}
 
     @abstractmethod
-    def _encode(self, frames: Frames) -> Frames:
+    def _encode(self, frames: Frames) -> Latents:
         """Latents of frames in [-1, 1]."""
 
     @abstractmethod
-    def _decode(self, latents: Frames) -> Frames:
+    def _decode(self, latents: Latents) -> Frames:
         """Frames of latents, in about [-1, 1]."""
 
     def frame_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -69,7 +70,7 @@ class Autoencoder(ABC):
             )
         return self.channels, height // self.factor, width // self.factor
 
-    def encode(self, video: Video) -> Latents:
+    def encode(self, video: Video) -> Encoded:
         """Latents of uint8 video, or of floats in [0, 1], on its device.
 
         Raises ValueError for floats out of range and frames that cannot be divided.
@@ -79,7 +80,7 @@ class Autoencoder(ABC):
             raise ValueError(f"floats in [0, 1] are expected, found {float(video.min()):g} .. {float(video.max()):g}")
         return self._by_parts(video, lambda part: self._encode(_unit(part)))
 
-    def decode(self, latents: Latents) -> Pixels:
+    def decode(self, latents: Encoded) -> Pixels:
         """uint8 video of latents, on their device."""
         return self._by_parts(latents.float(), lambda part: to_pixels(self._decode(part)[None])[0])
 
@@ -100,10 +101,10 @@ class PixelAutoencoder(Autoencoder):
     def identity(self) -> dict[str, Any]:
         return {"kind": "pixel"}
 
-    def _encode(self, frames: Frames) -> Frames:
+    def _encode(self, frames: Frames) -> Latents:
         return frames
 
-    def _decode(self, latents: Frames) -> Frames:
+    def _decode(self, latents: Latents) -> Frames:
         return latents
 
 
@@ -118,10 +119,10 @@ class PatchAutoencoder(Autoencoder):
     def identity(self) -> dict[str, Any]:
         return {"kind": "patch", "factor": self.factor}
 
-    def _encode(self, frames: Frames) -> Frames:
+    def _encode(self, frames: Frames) -> Latents:
         return rearrange(frames, "n c (y p) (x q) -> n (c p q) y x", p=self.factor, q=self.factor)
 
-    def _decode(self, latents: Frames) -> Frames:
+    def _decode(self, latents: Latents) -> Frames:
         return rearrange(latents, "n (c p q) y x -> n c (y p) (x q)", p=self.factor, q=self.factor)
 
 
@@ -173,11 +174,11 @@ class KLAutoencoder(Autoencoder):
     def scaling(self) -> dict[str, float]:
         return {"scale": self.scale, "shift": self.shift}
 
-    def _encode(self, frames: Frames) -> Frames:
+    def _encode(self, frames: Frames) -> Latents:
         mean = self._on(frames.device).encode(frames).latent_dist.mode()
         return (mean - self.shift) * self.scale
 
-    def _decode(self, latents: Frames) -> Frames:
+    def _decode(self, latents: Latents) -> Frames:
         return self._on(latents.device).decode(latents / self.scale + self.shift).sample
 
     def _on(self, device: torch.device) -> Any:
