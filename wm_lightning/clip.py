@@ -144,12 +144,8 @@ class Clip:
     condition: Condition
     index: Int[Tensor, "b"]
     truth: Mapping[str, Tensor] = field(default_factory=dict)
-<<<<<<< ours
     texts: Texts | None = None
-    latents: Float[Tensor, "b f channels rows columns"] | None = None
-=======
     latents: Encoded | None = None
->>>>>>> theirs
 
     @property
     def x0(self) -> Latents:

@@ -28,13 +28,8 @@ def examine(data: WorldTasksDataModule) -> dict[str, float]:
     except BadBudget as error:
         raise ValueError(f"{data.home} cannot be used as it is: {error}") from error
     kind = "simulated" if data.simulated else "real"
-<<<<<<< ours
     title = f"{data.home} · WorldTasks · {kind} · {len(tasks.bad)} rows unusable"
     console.print(title, soft_wrap=True, highlight=False)
-=======
-    said = f"{data.home} · WorldTasks · {kind} · {len(tasks.bad)} rows unusable"
-    console.print(said, soft_wrap=True, highlight=False)
->>>>>>> theirs
     console.print(_splits(data))
     for name, of in KINDS.items():
         counts = Counter(map(of, tasks.rows)).most_common()
