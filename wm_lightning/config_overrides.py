@@ -9,6 +9,9 @@ from wm_lightning.config_errors import ConfigError
 # What belonged to the run that saved it, not to what it trained.
 _NOT_SAVED = ("ablation", "launcher", "hydra", "run_dir", "ckpt_path")
 
+# Protocols that measure the measures, on data alone.
+_OF_DATA = ("degradation",)
+
 # Hydra refuses null for a group, which is what these two have anyway.
 _NONE = ("experiment=null", "ablation=null")
 
@@ -25,7 +28,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     if grid is not None and any(sign in grid for sign in ",()[]"):
         raise ConfigError(f"ablation={grid} names several grids; start them one at a time, ablation=NAME")
     checkpoint = _value(arguments, "ckpt_path")
-    if _value(arguments, "task") in USES and checkpoint in (None, "null", ""):
+    networkless = _value(arguments, "protocol") in _OF_DATA
+    if _value(arguments, "task") in USES and checkpoint in (None, "null", "") and not networkless:
         raise ConfigError(f"task={_value(arguments, 'task')} needs a checkpoint: ckpt_path=RUN/checkpoints/best.ckpt")
     if _value(arguments, "task") is None or checkpoint in (None, "null", "last", ""):
         return arguments

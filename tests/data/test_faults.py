@@ -73,8 +73,8 @@ def test_short_episodes_are_in_no_window_and_nothing_takes_their_place(tmp_path:
     assert short and not short & {window.episode for window in drawn}
     assert {window.episode for window in drawn} == set(range(len(reader))) - short
     assert all(window.start + 5 <= reader.length(window.episode) for window in drawn)
-    fixed = fixed_windows(reader, 12, 5, 0)
-    assert len({(window.episode, window.start) for window in fixed}) == 12
+    fixed = fixed_windows(reader, 10, 5, 0)
+    assert len({(window.episode, window.start) for window in fixed}) == 10
     with pytest.raises(ValueError, match="asked for"):
         reader.read(0, reader.length(0), reader.length(0) + 1)
 
