@@ -1,0 +1,60 @@
+"""Every file of conf and sweeps: it composes, its targets and keys are real, and it says what it is."""
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from wm_lightning.config import CONFIG_DIR, compose, grid_points
+from wm_lightning.config_check import check
+from wm_lightning.config_record import config_hash
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
+GRIDS = sorted(path.stem for path in (CONFIG_DIR.parent / "sweeps/ablation").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("size", ["debug", "small", "paper"])
+@pytest.mark.parametrize("words", [[], *([f"experiment={name}"] for name in EXPERIMENTS)], ids=str)
+def test_every_experiment_is_composed_and_checked(words: list[str], size: str) -> None:
+    check(compose([*words, f"size={size}"]))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_a_claim_and_at_most_25_lines(experiment: str) -> None:
+    lines = (CONFIG_DIR / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert len(lines) <= 25
+    assert any(line.startswith("#") and "@package" not in line for line in lines), "the claim is missing"
+    assert f"name: {experiment}" in lines
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_point_of_every_grid_is_composed_and_checked(grid: str) -> None:
+    # A saved point keeps its experiment and its own values, so nothing else may hang on the grid.
+    content = yaml.safe_load((CONFIG_DIR.parent / f"sweeps/ablation/{grid}.yaml").read_text())
+    assert content.keys() | {"name"} == {"name", "defaults", "hydra"}
+    # A grid over experiments leaves them their names.
+    assert ("name" in content) != ("experiment" in content["hydra"]["sweeper"]["params"])
+    points = grid_points(grid)
+    assert len(points) > 1
+    configs = [compose([f"ablation={grid}", "size=debug", *point]) for point in points]
+    for config in configs:
+        check(config)
+    assert len({config_hash(config) for config in configs}) == len(points), "two points are the same run"
+
+
+def test_every_file_is_reachable() -> None:
+    """A YAML whose targets fail the check as it stands would be found only by whoever chooses it."""
+    for path in sorted(CONFIG_DIR.glob("*/[!_]*.yaml")):
+        group = path.parent.name
+        if group not in ("experiment", "size"):
+            compose([f"{group}={path.stem}"])
+
+
+@pytest.mark.parametrize("data", ["worldmap", "rt1"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_what_an_experiment_states_holds_for_every_data_set(experiment: str, data: str) -> None:
+    stated = OmegaConf.load(CONFIG_DIR / "experiment" / f"{experiment}.yaml")
+    composed_config = compose([f"experiment={experiment}", f"data={data}"])
+    for group in ("module", "sampler", "rollout", "data"):
+        if group in stated:
+            found = OmegaConf.masked_copy(composed_config, [group])
+            assert OmegaConf.merge(found, {group: stated[group]}) == found, group
