@@ -225,5 +225,5 @@ def main(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    logging.disable(logging.WARNING)
+    logging.getLogger("wm_lightning").addHandler(logging.NullHandler())  # trials listen to warnings, nobody else
     main(Path(sys.argv[1]))

@@ -34,7 +34,10 @@ def _lose_picture(stand: Stand, source: np.random.Generator) -> None:
 
 def _task_elsewhere(stand: Stand, source: np.random.Generator) -> None:
     rows = pq.read_table(stand.table).to_pylist()
-    rows[stand.key]["split"] = next(row["split"] for row in rows if row["split"] != rows[stand.key]["split"])
+    # One row of a picture that has several: a single one would just move.
+    sources = [row["source"] for row in rows]
+    number = next(n for n in [stand.key, *range(len(rows))] if sources.count(sources[n]) > 1)
+    rows[number]["split"] = next(row["split"] for row in rows if row["split"] != rows[number]["split"])
     pq.write_table(pa.Table.from_pylist(rows), stand.table)
 
 
