@@ -54,6 +54,9 @@ class Place:
     @contextmanager
     def open(self) -> Iterator[h5py.File]:
         """The HDF5 file. Raises BadFile where it is damaged."""
+        # HDF5 is told the length that the tar declares, and would take what is missing for zeros.
+        if self.offset + self.size > self.path.stat().st_size:
+            raise BadFile(self.path, f"ends within {self.name}, it may be truncated")
         with self.path.open("rb") as file:
             try:
                 with h5py.File(Stretch(file, self.offset, self.size), "r") as content:

@@ -155,7 +155,7 @@ FAULTS: Mapping[str, Fault] = {
     # H.264 carries no checksum: where the damaged bytes are a stream again, other pixels come out and nobody can tell.
     "damaged bytes of a video": Fault(Answer.LEFT_OUT, _scrambled, VIDEOS),
     "damaged map": Fault(Answer.REFUSED, _scrambled, ("map",)),
-    "empty file": Fault(Answer.LEFT_OUT, _emptied("pictures"), (*SETS, "tasks")),
+    "empty file": Fault(Answer.LEFT_OUT, _emptied("pictures"), (*ROBOTS, "csgo", "diamond", *WALKS, "tasks")),
     "empty map": Fault(Answer.REFUSED, _emptied("pictures"), ("map",)),
     "empty table": Fault(Answer.LEFT_OUT, _emptied("table"), ("mp4", "own", "lerobot2", "lerobot3", "folders")),
     "empty table of all": Fault(Answer.REFUSED, _emptied("table"), ("map", "tasks")),
