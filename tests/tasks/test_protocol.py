@@ -9,7 +9,6 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from tests.system.conftest import QUICK, Run
 from tests.tiny_run import tiny, tiny_teacher
 from wm_lightning.config import CONFIG_DIR, compose
 from wm_lightning.config_check import check
@@ -107,27 +106,3 @@ def test_other_data_and_wrong_files_are_refused(trained: Path, tmp_path: Path) -
     with pytest.raises(Exception, match="it is another file"):
         evaluate(asked(trained, tmp_path, f"protocol.weights.inception={pinned}"))
     assert not list(tmp_path.glob("*.json"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_every_protocol_runs_on_its_simulated_world(run: Run, tmp_path: Path, name: str) -> None:
-    words = ["experiment=teacher", f"data={PROTOCOLS[name]}", *QUICK, "module.iterations=2", "module.validate_every=2"]
-    run(*words, f"run_dir={tmp_path / 'run'}").must_succeed()
-    checkpoint = f"ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}"
-    done = run("task=evaluate", f"protocol={name}", checkpoint, f"run_dir={tmp_path / 'scored'}").must_succeed()
-    found = json.loads((tmp_path / f"scored/protocol_{name}_simulated.json").read_text())
-    assert found["clips"] == 8 and found["simulated"] and "Not the paper's number" in done.err + done.out
-    assert set(found["frames_scored"]) <= set(PUBLISHED[name][0])
-    assert len(json.loads((tmp_path / "scored/eval_index.json").read_text())) == 8
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("data", ["worldmap", "rt1"])
-def test_the_degradation_ladder_and_the_reader_of_actions(run: Run, tmp_path: Path, data: str) -> None:
-    trained = run("task=inverse_dynamics", f"data={data}", "size=debug", "task.iterations=20", f"run_dir={tmp_path}")
-    trained.must_succeed()
-    words = ["task=evaluate", "protocol=degradation", f"data={data}", "size=debug", f"run_dir={tmp_path / 'ladder'}"]
-    run(*words).must_succeed()
-    ladder = json.loads((tmp_path / "ladder/ladder_simulated.json").read_text())["ladder"]
-    assert len(ladder["psnr"]["blur"]) == 5 and (tmp_path / "ladder/ladder_simulated.png").stat().st_size > 0

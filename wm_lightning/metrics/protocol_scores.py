@@ -79,15 +79,21 @@ class ProtocolScores:
             del made["ssim"]
         return made
 
-    def add(self, video: Video, truth: Video) -> None:
-        """Adds a batch of whole clips, the given frames included."""
+    def add(self, video: Video, truth: Video, known: Mapping[str, Tensor] | None = None) -> None:
+        """Adds a batch of whole clips, the given frames included; `known` are the truth's `features_by_extractor`."""
         rows = list(self.asked.image_frames)
         for metric in self.frames.values():
             metric.update(video[:, rows], truth[:, rows])
-        for extractor in {entry.name: entry for entry in self.extractors.values()}.values():
-            for side, clips in (("generated", video), ("truth", truth)):
-                self.features.setdefault((extractor.name, side), []).append(self._look(extractor, clips))
+        made, true = self.features_by_extractor(video), known or self.features_by_extractor(truth)
+        for side, found in (("generated", made), ("truth", true)):
+            for name, features in found.items():
+                self.features.setdefault((name, side), []).append(features)
         self.clips += len(video)
+
+    def features_by_extractor(self, clips: Video) -> dict[str, Tensor]:
+        """Features `clips rows d` of the frames that every extractor is asked about."""
+        named = {extractor.name: extractor for extractor in self.extractors.values()}
+        return {name: self._look(extractor, clips) for name, extractor in named.items()}
 
     def _look(self, extractor: Extractor, clips: Video) -> Tensor:
         if extractor.of == "frame":

@@ -27,6 +27,7 @@ from wm_lightning.tasks.build import build_data
 log = logging.getLogger(__name__)
 # value without damage and at every strength, by measure and damage
 Rungs = dict[str, dict[str, list[float | None]]]
+Features = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,12 @@ class Ladder:
     def climb(self, clip: Clip, video: torch.Tensor, data: ClipDataModule) -> Rungs:
         """Every measure of every damage at strength 0 and the four others; `video` are other real clips."""
         ladder: Rungs = {}
-        real = self.scores(clip).features_of(video)
-        whole = self.measures(clip, clip.video, real, data)
+        scores = self.scores(clip)
+        real, truth = scores.features_of(video), scores.features_by_extractor(clip.video)
+        whole = self.measures(clip, clip.video, truth, real, data)
         steps = [(name, strength) for name in DEGRADATIONS for strength in STRENGTHS]
         for name, strength in track(steps, "degradation ladder", transient=True):
-            found = self.measures(clip, DEGRADATIONS[name](clip.video, strength), real, data)
+            found = self.measures(clip, DEGRADATIONS[name](clip.video, strength), truth, real, data)
             for measure, value in found.items():
                 ladder.setdefault(measure, {}).setdefault(name, [whole[measure]]).append(value)
         return ladder
@@ -82,11 +84,11 @@ class Ladder:
         return ProtocolScores(asked, self.weights, (height, width))
 
     def measures(
-        self, clip: Clip, video: torch.Tensor, real: Mapping[str, torch.Tensor], data: ClipDataModule
+        self, clip: Clip, video: torch.Tensor, truth: Features, real: Features, data: ClipDataModule
     ) -> dict[str, float | None]:
-        """All measures of one set of clips, as one number each."""
+        """All measures of one set of clips, as one number each; `truth`, `real` are features by extractor."""
         scores = self.scores(clip)
-        scores.add(video, clip.video)
+        scores.add(video, clip.video, truth)
         found = {name: entry["mean"] for name, entry in scores.measured().items()}
         kernels = scores.kernel_distances(real, minimum=self.minimum, draws=2, seed=self.seed)
         found |= {entry["name"]: entry["value"] for entry in scores.distances(draws=0, seed=self.seed) + kernels}
