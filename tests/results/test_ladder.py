@@ -18,7 +18,7 @@ CLAIM = Claim(says="it helps", better="flow", than="base", by="distance")
 def ladder(**changes: Any) -> Ladder:
     settings: dict[str, Any] = dict(
         baselines=["copy"], published={"flow": 0.103}, source="elsewhere", claims=[asdict(CLAIM)],
-        steps_of=["distance"], picture=None,
+        steps_of=["distance"], drawn=["flow"], picture=None,
     )  # fmt: skip
     return Ladder(**(settings | changes))
 

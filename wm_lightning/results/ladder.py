@@ -31,7 +31,8 @@ class Claim:
 class Ladder:
     """`baselines` are rows of that role shown below the rungs; `published` maps rungs to a number of `source`.
 
-    `steps_of` are measures drawn against the number of steps, into `picture` where that names a file.
+    `steps_of` are measures of the experiments `drawn`, drawn against the number of steps, into `picture` where that
+    names a file.
     """
 
     baselines: Sequence[str]
@@ -39,10 +40,11 @@ class Ladder:
     source: str
     claims: Sequence[Claim | Mapping[str, str]]
     steps_of: Sequence[str]
+    drawn: Sequence[str]
     picture: str | None
 
     def __post_init__(self) -> None:
-        for name in ("baselines", "steps_of", "claims"):
+        for name in ("baselines", "steps_of", "drawn", "claims"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
@@ -105,8 +107,10 @@ def draw_steps(path: Path, ladder: Ladder, found: Sequence[Group]) -> None:
     """Writes a PNG: every measure of `steps_of` against the number of steps, a curve per experiment."""
     panels = []
     for measure in ladder.steps_of:
-        curves = [_by_steps(group, measure) for group in found]
-        panels.append(Panel(measure.replace("_", " "), tuple(c for c in curves if len(c.x) > 1), "steps"))
+        curves = [_by_steps(group, measure) for group in found if group.first.name in ladder.drawn]
+        shown = tuple(curve for curve in curves if len(curve.x) > 1)
+        positive = min((y for curve in shown for y in curve.y), default=0.0) > 0
+        panels.append(Panel(measure.replace("_", " "), shown, "steps", log=positive))
     first = found[0].first
     draw_curves(path, panels, f"{first.world} ({first.data} data), mean over seeds")
 
