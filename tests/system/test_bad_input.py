@@ -27,7 +27,7 @@ MISTYPED = [
     (["module.iteration=3"], ["module.iteration", "did you mean iterations?"]),
     (["+module.iteration=3"], ["TeacherModule has no parameter iteration; did you mean iterations?"]),
     (["+module.optimizer.lrr=3"], ["module.optimizer.lrr", "did you mean lr?"]),
-    (["task=fly"], ["task=fly does not exist", "evaluate, report, rollout, train"]),
+    (["task=fly"], ["task=fly does not exist", "bench, convert"]),
     (["noising=flow"], ["noising=flow does not exist", "rectified_flow"]),
     (["module.iterations=many"], ["module.iterations: TeacherModule wants int, not 'many'"]),
     (["module.action_dropout.granularity=video"], ["Literal['frame', 'clip', 'both'], not 'video'"]),
