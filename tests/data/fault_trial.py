@@ -185,13 +185,13 @@ def every_case() -> list[tuple[str, str]]:
 Found = Mapping[tuple[str, str, int], str | None]  # by form, fault and seed: what went wrong
 
 
-def try_all() -> Found:
+def try_all(seeds: int = SEEDS) -> Found:
     """Every fault in every form that can have it, with several seeds."""
     found: dict[tuple[str, str, int], str | None] = {}
     with tempfile.TemporaryDirectory() as place:
         clean = {form: clean_set(form, Path(place)) for form in SETS}
         for form, fault in track(every_case(), description="trying faults", transient=True):
-            for seed in range(SEEDS):
+            for seed in range(seeds):
                 with tempfile.TemporaryDirectory() as folder:
                     found[form, fault, seed] = trial(clean[form], form, fault, seed, Path(folder))
     return found

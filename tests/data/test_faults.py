@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data.fault_sets import SHORT, opened
-from tests.data.fault_trial import LENIENT, clean_set, every_case, on_page, table, trial, try_all
+from tests.data.fault_trial import LENIENT, SEEDS, Found, clean_set, every_case, on_page, table, trial, try_all
 from wm_lightning.data.formats.frame_store import Index
 from wm_lightning.data.formats.mp4_npz import Mp4NpzSource
 from wm_lightning.data.formats.store_reader import StoreReader
@@ -35,16 +35,31 @@ def test_some_faults_are_answered_as_they_must_be(form: str, tmp_path: Path) -> 
         assert trial(clean, form, fault, 0, folder) is None, fault
 
 
-@pytest.mark.slow
-def test_all_faults_are_answered_and_the_page_says_so() -> None:
-    found = try_all()
-    assert len(found) == 3 * len(every_case()) > 350
-    unseen = "damaged bytes of a video"
-    wrong = {case: why for case, why in found.items() if why is not None and case[1] != unseen}
+# A video has no checksum: some damage decodes without an error, how much hangs on the decoder's version.
+UNSEEN = "damaged bytes of a video"
+
+
+def tried_everything(seeds: int) -> Found:
+    found = try_all(seeds)
+    assert len(found) == seeds * len(every_case()) > 120 * seeds
+    wrong = {case: why for case, why in found.items() if why is not None and case[1] != UNSEEN}
     assert not wrong
-    # Those that decode without an error, for want of a checksum, are fewer than those that do not.
-    assert sum(why is None for case, why in found.items() if case[1] == unseen) >= 6
-    assert on_page(PAGE) == table(found), "run ./wm python -m tests.data.fault_trial docs/data.md"
+    assert sum(why is None for case, why in found.items() if case[1] == UNSEEN) >= 2 * seeds
+    return found
+
+
+@pytest.mark.slow
+def test_all_faults_are_answered() -> None:
+    tried_everything(seeds=1)
+
+
+@pytest.mark.nightly
+def test_all_faults_of_the_page_are_answered_as_it_says() -> None:
+    def certain(text: str) -> list[str]:
+        return [line for line in text.splitlines() if not line.startswith((f"| {UNSEEN} ", "| all "))]
+
+    found = tried_everything(seeds=SEEDS)
+    assert certain(on_page(PAGE)) == certain(table(found)), "run ./wm python -m tests.data.fault_trial docs/data.md"
 
 
 def test_a_fault_is_the_same_every_time_and_only_where_it_can_be(tmp_path: Path) -> None:

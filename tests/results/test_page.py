@@ -96,6 +96,13 @@ def test_a_plot_has_a_panel_per_column_and_says_what_it_is_over(write: Write) ->
     assert "student: DMD, cache last" in rows and "control: re-noising, cache clean" in rows
 
 
+def test_a_column_of_zeros_is_drawn(write: Write, results: Results) -> None:
+    rows = tuple(replace(row, presence=0.0) for row in results.rows)
+    found = write({name: steps(n) | {"results": {"rows": rows}} for name, n in (("one", 1), ("four", 4))}, seeds=1)
+    svg = over_axis(found, chosen_columns(found[0], ["presence"]), axis_of(found, None))
+    assert "presence" in re.findall(r">([^<>]+)</text>", svg)
+
+
 def test_every_seed_is_a_dot_and_one_seed_has_the_excess_interval(write: Write) -> None:
     made: dict[tuple[int, str], str] = {}
     for seeds in (1, 3):

@@ -77,7 +77,7 @@ def _panel(axes: Axes, lines: Sequence[Line], column: Column, axis: Axis) -> Non
     middles: list[float] = []
     for number, line in enumerate(lines):
         colour = PALETTE[number % len(PALETTE)]
-        places = sorted(place for place, rows in line.rows.items() if any(_number(row, column) for row in rows))
+        places = sorted(place for place, rows in line.rows.items() if _known(rows, column))
         means, below, above = [], [], []
         for place in places:
             values = [value for row in line.rows[place] if (value := _number(row, column)) is not None]
@@ -140,4 +140,8 @@ def _number(row: Row, column: Column) -> float | None:
 
 
 def _has(line: Line, column: Column) -> bool:
-    return any(_number(row, column) is not None for rows in line.rows.values() for row in rows)
+    return any(_known(rows, column) for rows in line.rows.values())
+
+
+def _known(rows: Sequence[Row], column: Column) -> bool:
+    return any(_number(row, column) is not None for row in rows)
