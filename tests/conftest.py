@@ -1,5 +1,6 @@
 """One thread, full precision, and the folders of reference numbers and real data."""
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,15 @@ pytest_plugins = ["tests.nightly_record"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests first, so that no process ends the session alone with one."""
     items.sort(key=lambda item: "test_main_job" not in item.nodeid)
+    # Of two processes the second begins in the middle.
+    for place in [place for place, item in enumerate(items) if item.name == "test_every_command_runs"]:
+        items.insert(len(items) // 2, items.pop(place))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

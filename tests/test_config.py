@@ -176,6 +176,8 @@ def test_the_hash_is_of_what_is_computed(composed: Compose) -> None:
     base = config_hash(composed([]))
     assert base == config_hash(composed(["logger=tensorboard", "tags=[a]", "run_dir=elsewhere", "cache_dir=c"]))
     assert base == config_hash(plain(composed([])))
+    whole = plain(composed([]))
+    assert base == config_hash({**whole, "task": {"_target_": "another"}}), "what is done with a run is another matter"
     assert len({base, config_hash(composed(["seed=1"])), config_hash(composed(["network.width=4"]))}) == 3
 
 

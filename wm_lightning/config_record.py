@@ -42,11 +42,12 @@ def redact(value: Any) -> Any:
 
 
 def config_hash(config: DictConfig | Mapping[str, Any]) -> str:
-    """Twelve hex digits of what a run computes; folders, logger, tags and compute settings leave it as it is.
+    """Twelve hex digits of what a run computes; task, folders, logger, tags and compute settings leave it as it is.
 
     Takes a composed config, its plain form, or a part of the plain form.
     """
     container = plain(config) if isinstance(config, DictConfig) else dict(config)
+    container.pop("task", None)  # what is done with a run
     text = json.dumps(_hashed(container), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -19,10 +19,10 @@ NO_NUMBERS = ("task", "logger", "launcher")
 
 def revision(folder: Path = _PROJECT) -> str:
     """Git's revision of the code, `-modified` where tracked files differ from it, `unknown` outside git."""
-    head = _git(folder, "rev-parse", "HEAD")
+    head = git(folder, "rev-parse", "HEAD")
     if head is None:
         return "unknown"
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    changed = git(folder, "status", "--porcelain", "--untracked-files=no")
     return f"{head}-modified" if changed else head
 
 
@@ -58,10 +58,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def git(folder: Path, *arguments: str) -> str | None:
+    """What git prints; None where it fails or is not there."""
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 

@@ -141,6 +141,16 @@ def test_replay_overwrites_the_oldest() -> None:
     assert not empty.windows
 
 
+def test_a_replay_that_ranks_cannot_share_equally_is_refused() -> None:
+    replay = Replay(1)
+    replay.push(window(0))
+    saved = replay.state_dict(lambda rows: rows)
+    replay.load_state_dict(saved, rank=1, world_size=2)
+    assert len(replay.windows[0].index) == 2
+    with pytest.raises(ValueError, match="windows of 4 clips, which 8 ranks"):
+        replay.load_state_dict(saved, rank=0, world_size=8)
+
+
 def test_replay_picks_every_window_and_by_the_generator_alone() -> None:
     replay = Replay(3)
     for number in range(3):

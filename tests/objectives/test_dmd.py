@@ -143,6 +143,22 @@ def test_what_is_not_finite_gives_a_gradient_of_zero(bad: str, value: float) -> 
     assert bool(dmd_loss(*given.values(), FULL).isfinite())
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", ["x", "real", "fake"])
+def test_sid_gives_what_is_not_finite_a_gradient_of_zero(bad: str, value: float) -> None:
+    x = randn(*SHAPE, seed=1)
+    real, fake = scores(x, real=2.0, fake=-1.0)
+    given = {"x": x, "real": real.clone(), "fake": fake.clone()}
+    given[bad][1, 2, 0, 1, 3] = value
+    leaves = {name: tensor.requires_grad_() for name, tensor in given.items()}
+    loss = sid_loss(*leaves.values(), FULL, alpha=1.0)
+    loss.backward()
+    assert bool(loss.isfinite())
+    for leaf in leaves.values():
+        assert leaf.grad is not None and bool(leaf.grad.isfinite().all()) and leaf.grad[1, 2, 0, 1, 3] == 0
+        assert bool(leaf.grad[[0, 2]].any())
+
+
 def test_a_sample_that_equals_the_teacher_is_not_divided_by_zero() -> None:
     x = randn(*SHAPE, seed=1)
     assert bool(dmd_gradient(x, x, x + 1, FULL).isfinite().all())

@@ -63,7 +63,9 @@ def test_the_axis_is_the_one_number_in_which_configs_differ(write: Write) -> Non
     assert axis_of(found, None) == Axis("sampler.steps", (1.0, 4.0))
     (entry,) = differences(found)
     assert (entry.key, entry.values, entry.others) == ("sampler.steps", (1, 4), 1)
-    assert axis_of(found, "lr") == Axis("lr", (0.1, 0.1))
+    assert axis_of(found, "sampler.steps") == Axis("sampler.steps", (1.0, 4.0))
+    with pytest.raises(ValueError, match=r"task\.axis=lr has values that several groups share"):
+        axis_of(found, "lr")
     with pytest.raises(ValueError, match=r"task\.axis=steps is not in .*one/0/config\.yaml"):
         axis_of(found, "steps")
 

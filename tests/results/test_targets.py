@@ -70,6 +70,11 @@ def test_a_teacher_whose_excess_may_be_0_is_judged_by_its_upper_bound(changed: C
     assert "upper bound" in wide.found
 
 
+def test_a_control_whose_excess_may_be_0_judges_nobody(changed: Callable, targets: Targets):
+    found = about(judge(changed("control", 4, distance=0.011, distance_low=-0.01), targets), "better control")
+    assert found.met is None and "covers 0" in found.found
+
+
 def test_the_better_control_is_that_with_the_smaller_excess(results: Results, targets: Targets):
     assert "re-noising 0.2" in about(judge(results, targets), "better control").found
 

@@ -46,12 +46,6 @@ def test_every_experiment_can_be_built_for_the_pusher(experiment: str, shared: P
     built([f"experiment={experiment}", "size=debug", "data=rt1"], shared, tmp_path)
 
 
-@pytest.mark.parametrize(("size", "data"), [("small", "worldmap"), ("paper", "rt1")])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_composes_at_every_size(experiment: str, data: str, size: str) -> None:
-    check(compose([f"experiment={experiment}", f"size={size}", f"data={data}"]))
-
-
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_point_of_every_grid_can_be_built(grid: str, shared: Path, tmp_path: Path) -> None:
     points = [point for point in grid_points(grid) if "seed=0" in point or not any("seed" in word for word in point)]

@@ -47,6 +47,8 @@ def test_a_training_on_latents(run: Run, clips: Path, tmp_path: Path, kind: str,
     ][:2]
     run("task=rollout", checkpoint, f"run_dir={tmp_path / 'rolled'}", "task.count=1", "task.frames=7").must_succeed()
     assert (tmp_path / "rolled/rollouts/clip_000.mp4").stat().st_size > 0
+    run("task=denoise", checkpoint, f"run_dir={tmp_path / 'denoised'}").must_succeed()
+    assert list((tmp_path / "denoised").glob("denoising*.png"))
     refused_with_others(run, tmp_path, kind, checkpoint, latents)
 
 

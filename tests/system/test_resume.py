@@ -53,6 +53,11 @@ def noisy_teacher(teacher: Path, cache: Path, tmp_path_factory: pytest.TempPathF
     return path
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and all its children do."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Program:
     """A command as a program of its own, to be watched and killed."""
 
@@ -61,8 +66,9 @@ class Program:
         started = [sys.executable, *wrapper, *words] if wrapper else command(words)
         with self.err.open("w") as err:
             self.process = subprocess.Popen(
-                started, cwd=folder, env=environment(cache), stdout=subprocess.DEVNULL, stderr=err
-            )
+                started, cwd=folder, env=environment(cache), stdout=subprocess.DEVNULL, stderr=err,
+                preexec_fn=heed_interrupts,
+            )  # fmt: skip
 
     def until(self, seen: Iterator[bool]) -> None:
         """Waits for a True; fails the test where the program ends before it."""

@@ -90,7 +90,7 @@ class ActionFidelity(Callback):
         mark = "_simulated" if data.simulated else ""
         path = self.folder / f"iteration_{module.iterations:06d}{mark}.json"
         where = {"data": data.name, "iteration": module.iterations, "ignored": found.ignored}
-        write_whole(path, json.dumps(where | dict(found.report), indent=2) + "\n")
+        write_whole(path, json.dumps(where | dict(found.report), indent=2, allow_nan=False) + "\n")
 
 
 def _warn(found: Fidelity, module: WorldModelModule) -> None:

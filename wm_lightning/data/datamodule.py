@@ -65,6 +65,7 @@ class ClipDataModule(LightningDataModule):
         self.frames, self.train_batches, self.batch_size = frames, train_batches, batch_size
         self.val_clips, self.val_frames = val_clips, val_frames
         self.num_workers, self.seed, self.action_shift = num_workers, seed, action_shift
+        self.pixels = (height, width)  # of the recordings, whatever an autoencoder makes of them
         self.frame_shape, self.augment = (3, height, width), augment
         self._readers: dict[str, Reader] = {}
 
@@ -166,6 +167,12 @@ class ClipDataModule(LightningDataModule):
                 f"data.val_clips={self.val_clips} gives {world_size} ranks no equal number of clips, two or more each"
             )
         windows = self._fixed("val", self.val_clips, self.val_frames)
+        # Ranks log the same measures only where they have the same number of clips.
+        windows = windows[: len(windows) - len(windows) % (2 * world_size)]
+        if not windows:
+            raise ValueError(
+                f"the validation split has too few clips of {self.val_frames} frames: {world_size} ranks need two each"
+            )
         dataset = self.windows("val", truth=True)
         # Even, because half of every batch is rolled out and half is the real reference.
         size = self.batch_size + self.batch_size % 2

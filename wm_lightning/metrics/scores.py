@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -43,8 +43,10 @@ class Scores:
     clips: int = 0
 
     def __post_init__(self) -> None:
-        self._psnr = HorizonPSNR(context=self.context, horizon=self.horizon)
-        self._ssim = HorizonSSIM(context=self.context, horizon=self.horizon)
+        # Not over ranks: states stay on the CPU, and a table is made by the first rank alone.
+        own: dict[str, Any] = {"context": self.context, "horizon": self.horizon, "sync_on_compute": False}
+        self._psnr = HorizonPSNR(**own)
+        self._ssim = HorizonSSIM(**own)
 
     def add(self, video: Video, truth: Video, judged: Judged | None) -> None:
         """Adds a batch: uint8 video of `context + horizon` frames and the real continuation."""

@@ -1,5 +1,7 @@
 """PSNR and SSIM of generated video, streamed and kept apart by how far a frame lies in the future."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -28,9 +30,12 @@ class HorizonMean(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, *, context: int, horizon: int) -> None:
-        """`context` frames at the start of every clip are given and left out; `horizon` frames follow."""
-        super().__init__()
+    def __init__(self, *, context: int, horizon: int, **metric: Any) -> None:
+        """`context` frames at the start of every clip are given and left out; `horizon` frames follow.
+
+        `metric` is for torchmetrics.
+        """
+        super().__init__(**metric)
         if context < 0 or horizon < 1:
             raise ValueError(f"{context=} must be at least 0 and {horizon=} at least 1")
         self.context = context

@@ -174,15 +174,20 @@ class WorldModelModule(LightningModule):
         self._scores.add(video, start.video, judged)
         self._reference.append(self._scores.features(reference.video))
 
+    def _over_ranks(self, values: Tensor) -> Float[Tensor, "2"]:
+        """Sum and number of the values that are defined, over all ranks: on one of them there may be none."""
+        pair = torch.stack([values.nansum(), (~values.isnan()).sum()]).float().to(self.device)
+        return self.of_all_ranks(pair[None]).sum(0).cpu()
+
     def on_validation_epoch_end(self) -> None:
         """Logs the validation's means over all ranks, and the score (less is better) that picks the checkpoint."""
         scores = self._scores
         assert scores is not None
         values = {"psnr": torch.tensor(scores.psnr()).mean()}
         for name in ("action_error", "object_error", "presence"):
-            mean = scores.mean(name)
-            if mean is not None:
-                values[name] = torch.tensor(mean)
+            total, count = self._over_ranks(scores.all(name))
+            if count:
+                values[name] = total / count
         scale = self.real_scale(scores.context + scores.horizon)
         distance = scores.distance(torch.cat(self._reference), scale, minimum=8, draws=100, seed=self.seed)
         excess = distance.excess

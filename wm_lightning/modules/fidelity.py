@@ -112,7 +112,7 @@ def measure_fidelity(
         swept, own = _sweep(generate, some, context, ruler)
         scalars |= own
         report["sweep"] = swept
-    return Fidelity(scalars, report)
+    return Fidelity(scalars, _plain(report))
 
 
 def _sweep(generate: Generate, clip: Clip, context: int, ruler: Ruler) -> tuple[dict[str, Any], dict[str, float]]:
@@ -153,15 +153,20 @@ def _recovery(reader: Reader, clip: Clip, video: Pixels, context: int) -> Recove
 
 def _read(recovery: Recovery) -> dict[str, Any]:
     return {
-        "r2": _number(recovery.mean()),
+        "r2": recovery.mean(),
         "horizon": _listed(recovery.compute()),
         "by_column": _listed(recovery.by_column()),
     }
 
 
-def _listed(values: Tensor) -> list[float | None]:
-    return [_number(value) for value in values.reshape(-1).tolist()]
+def _listed(values: Tensor) -> list[float]:
+    return values.reshape(-1).tolist()
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    """The same values as JSON has them: what is not a finite number is null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

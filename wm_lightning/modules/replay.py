@@ -53,8 +53,13 @@ class Replay:
         return {"windows": [[gather(t.detach()).cpu() for t in row] for row in rows], "pushed": self.pushed}
 
     def load_state_dict(self, state: dict[str, Any], rank: int, world_size: int) -> None:
-        """Inverse of `state_dict`: the rows of one rank."""
+        """Inverse of `state_dict`: the rows of one rank. Raises ValueError where ranks would get unequal shares."""
         windows = [Window(x, Condition(a, s), i) for x, a, s, i in state["windows"]]
+        if any(len(window.index) % world_size for window in windows):
+            raise ValueError(
+                f"the replay holds windows of {len(windows[0].index)} clips, which {world_size} ranks cannot share "
+                f"equally; continue on a number of ranks that divides it"
+            )
         sizes = [len(window.index) // world_size for window in windows]
         places = [slice(rank * size, (rank + 1) * size) for size in sizes]
         self.windows = [

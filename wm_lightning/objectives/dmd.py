@@ -55,6 +55,9 @@ def sid_loss(x: Latents, real: Latents, fake: Latents, mask: FrameMask, *, alpha
     """
     with torch.no_grad():
         weight = normaliser(x, real, mask)
-    gap = real.float() - fake.float()
-    product = torch.nan_to_num(gap * ((real.float() - x.float()) - alpha * gap) / weight, 0.0, 0.0, 0.0)
+    finite = torch.isfinite(x) & torch.isfinite(real) & torch.isfinite(fake) & torch.isfinite(weight)
+    # Taken out before the arithmetic: a zero gradient times an infinite factor behind it would be NaN.
+    x, real, fake = (torch.where(finite, value.float(), 0.0) for value in (x, real, fake))
+    gap = real - fake
+    product = gap * ((real - x) - alpha * gap) / torch.where(finite, weight, 1.0)
     return _masked(product, mask).sum() / _count(x, mask).sum()

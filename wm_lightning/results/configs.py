@@ -59,11 +59,15 @@ def differences(found: Sequence[Group]) -> tuple[Difference, ...]:
 def axis_of(found: Sequence[Group], key: str | None) -> Axis:
     """The axis of several groups: `key` of their configs, else the one number in which they differ, else their names.
 
-    Raises ValueError where `key` is in none of the configs, or these are not beside the results.
+    Raises ValueError where `key` is in none of the configs or equal in several groups, or configs are not beside the
+    results.
     """
     if key is not None:
-        return Axis(key, tuple(_value_of(group, key) for group in found))
-    numbers = {entry.key: entry.values for entry in differences(found) if all(map(_is_number, entry.values))}
+        values = tuple(_value_of(group, key) for group in found)
+        if len(set(values)) < len(found):
+            raise ValueError(f"task.axis={key} has values that several groups share, {list(values)}; name another key")
+        return Axis(key, values)
+    numbers = {entry.key: entry.values for entry in differences(found) if _all_distinct_numbers(entry.values)}
     numbers = numbers or _of_results(found)
     if len(numbers) == 1:
         [(name, values)] = numbers.items()
@@ -86,6 +90,10 @@ def _of_results(found: Sequence[Group]) -> dict[str, tuple[float, ...]]:
     if all(use is not None for use in uses):
         told["steps"] = tuple(float(use.steps) for use in uses if use is not None)
     return {name: values for name, values in told.items() if len(set(values)) == len(found) > 1}
+
+
+def _all_distinct_numbers(values: Sequence[Any]) -> bool:
+    return all(map(_is_number, values)) and len(set(values)) == len(values)
 
 
 def _is_number(value: Any) -> bool:

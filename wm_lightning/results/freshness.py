@@ -1,11 +1,10 @@
 """Whether saved numbers are those of the code as it stands, asked of git."""
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wm_lightning.environment import NO_NUMBERS
+from wm_lightning.environment import NO_NUMBERS, git
 
 PROJECT = Path(__file__).resolve().parents[2]
 # What is measured, unless a result names the files that made it.
@@ -36,25 +35,16 @@ def freshness(revision: str, code: Sequence[str] | None = None, *, folder: Path 
     commit = revision.removesuffix("-modified")
     if commit == "unknown":
         return Freshness(False, "measured outside git, so its age cannot be told")
-    if _git(folder, "rev-parse", "HEAD") is None:
+    if git(folder, "rev-parse", "HEAD") is None:
         return Freshness(False, "there is no git here, so its age cannot be told")
-    if _git(folder, "cat-file", "-e", f"{commit}^{{commit}}") is None:
+    if git(folder, "cat-file", "-e", f"{commit}^{{commit}}") is None:
         return Freshness(False, f"revision {commit[:9]} is not in this repository, so its age cannot be told")
     if revision != commit:
         return Freshness(True, f"measured with uncommitted changes to {commit[:9]}")
-    newer = (_git(folder, "log", "--format=%h", CHANGES, f"{commit}..HEAD", "--", *paths) or "").split()
+    newer = (git(folder, "log", "--format=%h", CHANGES, f"{commit}..HEAD", "--", *paths) or "").split()
     if newer:
         commits = "commit has" if len(newer) == 1 else "commits have"
         return Freshness(True, f"{len(newer)} {commits} changed the code since {commit[:9]}")
-    if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *paths):
+    if git(folder, "status", "--porcelain", "--untracked-files=no", "--", *paths):
         return Freshness(True, f"the code has uncommitted changes since {commit[:9]}")
     return Freshness(False, "")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None where it fails or is not there."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

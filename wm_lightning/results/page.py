@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from wm_lightning.results.configs import axis_of, differences
+from wm_lightning.results.configs import axis_of, config_of, differences
 from wm_lightning.results.plots import over_axis, over_steps
 from wm_lightning.results.report import Recipe, chosen_columns, compared, table
 from wm_lightning.results.seeds import Group
@@ -84,7 +84,9 @@ def _differences(found: Sequence[Group]) -> str:
         return ""
     entries = differences(found)
     if not entries:
-        return "<h2>Configs that differ</h2><p>Not known: a run has no config.yaml beside its results.</p>"
+        known = all(config_of(group.runs[0]) is not None for group in found)
+        why = "None: the configs are equal." if known else "Not known: a run has no config.yaml beside its results."
+        return f"<h2>Configs that differ</h2><p>{why}</p>"
     head = "".join(f"<th>{escape(name)}</th>" for name in ("key", *(group.first.name for group in found)))
     lines = [
         f"<tr><td><code>{escape(entry.key)}</code>{f' and {entry.others} more' if entry.others else ''}</td>"

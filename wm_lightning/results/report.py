@@ -20,7 +20,7 @@ from wm_lightning.results import comparison
 from wm_lightning.results.ladder import Ladder, claim_lines, loss_lines
 from wm_lightning.results.results import Results, Row, write_whole
 from wm_lightning.results.seeds import Group, family, groups, read_runs, spread
-from wm_lightning.results.table import Column, Footnotes, columns, heads
+from wm_lightning.results.table import Column, Footnotes, columns, grid, heads
 from wm_lightning.results.targets import Statement, Targets, judge
 
 STALE = "*(stale)*"
@@ -86,7 +86,7 @@ def table(group: Group, recipe: Recipe) -> str:
     notes, chosen = Footnotes(), chosen_columns(group, recipe.columns)
     head = ["", "steps", "cache", *(column.heading.replace("\n", " ") for column in chosen)]
     lines = [_line(rows, chosen, notes, group) for rows in group.rows()]
-    parts = [_caption(group), _grid(head, lines, left=3)]
+    parts = [_caption(group), grid(head, lines, left=range(3))]
     if notes.reasons:
         parts.append("  \n".join(f"– [{n}] {reason}" for n, reason in enumerate(notes.reasons, start=1)))
     if recipe.targets is not None:
@@ -102,22 +102,22 @@ def compared(found: Sequence[Group], recipe: Recipe) -> str:
     if recipe.ladder is not None:
         lines += comparison.baseline_lines(found[0], recipe.ladder.baselines, chosen)
         beside = list(_beside(recipe.ladder, found))
-    grid, first = _grid(head, lines, left=4), found[0].first
+    whole, first = grid(head, lines, left=range(4)), found[0].first
     caption = (
         f"{first.data} data ({first.world}) · {first.clips} test clips, {first.context} given + {first.horizon} "
         f"generated frames · mean ± standard deviation where there are several seeds · {first.machine}"
     )
     ages = dict.fromkeys(age for group in found for age in _ages(group))
-    return "\n\n".join([caption, grid, *beside, *ages, *(f"{group.first.name}: {_origin(group)}" for group in found)])
+    return "\n\n".join([caption, whole, *beside, *ages, *(f"{group.first.name}: {_origin(group)}" for group in found)])
 
 
 def _beside(ladder: Ladder, found: Sequence[Group]) -> Iterator[str]:
     """Losses and durations, claims judged over seeds, and, apart from all that was measured here, what is published."""
-    yield _grid(["", "training loss", "evaluation loss", "seconds a run"], loss_lines(found), left=1)
+    yield grid(["", "training loss", "evaluation loss", "seconds a run"], loss_lines(found), left=range(1))
     yield "Differences over seeds (less is better), 95 % intervals (paired, Student's t):"
-    yield _grid(["claim", "measured as", "difference", "verdict"], claim_lines(ladder, found), left=4)
+    yield grid(["claim", "measured as", "difference", "verdict"], claim_lines(ladder, found), left=range(4))
     yield f"Published, and not comparable with the above ({ladder.source}):"
-    yield _grid(["", "published"], [[name, str(value)] for name, value in ladder.published.items()], left=1)
+    yield grid(["", "published"], [[name, str(value)] for name, value in ladder.published.items()], left=range(1))
 
 
 def splice(text: str, name: str, body: str) -> str:
@@ -205,10 +205,15 @@ def _verdict(group: Group, targets: Targets) -> str:
         for statement in judge(run.results, targets):
             by_subject.setdefault((statement.subject, statement.target), []).append(statement)
     lines = [
-        [subject, target or "–", _met(statements), "; ".join(dict.fromkeys(entry.found for entry in statements))]
+        [subject, target or "–", _met(statements), _each(statements)]
         for (subject, target), statements in by_subject.items()
     ]
-    return _grid(["", "target", "met", "found"], lines, left=4)
+    return grid(["", "target", "met", "found"], lines, left=range(4))
+
+
+def _each(statements: Sequence[Statement]) -> str:
+    found = [entry.found for entry in statements]
+    return found[0] if len(set(found)) == 1 else "; ".join(found)
 
 
 def _met(statements: Sequence[Statement]) -> str:
@@ -242,12 +247,6 @@ def _origin(group: Group) -> str:
 def _short(revision: str) -> str:
     commit, mark, _ = revision.partition("-modified")
     return commit[:9] + mark
-
-
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """A Markdown table; the first `left` columns are words, the others numbers."""
-    sides = [":--" if place < left else "--:" for place in range(len(head))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, sides, *rows))
 
 
 @cache

@@ -134,7 +134,7 @@ def markdown(results: Results, targets: Targets | None) -> str:
     for title, chosen in columns(results):
         head = ["", "steps", "cache", *(column.heading.replace("\n", " ") for column in chosen)]
         rows = [heads(row) + cells(row, chosen, notes) for row in results.rows]
-        parts += [f"## {title}", _grid(head, rows, left=(0, 2))]
+        parts += [f"## {title}", grid(head, rows, left=(0, 2))]
     parts.append(_drift(results))
     if notes.reasons:
         parts.append("\n".join(f"{ABSENT} [{n}] {reason}  " for n, reason in enumerate(notes.reasons, start=1)))
@@ -151,7 +151,7 @@ def paragraph(results: Results, statements: Sequence[Statement]) -> str:
     lead = f"{met} of {len(judged)} targets that could be judged are met, on {results.data} data"
     lead += f"; {open_ones} could not be judged." if open_ones else "."
     rows = [[entry.subject, entry.found, entry.target, _word(entry)] for entry in statements]
-    return lead + "\n\n" + _grid(["", "found", "target", "met"], rows, left=range(4))
+    return lead + "\n\n" + grid(["", "found", "target", "met"], rows, left=range(4))
 
 
 def write_markdown(results: Results, targets: Targets | None, path: Path) -> None:
@@ -170,7 +170,7 @@ def _drift(results: Results) -> str:
     for row in shown:
         values = [row.drift[place] if place < len(row.drift) else None for place in places]
         rows.append(heads(row) + [ABSENT if value is None else f"{value:.3g}" for value in values])
-    return f"## Drift: {results.drift_of} by generated frame\n\n" + _grid(head, rows, left=(0, 2))
+    return f"## Drift: {results.drift_of} by generated frame\n\n" + grid(head, rows, left=(0, 2))
 
 
 def _origin(results: Results) -> str:
@@ -189,6 +189,7 @@ def _word(entry: Statement) -> str:
     return "yes" if entry.met else "no"
 
 
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int]) -> str:
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int]) -> str:
+    """A Markdown table; the columns `left` are words, the others numbers."""
     sides = [":--" if place in left else "--:" for place in range(len(head))]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, sides, *rows))

@@ -115,10 +115,14 @@ def _excess_of_teacher(student: Row, teacher: Row, targets: Targets) -> Statemen
 def _excess_of_control(results: Results, student: Row, targets: Targets) -> Statement:
     subject, target = "excess against the better control", f"at most {targets.excess_control:g} × the control's"
     controls = [(row.excess, row) for row in results.of("control") if row.steps == student.steps]
-    known = [(excess, row.name) for excess, row in controls if excess is not None]
+    known = [(excess, row) for excess, row in controls if excess is not None]
     if student.excess is None or not known:
         return Statement(subject, student.why("excess") or "no control was measured", target, None)
-    best, name = min(known)
+    best, row = min(known, key=lambda entry: entry[0])
+    name = row.name
+    if row.distance_low is not None and row.distance_low <= 0:
+        # A share of what may be 0 or less is no limit.
+        return Statement(subject, f"{student.excess:.3g}, {name} {best:.3g}, its interval covers 0", target, None)
     limit = targets.excess_control * best
     found = f"{student.excess:.3g}, {name} {best:.3g}, so at most {limit:.3g}"
     return Statement(subject, found, target, student.excess <= limit)

@@ -24,7 +24,7 @@ from wm_lightning.results.results import write_whole
 from wm_lightning.tasks.bench_entries import Comparison, Entry, page, shown
 from wm_lightning.tasks.bench_loading import cache_of, loading
 from wm_lightning.tasks.bench_training import Training
-from wm_lightning.tasks.build import build_data, plain_node
+from wm_lightning.tasks.build import build_data, device_of, plain_node
 from wm_lightning.tasks.speed import measure_speed, sixteen
 from wm_lightning.tasks.subjects import CLEAN, Subject
 
@@ -63,7 +63,7 @@ class Bench:
         data = build_data(config)
         data.setup("fit")
         data.train_batches = max(self.batches, self.warmup + max(self.steps, self.waiting_steps))
-        device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
+        device = device_of(config)
         found = self.measured(config, data, device)
         report = {**describe(config, data, device), "settings": asdict(self), "cache": cache_of(data)}
         report["comparisons"] = [entry.plain() for entry in found if isinstance(entry, Comparison)]

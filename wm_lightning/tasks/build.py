@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -48,6 +49,16 @@ def declare_actions(config: DictConfig, data: ClipDataModule) -> None:
     if actions not in (None, data.spec.dim):
         raise ValueError(f"network.actions={actions}, but the data have {data.spec.dim}: {list(data.spec.names)}")
     config.network.actions = data.spec.dim
+
+
+def device_of(config: DictConfig) -> torch.device:
+    """Where networks run."""
+    return torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
+
+
+def kind_of(config: DictConfig) -> str:
+    """What the module makes: `student` or `teacher`."""
+    return "student" if "teacher" in config.module else "teacher"
 
 
 def build_card(config: DictConfig, data: ClipDataModule, kind: str) -> Card:

@@ -11,13 +11,13 @@ from jaxtyping import UInt8
 from omegaconf import DictConfig
 from torch import Tensor
 
-from wm_lightning.clip import Clip, to_pixels, to_unit
+from wm_lightning.clip import Clip
 from wm_lightning.compute import precise
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips
 from wm_lightning.sampling.rollout import SeededNoise, next_chunk, remember_context
-from wm_lightning.tasks.build import build_data
+from wm_lightning.tasks.build import build_data, device_of, kind_of
 from wm_lightning.tasks.evaluate import read_checkpoint
-from wm_lightning.tasks.rollout import build_subject
+from wm_lightning.tasks.rollout import Use, build_subject
 from wm_lightning.tasks.subjects import Subject
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,9 @@ class Denoise:
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Writes `denoising.png` and `denoising.gif` into the run folder; returns the number of steps."""
         data = build_data(config)
-        kind, context = ("student" if "teacher" in config.module else "teacher"), int(config.module.context)
-        device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
-        file = read_checkpoint(config, data, kind)
-        subject = build_subject(config, file, kind, context + config.rollout.chunk, self.steps, device)
+        context, device = int(config.module.context), device_of(config)
+        file = read_checkpoint(config, data, kind_of(config))
+        subject = build_subject(config, file, data, Use(context, context + config.rollout.chunk, self.steps), device)
         clip = next(data.clips("test", self.count, context + subject.plan.chunk, self.count))
         with precise(device, str(config.trainer.precision)):
             films = passes(subject, clip, context, self.seed, device)
@@ -66,7 +65,7 @@ def passes(subject: Subject, clip: Clip, context: int, seed: int, device: torch.
     Of every clip the last frame of its first chunk is shown, behind its last given frame.
     """
     noise = SeededNoise(seed, "evaluation", tuple(clip.index.tolist()), device)
-    given, condition = to_unit(clip.video[:, :context].to(device)), clip.condition.to(device)
+    given, condition = clip.frames(0, context).x0.to(device), clip.condition.to(device)
     past = remember_context(subject.model, given, condition, subject.plan, noise)
     chunk = next_chunk(
         subject.model, subject.sampler, past, condition.frames(context, clip.video.shape[1]), subject.plan, noise,
@@ -75,7 +74,7 @@ def passes(subject: Subject, clip: Clip, context: int, seed: int, device: torch.
     start = clip.video[:, context - 1 : context].cpu()
 
     def film(frames: list[Tensor]) -> UInt8[Tensor, "n f c h w"]:
-        return torch.cat([start, *(to_pixels(frame[:, -1:]).cpu() for frame in frames)], dim=1)
+        return torch.cat([start, *(subject.decode(frame[:, -1:]).cpu() for frame in frames)], dim=1)
 
     truth = clip.video[:, -1:].cpu().expand(-1, len(chunk.record), -1, -1, -1)
     return [

@@ -24,6 +24,7 @@ from wm_lightning.data.formats.store_reader import Plan, check_actions
 from wm_lightning.data.latent_cache import Encoded, LatentCache
 from wm_lightning.data.source_datamodule import SourceDataModule
 from wm_lightning.networks.autoencoders import Autoencoder
+from wm_lightning.tasks.build import device_of
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Encode:
         cache.check_place()
         work = planned(data)
         check_space(cache.folder, data, work)
-        device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
+        device = device_of(config)
         started = time.perf_counter()
         found = encode_all(cache, work, data, device)
         frames = sum(sum(index.lengths) for index in found.values())

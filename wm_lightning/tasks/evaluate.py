@@ -19,7 +19,7 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.environment import revision
 from wm_lightning.results.results import Results
 from wm_lightning.sampling.samplers import described
-from wm_lightning.tasks.build import build_card, build_data, plain_node
+from wm_lightning.tasks.build import build_card, build_data, device_of, kind_of, plain_node
 from wm_lightning.tasks.curves import final_losses
 from wm_lightning.tasks.evaluation import Origin, evaluate_cast
 from wm_lightning.tasks.judging import TableSettings, prepare
@@ -38,7 +38,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         return instantiate(config.protocol, _convert_="all")(config)
     started = time.time()
     data = build_data(config)
-    file = read_checkpoint(config, data, "student" if "teacher" in config.module else "teacher")
+    file = read_checkpoint(config, data, kind_of(config))
     teacher = prepare_teacher(config, data) if "teacher" in config.module else None
     if teacher is not None and file.card.trained_for["teacher"] != teacher.sha256:
         raise ValueError(
@@ -69,7 +69,7 @@ def evaluate_files(
 ) -> Results:
     """Measures a student beside its teacher, or a teacher alone."""
     settings: TableSettings = instantiate(config.metrics, _convert_="all")
-    device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
+    device = device_of(config)
     cast = build_cast(config, file, teacher, device, data.decode)
     bench = prepare(data, settings, device, str(config.trainer.precision))
     unseeded = config.copy()
@@ -88,7 +88,7 @@ def build_cast(
     module = plain_node(config, "module")
     recipe = module if teacher is None else module["teacher"]["recipe"]
     history = (file if teacher is None else teacher).card.trained_for["history_level"]
-    require(file.card, config, config.metrics.context + config.metrics.horizon)
+    require(file.card, config, config.metrics.context, config.metrics.context + config.metrics.horizon)
     return Cast(
         teacher=own if teacher is None else network_of(config, teacher, device),
         student=None if teacher is None else own,
@@ -101,8 +101,9 @@ def build_cast(
     )
 
 
-def require(card: Card, config: DictConfig, frames: int) -> None:
-    """Raises ValueError where a rollout of `frames` frames asks of the network what its card does not declare."""
+def require(card: Card, config: DictConfig, context: int, frames: int) -> None:
+    """Raises ValueError where a rollout, `context` of its `frames` given, asks for what the card does not declare."""
+    card.require_context(context, "given frames")
     card.require_frames(min(config.rollout.window or frames, frames), "rollout.window")
     card.require_sampler(described(instantiate(plain_node(config, "module")["sampler"], _convert_="all")))
     card.require_mask(config.rollout.mask.chunk, "rollout.mask")

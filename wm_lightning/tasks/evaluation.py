@@ -16,7 +16,7 @@ from wm_lightning.clip import Clip, Pixels
 from wm_lightning.compute import precise
 from wm_lightning.environment import chosen_config, loaded_code
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips
-from wm_lightning.results.results import Results, Row
+from wm_lightning.results.results import Results, Row, Use
 from wm_lightning.results.table import terminal, verdict, write_markdown
 from wm_lightning.results.targets import judge
 from wm_lightning.tasks.judging import Bench, Judgement, TableSettings, judge_videos, make_row
@@ -61,7 +61,8 @@ def evaluate_cast(
                 log.info(
                     "Measured %s, %d steps: %d of %d", subject.name, subject.steps, len(judgements), len(judged_ones)
                 )
-        baselines = _baselines(judged_ones, bench, settings, partial(progress.advance, task, 4))
+        own = cast.deployed(settings.teacher_steps)
+        baselines = _baselines(judged_ones, own, bench, settings, partial(progress.advance, task, 4))
         timed = progress.add_task("speed", total=settings.repeats * len(subjects))
         batch = sixteen(bench.clips)
         with precise(bench.device, bench.precision):
@@ -85,10 +86,10 @@ def _maker(subject: Subject, bench: Bench, settings: TableSettings) -> Callable[
 
 
 def _baselines(
-    subjects: Sequence[Subject], bench: Bench, settings: TableSettings, advance: Callable[[], None]
+    subjects: Sequence[Subject], own: Use, bench: Bench, settings: TableSettings, advance: Callable[[], None]
 ) -> dict[str, Judgement]:
-    """The best few-step model driven by another clip's actions, and what needs no model: see `_modelless`."""
-    driven = next((s for s in subjects if s.role == "student"), subjects[-1])
+    """The network as it was trained to be used, driven by another clip's actions, and what needs no model."""
+    driven = next((s for s in subjects if (s.role, s.steps) == (own.role, own.steps)), subjects[-1])
     make = _maker(driven, bench, settings)
     found = {name: judge_videos(bench, settings, copy, advance) for name, copy in _modelless(bench, settings).items()}
     if sum(len(clip) for clip in bench.clips) < 2:  # a single clip's only neighbour is itself
@@ -145,7 +146,7 @@ def _draw(
     films = [Film("truth", truth)]
     best = [s for s in subjects if s.role == "teacher" and id(s) in judgements][:1]
     few = [s for role in ("control", "student") for s in subjects if s.role == role and id(s) in judgements]
-    shown = best + [s for s in few if s.steps == max(settings.student_steps)]
+    shown = best + [s for s in few if s.steps == _steps_shown(results, settings)]
     films += [Film(f"{s.name}\n{s.steps} steps", judgements[id(s)].video) for s in shown]
     caption = f"{results.world} ({results.data}), {results.name}"
     context, side = settings.context, settings.frame_side
@@ -154,6 +155,12 @@ def _draw(
         folder / "rollouts.gif", films, context=context, clips=settings.pictures, side=side, fps=4,
         caption=caption, most_bytes=1_500_000,
     )  # fmt: skip
+
+
+def _steps_shown(results: Results, settings: TableSettings) -> int:
+    """Those the student was trained for."""
+    own = results.deployed
+    return max(settings.student_steps) if own is None or own.role != "student" else own.steps
 
 
 def write_report(results: Results, settings: TableSettings, folder: Path, console: Console) -> None:

@@ -20,6 +20,7 @@ from wm_lightning.tasks.build import (
     build_module,
     build_trainer,
     declare_actions,
+    kind_of,
     plain_node,
     resume_path,
     without,
@@ -71,7 +72,7 @@ def _start(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
 
 def _trained(config: DictConfig, data: ClipDataModule, file: NetworkFile | None) -> Card:
     """The card that a training of this config would give its network."""
-    card = build_card(config, data, "student" if "teacher" in config.module else "teacher")
+    card = build_card(config, data, kind_of(config))
     module = _on_meta(lambda: build_module(config, card, file))
     module.configure_optimizers()
     return replace(card, trained_for=module.trained_for())
@@ -80,7 +81,7 @@ def _trained(config: DictConfig, data: ClipDataModule, file: NetworkFile | None)
 def _check_table(config: DictConfig, card: Card, teacher: NetworkFile | None, data: ClipDataModule) -> None:
     """The rows of the table at the end: masks, commits and numbers of steps."""
     settings: TableSettings = instantiate(config.metrics, _convert_="all")
-    require(card, config, settings.context + settings.horizon)
+    require(card, config, settings.context, settings.context + settings.horizon)
     if settings.horizon < config.rollout.chunk:
         raise ValueError(
             f"metrics.horizon={settings.horizon} is shorter than a chunk of {config.rollout.chunk} frames; raise it"

@@ -28,13 +28,12 @@ from wm_lightning.metrics.protocol_scores import Asked, ProtocolScores
 from wm_lightning.metrics.weights import Weights
 from wm_lightning.results.results import write_whole
 from wm_lightning.sampling.samplers import described
-from wm_lightning.tasks.build import build_data
+from wm_lightning.tasks.build import build_data, device_of, kind_of
 from wm_lightning.tasks.evaluate import read_checkpoint
-from wm_lightning.tasks.rollout import build_subject
+from wm_lightning.tasks.rollout import Use, build_subject
 from wm_lightning.tasks.subjects import Subject, baseline_copy
 
 log = logging.getLogger(__name__)
-SCALE_CLIPS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,8 @@ class Protocol:
     `clips` test clips of `context` given and `horizon` generated frames; image measures on `image_frames` (null: on
     all from `first_scored`), measures of clips on frames `video_frames` (start, stop). `native` is the stored size
     that the data's resize is undone to, `size` that of scoring; null leaves frames as the data have them. `paper` says
-    what else it did, `departures` what this suite does otherwise; both go into the result. `index` names a list of
+    what else it did, `departures` what this suite does otherwise; both go into the result. `scale_clips` training clips
+    set the scale of kernel distances. `index` names a list of
     clips to use instead of making one: an eval_index.json, or NWM's .pkl. `seed` is that of list, noise and bootstrap.
     """
 
@@ -67,6 +67,7 @@ class Protocol:
     batch_size: int
     minimum: int
     draws: int
+    scale_clips: int
     weights: Weights
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
@@ -74,12 +75,10 @@ class Protocol:
         data = build_data(config)
         self._check_data(data, config)
         entries, departures = self.choose(data)
-        device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
-        kind = "student" if "teacher" in config.module else "teacher"
+        device, kind = device_of(config), kind_of(config)
         file = read_checkpoint(config, data, kind)
         frames = entries[0].length
-        file.card.require_context(self.context, "protocol.context")
-        subject = build_subject(config, file, kind, frames, None, device)
+        subject = build_subject(config, file, data, Use(self.context, frames), device)
         write_index(Path(config.run_dir) / "eval_index.json", entries)
         with precise(device, str(config.trainer.precision)):
             scored = self.score(data, entries, subject, device)
@@ -136,7 +135,7 @@ class Protocol:
     ) -> dict[str, Any]:
         """All measures of the model and of holding the last given frame."""
         frames = entries[0].length
-        asked, size = self.asked(frames), self.size or data.frame_shape[1:]
+        asked, size = self.asked(frames), self.size or data.pixels
         model, held = (ProtocolScores(asked, self.weights, (size[0], size[1])) for _ in range(2))
         worlds: dict[str, list[Tensor]] = {}
         with Progress(transient=True) as progress:
@@ -161,7 +160,7 @@ class Protocol:
 
     def real(self, data: ClipDataModule, frames: int, clips: int) -> Pixels:
         """Training clips of the scored size: the reference of kernel distances, and what sets their scale."""
-        batches = data.clips("train", clips + SCALE_CLIPS, frames, self.batch_size)
+        batches = data.clips("train", clips + self.scale_clips, frames, self.batch_size)
         return torch.cat([self.sized(clip.video, data) for clip in track(batches, "real clips", transient=True)])
 
     def batches(self, data: ClipDataModule, entries: Sequence[Entry]) -> Iterator[Clip]:
@@ -181,7 +180,7 @@ class Protocol:
     def described(self, data: ClipDataModule, entries: Sequence[Entry], departures: Sequence[str]) -> dict[str, Any]:
         """Every choice, as plain values."""
         policy = data.frame_cache.resize.policy if isinstance(data, SourceDataModule) else "none"
-        unsized = f"{data.frame_shape[1]}x{data.frame_shape[2]} ({policy})"
+        unsized = f"{data.pixels[0]}x{data.pixels[1]} ({policy})"
         return {
             "data": data.name, "simulated": data.simulated, "content": data.manifest["hash"],
             "clips": len(entries), "clips_asked": self.clips, "index": index_hash(entries), "context": self.context,

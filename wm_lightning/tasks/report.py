@@ -13,7 +13,7 @@ from wm_lightning.results.ladder import Ladder, draw_steps
 from wm_lightning.results.page import PageSettings, page
 from wm_lightning.results.report import Recipe, faults, render, splice_into
 from wm_lightning.results.results import write_whole
-from wm_lightning.results.seeds import groups, read_runs
+from wm_lightning.results.seeds import Group, groups, read_runs
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +54,12 @@ class Report:
             raise ValueError("task.runs is empty; name run folders, as in 'task.runs=[logs/dmd_chunkwise/*]'")
         judged = self.targets and not self.compare
         targets = instantiate(config.metrics.targets, _convert_="all") if judged else None
+        found = groups(read_runs(patterns, root=Path.cwd()))
         if self.keep is not None:
-            patterns = kept(patterns, Path(self.keep), self.block or "results")
+            patterns = kept(found, Path(self.keep), self.block or "results")
         if self.ladder is not None and not self.compare:
             raise ValueError("task.ladder compares experiments; set task.compare=true with it")
         recipe = Recipe(patterns, list(self.columns), targets, self.compare, self.ladder)
-        found = groups(read_runs(patterns, root=Path.cwd()))
         body = render(recipe, Path.cwd())
         names = dict.fromkeys(group.first.name for group in found)
         whole = page(found, recipe, PageSettings(self.axis, self.gif_mib), f"Results: {', '.join(names)}")
@@ -87,12 +87,11 @@ def check(paths: Sequence[Path], root: Path) -> dict[str, float]:
     return {"faults": 0.0}
 
 
-def kept(patterns: Sequence[str], folder: Path, name: str) -> list[str]:
+def kept(found: Sequence[Group], folder: Path, name: str) -> list[str]:
     """Copies the results into the folder and returns where they are, sorted by group and seed.
 
     Copies under this name that an earlier report made are removed, since its runs may have been others.
     """
-    found = groups(read_runs(patterns, root=Path.cwd()))
     texts = {
         folder / f"{name}_{number}_seed{run.results.seed}.json": run.path.read_text(encoding="utf-8")
         for number, group in enumerate(found)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips, write_mp4
 from wm_lightning.sampling.samplers import Sampler
-from wm_lightning.tasks.build import build_data, plain_node
+from wm_lightning.tasks.build import build_data, device_of, kind_of, plain_node
 from wm_lightning.tasks.evaluate import network_of, read_checkpoint, require
 from wm_lightning.tasks.subjects import Subject
 
@@ -60,12 +60,11 @@ class Rollout:
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Writes `rollouts/` in the run folder from the checkpoint at `ckpt_path`; returns frames per second."""
         data = build_data(config)
-        kind, context = ("student" if "teacher" in config.module else "teacher"), config.module.context
+        kind, context = kind_of(config), config.module.context
         frames = self.length(data, context)
-        device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
+        device = device_of(config)
         file = read_checkpoint(config, data, kind)
-        subject = build_subject(config, file, kind, frames, self.steps, device)
-        subject = replace(subject, decode=data.decode)
+        subject = build_subject(config, file, data, Use(context, frames, self.steps), device)
         rolled = self.roll_out(subject, data, frames, context, device, str(config.trainer.precision))
         folder, mark = Path(config.run_dir) / "rollouts", "_simulated" if data.simulated else ""
         caption = f"{data.name}, test clips, {kind} of {config.name} at {subject.steps} steps, {file.sha256[:12]}"
@@ -82,7 +81,8 @@ class Rollout:
     def length(self, data: ClipDataModule, context: int) -> int:
         """Frames of a clip. Raises ValueError where nothing would be left to make."""
         reader = data.reader("test")
-        frames = self.frames or min(USUAL_FRAMES, max(reader.length(episode) for episode in range(len(reader))))
+        usual = min(USUAL_FRAMES, max(reader.length(episode) for episode in range(len(reader))))
+        frames = usual if self.frames is None else self.frames
         if frames <= context:
             raise ValueError(f"task.frames={frames} leaves nothing to make after {context} given; ask for more")
         return frames
@@ -112,19 +112,29 @@ class Rollout:
             write_mp4(folder / f"clip_{number:03d}{mark}.mp4", video, fps=self.fps, side=self.video_side)
 
 
+@dataclass(frozen=True)
+class Use:
+    """What a checkpoint is asked for: given frames, frames in all, denoising steps (None: as trained)."""
+
+    context: int
+    frames: int
+    steps: int | None = None
+
+
 def build_subject(
-    config: DictConfig, file: NetworkFile, kind: str, frames: int, steps: int | None, device: torch.device
+    config: DictConfig, file: NetworkFile, data: ClipDataModule, use: Use, device: torch.device
 ) -> Subject:
     """The checkpoint's network with the sampler and plan of the config. Raises ValueError for an untrained use."""
-    require(file.card, config, frames)
+    require(file.card, config, use.context, use.frames)
     path = instantiate(plain_node(config, "noising"), _convert_="all")
     sampler: Sampler = instantiate(plain_node(config, "module")["sampler"], _convert_="all")
-    if steps is not None:
-        sampler = sampler.with_steps(steps)
+    if use.steps is not None:
+        sampler = sampler.with_steps(use.steps)
     plan = instantiate(plain_node(config, "rollout"), _convert_="all")
     model = Denoiser(network_of(config, file, device), path)
     count = len(sampler.levels(path, plan.chunk)) - 1
-    return Subject(kind, kind, model, sampler, plan, count, cached=True)
+    kind = file.card.kind
+    return Subject(kind, kind, model, sampler, plan, count, cached=True, decode=data.decode)
 
 
 def save_actions(path: Path, clip: Clip, data: ClipDataModule) -> None:

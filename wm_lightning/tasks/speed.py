@@ -106,12 +106,13 @@ def peak_memory(subject: Subject, clip: Clip, context: int, device: torch.device
     On a GPU the allocator counts it. On a CPU the profiler's allocations are summed, because the
     process's resident size also holds what the C allocator keeps for later.
     """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        subject.generate(clip, context, 0, device)
-        return torch.cuda.max_memory_allocated(device) / MIB
     network = subject.model.network
     weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    if device.type == "cuda":
+        resident = torch.cuda.memory_allocated(device)  # its own weights, and those of other rows
+        torch.cuda.reset_peak_memory_stats(device)
+        subject.generate(clip, context, 0, device)
+        return (weights + torch.cuda.max_memory_allocated(device) - resident) / MIB
     end = min(clip.video.shape[1], context + 2 * subject.plan.chunk)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         subject.generate(clip.frames(0, end), context, 0, device)
