@@ -16,7 +16,7 @@ from wm_lightning.checkpoints import NetworkFile, weights_hash
 from wm_lightning.clip import ActionState, Clip, Condition
 from wm_lightning.config import CONFIG_DIR
 from wm_lightning.data.worldmap import WorldMapDataModule
-from wm_lightning.modules.base import WorldModelModule
+from wm_lightning.modules.base import ValidationDistance, WorldModelModule
 from wm_lightning.modules.dmd import DMDModule
 from wm_lightning.modules.initialisation import TeacherInit
 from wm_lightning.modules.optimizers import Schedule
@@ -84,6 +84,7 @@ def adamw(lr: float) -> Callable[[nn.Module], list[Optimizer]]:
 def shared(**changes: Any) -> dict[str, Any]:
     settings: dict[str, Any] = dict(
         iterations=8, path=PATH, sampler=FEW, plan=PLAN, context=1, seed=3, clip_norm=1e6, action_weight=0.2,
+        distance=ValidationDistance(minimum=8, scale_clips=256, draws=100),
         validate_every=100,
     )  # fmt: skip
     return settings | changes

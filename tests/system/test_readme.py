@@ -31,6 +31,14 @@ def commands(page: Path) -> list[str]:
 COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
 
 
+def experiments_of(command: str) -> set[str]:
+    """The experiments that a command trains, those of its grid included."""
+    words = shlex.split(command)
+    grids = [word.split("=")[1] for word in words if word.startswith("ablation=")]
+    words += [word for grid in grids for point in grid_points(grid) for word in point]
+    return {word.split("=")[1] for word in words if word.startswith("experiment=") and "task=" not in command}
+
+
 def test_the_pages_have_commands() -> None:
     words = [command for _, command in COMMANDS]
     for wanted in ("experiment=dmd_chunkwise", "data=rt1", "task=evaluate", "task=rollout", "ckpt_path=last"):

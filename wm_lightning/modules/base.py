@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,18 @@ from wm_lightning.objectives.denoising import Scalar
 from wm_lightning.randomness import generator, normal
 from wm_lightning.sampling.rollout import Plan, SeededNoise, rollout
 from wm_lightning.sampling.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class ValidationDistance:
+    """The kernel distance of a validation: `minimum` clips for one, `scale_clips` training clips that set its scale.
+
+    Its bootstrap has `draws`.
+    """
+
+    minimum: int
+    scale_clips: int
+    draws: int
 
 
 class WorldModelModule(LightningModule):
@@ -46,12 +59,13 @@ class WorldModelModule(LightningModule):
         clip_norm: float,
         action_weight: float,
         validate_every: int,
+        distance: ValidationDistance,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.total_iterations = iterations
         self.path, self.sampler, self.plan, self.context = path, sampler, plan, context
-        self.action_weight, self.validate_every = action_weight, validate_every
+        self.action_weight, self.validate_every, self.distance = action_weight, validate_every, distance
         self.seed, self.clip_norm = seed, clip_norm
         self.card: dict[str, Any] = {}
         self._scale: Scale | None = None
@@ -152,7 +166,7 @@ class WorldModelModule(LightningModule):
         """Standardisation of features by real training clips, fitted once."""
         if self._scale is None:
             features = ClipFeatures.load()
-            clips = self.trainer.datamodule.clips("train", 256, frames, 64)  # type: ignore[attr-defined]
+            clips = self.trainer.datamodule.clips("train", self.distance.scale_clips, frames, 64)  # type: ignore[attr-defined]
             self._scale = Scale.fit(torch.cat([features(clip.video) for clip in clips]))
         return self._scale
 
@@ -189,8 +203,8 @@ class WorldModelModule(LightningModule):
             if count:
                 values[name] = total / count
         scale = self.real_scale(scores.context + scores.horizon)
-        distance = scores.distance(torch.cat(self._reference), scale, minimum=8, draws=100, seed=self.seed)
-        excess = distance.excess
+        asked = {"minimum": self.distance.minimum, "draws": self.distance.draws, "seed": self.seed}
+        excess = scores.distance(torch.cat(self._reference), scale, **asked).excess
         if excess is not None:
             values["excess"] = torch.tensor(excess)
         quality = excess if excess is not None else -float(values["psnr"])

@@ -26,7 +26,7 @@ class TableSettings:
     """What the table holds: rows, clips, horizon, repeats of the speed measurement, pictures, targets.
 
     `clips` test clips of `context + horizon` frames are generated, as many more are the real reference.
-    `minimum` clips are needed for a distance, whose bootstrap has `draws`.
+    `minimum` clips are needed for a distance, whose bootstrap has `draws`; `scale_clips` training clips set its scale.
     """
 
     clips: int
@@ -37,6 +37,7 @@ class TableSettings:
     student_steps: Sequence[int]
     repeats: int
     minimum: int
+    scale_clips: int
     draws: int
     seed: int
     pictures: int
@@ -69,7 +70,7 @@ def prepare(data: ClipDataModule, settings: TableSettings, device: torch.device,
     # Contexts and reference alternate, so that both spread over all episodes; an odd clip is left out.
     order = torch.arange(len(every) // 2 * 2).reshape(-1, 2).T
     starts, others = every[order[0]], every[order[1]]
-    train = data.clips("train", 256, frames, settings.batch_size)
+    train = data.clips("train", settings.scale_clips, frames, settings.batch_size)
     scale = Scale.fit(torch.cat([features(clip.video) for clip in train]))
     size = settings.batch_size
     batches = tuple(starts[i : i + size] for i in range(0, len(starts), size))
