@@ -7,15 +7,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.networks.tiny_autoencoder import tiny_autoencoder, write_weights
 from wm_lightning.metrics.degradations import blur, noise
-from wm_lightning.metrics.extractors import encoder_features, inception, timm_features
+from wm_lightning.metrics.extractors import inception, timm_features
 from wm_lightning.metrics.perceptual import HorizonLPIPS, HorizonMSE
 from wm_lightning.metrics.pinned import Pinned, read_script, read_state
 from wm_lightning.metrics.protocol_scores import Asked, ProtocolScores
 from wm_lightning.metrics.weights import TimmWeights, Weights
 
 NONE = dict.fromkeys(
-    ("lpips_alex", "lpips_vgg", "dreamsim", "inception", "inception_torchvision", "i3d", "timm", "inverse_dynamics")
+    (
+        "lpips_alex",
+        "lpips_vgg",
+        "dreamsim",
+        "inception",
+        "inception_torchvision",
+        "i3d",
+        "timm",
+        "inverse_dynamics",
+        "vae",
+    )
 )
 
 
@@ -165,11 +176,14 @@ def test_a_timm_backbone_with_local_weights(clips, tmp_path: Path) -> None:
     assert TimmWeights("test_resnet", pinned(path)).pinned.sha256 == extractor.sha256
 
 
-def test_any_encoder_gives_clip_features(clips) -> None:
-    torch.manual_seed(0)
-    encoder = nn.Conv2d(3, 4, 4, stride=4)
-    extractor = encoder_features("vae", "hash", encoder)
+def test_latents_of_an_autoencoder_are_features_of_clips(clips, tmp_path: Path) -> None:
+    write_weights(tmp_path / "vae.safetensors")
+    weights = Weights(**NONE | {"vae": tiny_autoencoder(tmp_path / "vae.safetensors")})
+    extractor = {one.name: one for one in weights.fallbacks()}["vae"]
     video = clips(3, seed=1)
-    assert extractor(video).shape == (3, 16)
+    assert extractor(video).shape == (3, 16) and extractor.sha256 == weights.vae.sha256
     torch.testing.assert_close(extractor(video[2:]), extractor(video)[2:])
-    assert not torch.allclose(extractor(video.flip(1)[:, :1].expand_as(video)), extractor(video))
+    assert not torch.allclose(extractor(video[:, :1].expand_as(video)), extractor(video))
+    assert extractor(video[..., :-1, :]).shape == (3, 16), "a side that cannot be divided is resized"
+    with pytest.raises(ValueError, match="expected is autoencoder.sha256"):
+        Weights(**NONE | {"vae": tiny_autoencoder(tmp_path / "vae.safetensors", sha256="0" * 64)})

@@ -47,6 +47,10 @@ def test_a_training_on_latents(run: Run, clips: Path, tmp_path: Path, kind: str,
     ][:2]
     run("task=rollout", checkpoint, f"run_dir={tmp_path / 'rolled'}", "task.count=1", "task.frames=7").must_succeed()
     assert (tmp_path / "rolled/rollouts/clip_000.mp4").stat().st_size > 0
+    run("task=evaluate", "protocol=vid2world_rt1", checkpoint, f"run_dir={tmp_path / 'scored'}").must_succeed()
+    scored = json.loads((tmp_path / "scored/protocol_vid2world_rt1.json").read_text())
+    best = scored["reconstruction"]["frames"]["psnr"]["mean"]
+    assert best > scored["model"]["frames"]["psnr"]["mean"] and (kind != "patch" or best > 48)
     run("task=denoise", checkpoint, f"run_dir={tmp_path / 'denoised'}").must_succeed()
     assert list((tmp_path / "denoised").glob("denoising*.png"))
     refused_with_others(run, tmp_path, kind, checkpoint, latents)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from wm_lightning.metrics.features import ClipFeatures
 from wm_lightning.metrics.inverse_dynamics import load_reader
 from wm_lightning.metrics.pinned import Pinned, read_script, read_state
+from wm_lightning.networks.autoencoders import KLAutoencoder
 
 Video = UInt8[Tensor, "b f c h w"]
 Features = Float[Tensor, "n d"]
@@ -62,18 +63,21 @@ def inverse_dynamics_features(pinned: Pinned) -> Extractor:
     return Extractor("idm", reader.sha256, "clip", kernel, lambda v: reader.network.features(resized(v, height, width)))
 
 
-def encoder_features(name: str, sha256: str, encode: Callable[[Tensor], Tensor]) -> Extractor:
-    """Features of any encoder of images `n 3 h w` in [-1, 1] to `n c ...` (kd_vae, with an autoencoder's).
+def vae_features(autoencoder: KLAutoencoder) -> Extractor:
+    """Features of an autoencoder's latents (kd_vae, fd_vae).
 
     By clip: mean over frames of every channel's mean and spread over the picture, and mean length of their change.
     """
 
     def look(video: Tensor) -> Tensor:
-        encoded = encode(video.flatten(0, 1).float() / 127.5 - 1.0).float().flatten(2)
-        frames = torch.cat([encoded.mean(-1), encoded.std(-1, correction=0)], dim=1).unflatten(0, video.shape[:2])
+        factor = autoencoder.factor
+        height, width = (max(1, round(side / factor)) * factor for side in video.shape[-2:])
+        latents = autoencoder.encode(resized(video, height, width)).flatten(3)
+        frames = torch.cat([latents.mean(-1), latents.std(-1, correction=0)], dim=2)
         return torch.cat([frames.mean(1), frames.diff(dim=1).abs().mean(1)], dim=1)
 
-    return Extractor(name, sha256, "clip", "none", look)
+    kernel = f"to multiples of {autoencoder.factor}, bilinear, antialiased"
+    return Extractor("vae", autoencoder.sha256, "clip", kernel, look)
 
 
 @cache

@@ -11,8 +11,10 @@ from wm_lightning.metrics.extractors import (
     random_features,
     timm_features,
     torchvision_inception,
+    vae_features,
 )
 from wm_lightning.metrics.pinned import Pinned
+from wm_lightning.networks.autoencoders import KLAutoencoder
 
 # Canonical name of a distance -> (weights it needs, kind of distance); fallbacks bear the names of their features.
 CANONICAL = {"fid": ("inception", "fd"), "kid": ("inception", "kid"), "fvd": ("i3d", "fd"),
@@ -33,7 +35,7 @@ class Weights:
 
     `lpips_alex`, `lpips_vgg`: torchvision's alexnet and vgg16. `inception`, `i3d`, `dreamsim`: TorchScript.
     `inception_torchvision`: torchvision's inception_v3, for kid_worldgen. `timm`: a backbone. `inverse_dynamics`: what
-    task=inverse_dynamics wrote.
+    task=inverse_dynamics wrote. `vae`: an autoencoder, whose latents are features.
     """
 
     lpips_alex: Pinned | None
@@ -44,11 +46,14 @@ class Weights:
     i3d: Pinned | None
     timm: TimmWeights | None
     inverse_dynamics: Pinned | None
+    vae: KLAutoencoder | None
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             given = getattr(self, entry.name)
-            if given is not None:
+            if isinstance(given, KLAutoencoder):
+                _ = given.sha256
+            elif given is not None:
                 (given.pinned if isinstance(given, TimmWeights) else given).checked()
 
     def of(self, use: str) -> Pinned | None:
@@ -62,6 +67,8 @@ class Weights:
             yield inverse_dynamics_features(self.inverse_dynamics)
         if self.timm is not None:
             yield timm_features(self.timm.model, self.timm.pinned)
+        if self.vae is not None:
+            yield vae_features(self.vae)
 
     def canonical(self, name: str) -> Extractor | None:
         """The extractor of fid, kid, fvd or kid_worldgen; None where its weights are not given."""

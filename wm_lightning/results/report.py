@@ -107,6 +107,8 @@ def compared(found: Sequence[Group], recipe: Recipe) -> str:
         f"{first.data} data ({first.world}) · {first.clips} test clips, {first.context} given + {first.horizon} "
         f"generated frames · mean ± standard deviation where there are several seeds · {first.machine}"
     )
+    if len({tuple(run.results.seed for run in group.runs) for group in found}) > 1:
+        beside.insert(0, "Lines have different seeds, which draw the test clips: small differences may be theirs.")
     ages = dict.fromkeys(age for group in found for age in _ages(group))
     return "\n\n".join([caption, whole, *beside, *ages, *(f"{group.first.name}: {_origin(group)}" for group in found)])
 

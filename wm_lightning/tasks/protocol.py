@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.eval_index import Entry, index_hash, make_index, read_index, windows_of, write_index
 from wm_lightning.data.loader import evaluation_loader
 from wm_lightning.data.source_datamodule import SourceDataModule
-from wm_lightning.data.windows import Windows
 from wm_lightning.environment import revision
 from wm_lightning.metrics.protocol_scores import Asked, ProtocolScores
 from wm_lightning.metrics.weights import Weights
@@ -133,30 +132,35 @@ class Protocol:
     def score(
         self, data: ClipDataModule, entries: Sequence[Entry], subject: Subject, device: torch.device
     ) -> dict[str, Any]:
-        """All measures of the model and of holding the last given frame."""
+        """All measures of the model, of holding the last given frame, and of latents decoded where there are some."""
         frames = entries[0].length
         asked, size = self.asked(frames), self.size or data.pixels
-        model, held = (ProtocolScores(asked, self.weights, (size[0], size[1])) for _ in range(2))
+        makers: dict[str, Callable[[Clip], Pixels]] = {
+            "model": lambda clip: subject.generate(clip, self.context, self.seed, device),
+            "copy_last_frame": lambda clip: baseline_copy(clip, self.context),
+        }
+        if data.autoencoder_identity:  # what no network of its latents can exceed
+            makers["reconstruction"] = lambda clip: data.decode(clip.x0.to(device)).cpu()
+        scores = {name: ProtocolScores(asked, self.weights, (size[0], size[1])) for name in makers}
         worlds: dict[str, list[Tensor]] = {}
         with Progress(transient=True) as progress:
             task = progress.add_task(f"protocol {self.name}", total=len(entries))
             for clip in self.batches(data, entries):
-                video, copy = subject.generate(clip, self.context, self.seed, device), baseline_copy(clip, self.context)
-                truth = self.sized(clip.video, data)
-                model.add(self.sized(video, data), truth)
-                held.add(self.sized(copy, data), truth)
-                for name, values in world_measures(data, video, clip, self.context).items():
+                truth, made = self.sized(clip.video, data), {name: make(clip) for name, make in makers.items()}
+                for name, video in made.items():
+                    scores[name].add(self.sized(video, data), truth)
+                for name, values in world_measures(data, made["model"], clip, self.context).items():
                     worlds.setdefault(name, []).append(values)
                 progress.advance(task, len(clip))
-        real = model.features_of(self.real(data, frames, len(entries)))
+        real = scores["model"].features_of(self.real(data, frames, len(entries)))
         found = {}
-        for name, scores in (("model", model), ("copy_last_frame", held)):
-            distances = scores.distances(draws=self.draws, seed=self.seed)
-            distances += scores.kernel_distances(real, minimum=self.minimum, draws=self.draws, seed=self.seed)
-            found[name] = {"frames": scores.measured(), "distances": distances}
+        for name, own in scores.items():
+            distances = own.distances(draws=self.draws, seed=self.seed)
+            distances += own.kernel_distances(real, minimum=self.minimum, draws=self.draws, seed=self.seed)
+            found[name] = {"frames": own.measured(), "distances": distances}
         judged = {name: _listed(torch.cat(values).nanmean(0)) for name, values in worlds.items()}
         return {"frames_scored": list(asked.image_frames), "video_frames": asked.video_frames, **found,
-                "world": judged, "missing": model.missing}  # fmt: skip
+                "world": judged, "missing": scores["model"].missing}  # fmt: skip
 
     def real(self, data: ClipDataModule, frames: int, clips: int) -> Pixels:
         """Training clips of the scored size: the reference of kernel distances, and what sets their scale."""
@@ -165,8 +169,8 @@ class Protocol:
 
     def batches(self, data: ClipDataModule, entries: Sequence[Entry]) -> Iterator[Clip]:
         """The clips of the list, in its order."""
-        reader = data.reader("test")
-        yield from evaluation_loader(Windows(reader, truth=True), windows_of(reader, entries), self.batch_size, 0)
+        windows = windows_of(data.reader("test"), entries)
+        yield from evaluation_loader(data.windows("test", truth=True), windows, self.batch_size, 0)
 
     def sized(self, video: Pixels, data: ClipDataModule) -> Pixels:
         """Frames as they are scored: padding and resize undone to `native`, then of `size`."""
@@ -223,17 +227,17 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     table = Table(
         title=f"{result['protocol']}: {result['clips']} of {result['clips_asked']} clips, {result['data']} ({kind})"
     )
-    for column in ("", "model", "95 %", "copy last frame", "floor", "features"):
+    beside = [name for name in ("copy_last_frame", "reconstruction") if name in result]
+    for column in ("", "model", "95 %", *(name.replace("_", " ") for name in beside), "floor", "features"):
         table.add_column(column, justify="left" if column in ("", "features") else "right")
-    held = result["copy_last_frame"]
     for name, entry in result["model"]["frames"].items():
-        table.add_row(
-            name, _text(entry["mean"]), "", _text(held["frames"][name]["mean"]), "", (entry["extractor"] or "")[:12]
-        )
-    for entry, other in zip(result["model"]["distances"], held["distances"], strict=True):
+        others = [_text(result[other]["frames"][name]["mean"]) for other in beside]
+        table.add_row(name, _text(entry["mean"]), "", *others, "", (entry["extractor"] or "")[:12])
+    for place, entry in enumerate(result["model"]["distances"]):
         low, high = entry["low"], entry["high"]
         interval = "" if low is None else f"{_text(low)} .. {_text(high)}" + (" (excess)" if "excess" in entry else "")
-        row = (_text(entry["value"]), interval, _text(other["value"]), _text(entry["floor"]))
+        others = [_text(result[other]["distances"][place]["value"]) for other in beside]
+        row = (_text(entry["value"]), interval, *others, _text(entry["floor"]))
         table.add_row(entry["name"], *row, entry["extractor"][:12])
     console.print(table)
     for name, reason in result["missing"].items():
