@@ -43,7 +43,9 @@ class Done:
 class Run(Protocol):
     """Runs `python run.py WORDS` in `folder` (a temporary one)."""
 
-    def __call__(self, *words: str, folder: Path | None = None, **environment: str) -> Done: ...
+    def __call__(
+        self, *words: str, folder: Path | None = None, script: Path | str = ROOT / "run.py", **environment: str
+    ) -> Done: ...
 
 
 class Server:
@@ -56,11 +58,13 @@ class Server:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert self._line() == "ready"
 
-    def run(self, *words: str, folder: Path | None = None, **environment: str) -> Done:
+    def run(
+        self, *words: str, folder: Path | None = None, script: Path | str = ROOT / "run.py", **environment: str
+    ) -> Done:
         """The finished command."""
         self.count += 1
         out, err = (self.place / f"{self.count}.{kind}" for kind in ("out", "err"))
-        request: dict[str, Any] = {"words": words, "out": str(out), "err": str(err)}
+        request: dict[str, Any] = {"script": str(script), "words": words, "out": str(out), "err": str(err)}
         request["folder"] = str(folder or self.place)
         request["environment"] = {"WM_CACHE": str(self.cache), "WANDB_MODE": "offline", **environment}
         assert self.process.stdin is not None

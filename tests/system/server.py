@@ -2,7 +2,8 @@
 
 A command in a fork is what a program of its own is, without the seconds that importing takes. Nothing
 is imported from pytest's process, whose type checks at run time a user does not have. One request a
-line on standard input: {"words": [...], "folder": "...", "environment": {...}, "out": "...", "err": "..."};
+line on standard input: {"script": "...", "words": [...], "folder": "...", "environment": {...}, "out": "...",
+"err": "..."};
 one answer a line: the exit code, or minus the signal.
 """
 
@@ -47,7 +48,8 @@ def _run(request: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
-    sys.argv = [str(ROOT / "run.py"), *request["words"]]
+    sys.argv = [request["script"], *request["words"]]
+    sys.path.insert(0, str(Path(request["script"]).parent))  # as Python does for a program
     runpy.run_path(sys.argv[0], run_name="__main__")
     sys.exit()  # an error never comes here: Python prints it and ends with 1, as for any program
 

@@ -1,18 +1,28 @@
-"""The command line as a user meets it: every test starts `run.py` as a program of its own."""
+"""The command line as a user meets it."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.system.conftest import Done, Run
+from tests.system.server import ROOT
+
+Own = Callable[..., Done]
 
 
-def run(folder: Path, *words: str, flags: tuple[str, ...] = (), **variables: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def own(run: Run, project: Path) -> Own:
+    """Runs the `run.py` of the small project in its folder."""
+    return lambda *words: run(*words, folder=project, script=project / "run.py")
+
+
+def start(folder: Path, *words: str, flags: tuple[str, ...] = (), **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
     command = [sys.executable, *flags, "run.py", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -24,14 +34,14 @@ def record(folder: Path) -> dict:
 
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["-sc", "install=bash"]])
 def test_answers_without_loading_torch(words: list[str]) -> None:
-    done = run(ROOT, *words, flags=("-X", "importtime"))
+    done = start(ROOT, *words, flags=("-X", "importtime"))
     assert done.returncode == 0, done.stderr
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert "hydra" in loaded and not {"torch", "lightning", "numpy"} & loaded
 
 
 def test_help_names_groups_with_what_they_mean() -> None:
-    text = run(ROOT, "--help").stdout
+    text = start(ROOT, "--help").stdout
     for words in ("  trainer\n", "ddp ", "One process on the CPU", "--cfg job", "ckpt_path=last"):
         assert words in text
     assert "_base" not in text
@@ -48,25 +58,25 @@ def test_help_names_groups_with_what_they_mean() -> None:
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(word: str, said: str) -> None:
-    done = run(ROOT, word)
+    done = start(ROOT, word)
     assert done.returncode == 2
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_mistyped_key_in_a_file_stops_the_run_before_it_makes_anything(project: Path) -> None:
+def test_a_mistyped_key_in_a_file_stops_the_run_before_it_makes_anything(own: Own, project: Path) -> None:
     path = project / "conf/trainer/cpu.yaml"
     path.write_text(path.read_text().replace("  precision:", "  precison:"))
-    done = run(project)
-    assert done.returncode == 2
-    assert "did you mean precision?" in done.stderr and "Traceback" not in done.stderr
+    done = own()
+    assert done.code == 2
+    assert "did you mean precision?" in done.err and "Traceback" not in done.err
     assert not list(project.glob("logs/**/config.yaml"))
 
 
-def test_a_run_folder_holds_the_resolved_config_and_no_keys(project: Path) -> None:
+def test_a_run_folder_holds_the_resolved_config_and_no_keys(own: Own, project: Path) -> None:
     (project / ".env").write_text("SERVICE_API_KEY=from-the-env-file\n")
-    done = run(project, "experiment=claim", "trainer=cpu", "+data.note='${oc.env:SERVICE_API_KEY}'")
-    assert done.returncode == 0, done.stderr
-    assert "CPU settings:" in done.stdout
+    done = own("experiment=claim", "trainer=cpu", "+data.note='${oc.env:SERVICE_API_KEY}'")
+    assert done.code == 0, done.err
+    assert "CPU settings:" in done.out
     (folder,) = project.glob("logs/claim/*")
     assert record(folder)["data"]["note"] == "<environment: SERVICE_API_KEY>"
     assert record(folder)["run_dir"] == str(folder)
@@ -74,9 +84,9 @@ def test_a_run_folder_holds_the_resolved_config_and_no_keys(project: Path) -> No
     assert not any("from-the-env-file" in path.read_text() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_grid_runs_every_point_in_its_own_folder_over_every_file(project: Path) -> None:
-    done = run(project, "ablation=widths", "experiment=claim", "size=debug", "trainer=cpu")
-    assert done.returncode == 0, done.stderr
+def test_a_grid_runs_every_point_in_its_own_folder_over_every_file(own: Own, project: Path) -> None:
+    done = own("ablation=widths", "experiment=claim", "size=debug", "trainer=cpu")
+    assert done.code == 0, done.err
     points = [record(folder.parent) for folder in sorted(project.glob("logs/claim/*/*/config.yaml"))]
     assert [point["network"]["width"] for point in points] == [7, 8]
     assert len({point["run_dir"] for point in points}) == 2
@@ -84,28 +94,28 @@ def test_a_grid_runs_every_point_in_its_own_folder_over_every_file(project: Path
 
 
 @pytest.mark.slow
-def test_a_sweep_of_a_users_own(project: Path) -> None:
-    done = run(project, "-m", "seed=1,2")
-    assert done.returncode == 0, done.stderr
+def test_a_sweep_of_a_users_own(own: Own, project: Path) -> None:
+    done = own("-m", "seed=1,2")
+    assert done.code == 0, done.err
     assert sorted(record(path.parent)["seed"] for path in project.glob("logs/run/*/*/config.yaml")) == [1, 2]
 
 
 @pytest.mark.slow
-def test_a_named_folder_is_used_as_it_is(project: Path) -> None:
-    assert run(project, "run_dir=here", "ckpt_path=last").returncode == 0
+def test_a_named_folder_is_used_as_it_is(own: Own, project: Path) -> None:
+    assert own("run_dir=here", "ckpt_path=last").code == 0
     assert record(project / "here")["run_dir"] == str(project / "here")
 
 
-def test_a_task_on_a_checkpoint_takes_the_overrides_saved_in_it(project: Path) -> None:
+def test_a_task_on_a_checkpoint_takes_the_overrides_saved_in_it(own: Own, project: Path) -> None:
     saved = ["experiment=claim", "trainer=cpu", "network.width=6", "ablation=widths", "run_dir=old"]
     torch.save({"provenance": {"overrides": saved}}, project / "model.ckpt")
-    done = run(project, "task=train", "ckpt_path=model.ckpt", "seed=4", "run_dir=new")
-    assert done.returncode == 0, done.stderr
+    done = own("task=train", "ckpt_path=model.ckpt", "seed=4", "run_dir=new")
+    assert done.code == 0, done.err
     config = record(project / "new")
     assert (config["name"], config["network"]["width"], config["seed"]) == ("claim", 6, 4)
 
 
-def test_a_checkpoint_that_is_not_there(project: Path) -> None:
-    done = run(project, "task=train", "ckpt_path=absent.ckpt")
-    assert done.returncode == 2
-    assert "absent.ckpt" in done.stderr and "Traceback" not in done.stderr
+def test_a_checkpoint_that_is_not_there(own: Own, project: Path) -> None:
+    done = own("task=train", "ckpt_path=absent.ckpt")
+    assert done.code == 2
+    assert "absent.ckpt" in done.err and "Traceback" not in done.err
