@@ -17,10 +17,11 @@ from wm_lightning.data.formats.mp4_npz import COLUMNS, EpisodeFiles, write_episo
 from wm_lightning.data.formats.video_files import Encoding
 
 FRAMES = 14  # of the clips in the real layout
-# The smallest table that has a row of each kind; pictures while training are left out.
+# The smallest table that has a row of each kind; pictures and drives while training are left out.
 QUICK = (
     "size=debug", "metrics.clips=4", "metrics.batch_size=4", "metrics.teacher_steps=[2]", "metrics.student_steps=[1]",
     "metrics.pictures=1", "callbacks.rollout_video=null", "callbacks.progress=null",
+    "callbacks.action_fidelity=null",
     "+trainer.enable_progress_bar=false",
 )  # fmt: skip
 

@@ -117,12 +117,11 @@ def used(run: Run, folder: Path, place: Path, frames: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("experiment", "data"), [("dmd_chunkwise", "worldmap"), ("dmd_chunkwise", "rt1"), ("teacher", "rt1")]
-)
+@pytest.mark.parametrize(("experiment", "data"), [("dmd_chunkwise", "worldmap"), ("dmd_chunkwise", "rt1")])
 def test_the_whole_chain(run: Run, tmp_path: Path, experiment: str, data: str) -> None:
-    words = [f"experiment={experiment}", f"data={data}", *QUICK]
+    words = [f"experiment={experiment}", f"data={data}", *(word for word in QUICK if "action_fidelity" not in word)]
     found = trained(run, tmp_path / "run", words)
+    assert list((tmp_path / "run/actions").glob("iteration_*_simulated.json"))
     assert found["data"] == "simulated" and "simulated" in (tmp_path / "run/results.md").read_text()
     assert all(row["action_error"] is not None for row in found["rows"] if "psnr" not in row["reasons"])
     continued(run, tmp_path / "run", words)

@@ -26,7 +26,7 @@ def test_a_training_on_latents(run: Run, clips: Path, tmp_path: Path, kind: str,
     data = ["data=rt1", f"data.root={clips}", "data.subset=bridge", *chosen(kind, tmp_path)]
     run("task=encode", *data, f"task.into={latents}", f"run_dir={tmp_path / 'encode'}").must_succeed()
     training = [f"experiment={experiment}", *data, f"data.latents={latents}", *QUICK]
-    training = [word for word in training if "rollout_video" not in word]
+    training = [word for word in training if not word.startswith("callbacks.")]
     run(*training, "module.iterations=3", f"run_dir={folder}").must_succeed()
 
     rows = json.loads((folder / "results.json").read_text())["rows"]
@@ -47,13 +47,18 @@ def test_a_training_on_latents(run: Run, clips: Path, tmp_path: Path, kind: str,
     ][:2]
     run("task=rollout", checkpoint, f"run_dir={tmp_path / 'rolled'}", "task.count=1", "task.frames=7").must_succeed()
     assert (tmp_path / "rolled/rollouts/clip_000.mp4").stat().st_size > 0
-    run("task=evaluate", "protocol=vid2world_rt1", checkpoint, f"run_dir={tmp_path / 'scored'}").must_succeed()
-    scored = json.loads((tmp_path / "scored/protocol_vid2world_rt1.json").read_text())
-    best = scored["reconstruction"]["frames"]["psnr"]["mean"]
-    assert best > scored["model"]["frames"]["psnr"]["mean"] and (kind != "patch" or best > 48)
-    run("task=denoise", checkpoint, f"run_dir={tmp_path / 'denoised'}").must_succeed()
-    assert list((tmp_path / "denoised").glob("denoising*.png"))
+    if kind == "patch":
+        measured_and_drawn(run, tmp_path, checkpoint)
     refused_with_others(run, tmp_path, kind, checkpoint, latents)
+
+
+def measured_and_drawn(run: Run, folder: Path, checkpoint: str) -> None:
+    """Protocols and drawings decode latents."""
+    run("task=evaluate", "protocol=vid2world_rt1", checkpoint, f"run_dir={folder / 'scored'}").must_succeed()
+    scored = json.loads((folder / "scored/protocol_vid2world_rt1.json").read_text())
+    assert scored["reconstruction"]["frames"]["psnr"]["mean"] > 48 > scored["model"]["frames"]["psnr"]["mean"]
+    run("task=denoise", checkpoint, f"run_dir={folder / 'denoised'}").must_succeed()
+    assert list((folder / "denoised").glob("denoising*.png"))
 
 
 def refused_with_others(run: Run, folder: Path, kind: str, checkpoint: str, latents: Path) -> None:

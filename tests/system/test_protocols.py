@@ -8,9 +8,14 @@ import pytest
 from tests.system.conftest import QUICK, Run
 from tests.tasks.test_protocol import PROTOCOLS, PUBLISHED
 
+# As another one but for clips and frames.
+ALIKE = ("vid2world_recon_time", "nwm_rollout")
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PROTOCOLS)
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.nightly if name in ALIKE else pytest.mark.slow) for name in PROTOCOLS],
+)
 def test_every_protocol_runs_on_its_simulated_world(run: Run, tmp_path: Path, name: str) -> None:
     words = ["experiment=teacher", f"data={PROTOCOLS[name]}", *QUICK, "module.iterations=2", "module.validate_every=2"]
     run(*words, f"run_dir={tmp_path / 'run'}").must_succeed()
