@@ -29,3 +29,17 @@ def test_ranks_report_the_mean_over_all(tmp_path: Path) -> None:
     alone = validated(tmp_path, 4, 32)
     assert two["val/psnr"] == pytest.approx(alone["val/psnr"], abs=0.01)
     assert two["val/presence"] == alone["val/presence"]
+
+
+def test_every_rank_validates_as_many_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The split has 35 clips: four ranks take eight each and leave three."""
+    clips = data(tmp_path, batch_size=2, val_clips=36)
+    clips.prepare_data()
+    clips.setup("fit")
+    whole = clips._fixed("val", 35, clips.val_frames)
+    monkeypatch.setattr(type(clips), "_fixed", lambda *asked: whole)
+    taken = []
+    for rank in range(4):
+        monkeypatch.setattr(type(clips), "_place", lambda _, rank=rank: (rank, 4))
+        taken.append([int(index) for batch in clips.val_dataloader() for index in batch.index])
+    assert [len(own) for own in taken] == [8] * 4 and len({index for own in taken for index in own}) == 32

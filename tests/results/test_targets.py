@@ -16,15 +16,15 @@ def about(statements: tuple[Statement, ...], word: str) -> Statement:
 
 def test_all_targets_of_the_invented_run_are_met(results: Results, targets: Targets):
     judged = judge(results, targets)
-    assert [entry.met for entry in judged if entry.target != "no target"] == [True] * 9
+    assert [entry.met for entry in judged if entry.target != "no target"] == [True] * 12
 
 
 @pytest.mark.parametrize(
     ("word", "change"),
     [
-        ("against cached teacher", ("student", 4, "clean", {"fps_b1": 64.0})),
-        ("against uncached", ("student", 4, "clean", {"fps_b1": 71.0})),
-        ("last-step", ("student", 4, "last", {"fps_b1": 82.0})),
+        ("batch 1, student 4 against cached teacher", ("student", 4, "clean", {"fps_b1": 64.0})),
+        ("batch 1, student 4 against uncached", ("student", 4, "clean", {"fps_b1": 71.0})),
+        ("batch 1, student 4 against cached, last-step", ("student", 4, "last", {"fps_b1": 82.0})),
         ("action error", ("student", 4, "clean", {"action_error": 0.111})),
         ("the teacher", ("student", 4, "clean", {"distance": 0.12})),
         ("better control", ("control", 4, "clean", {"distance": 0.13})),
@@ -50,7 +50,7 @@ def test_an_absent_number_is_never_met_and_says_why(changed: Callable, targets: 
     changes = {"action_error": None, "distance": None, "presence": None, "fps_b1": None}
     reasons = dict.fromkeys(changes, "1 clip is too few")
     judged = judge(changed("student", 4, reasons=reasons, **changes), targets)
-    for word in ("action error", "the teacher", "better control", "against uncached"):
+    for word in ("action error", "the teacher", "better control", "batch 1, student 4 against uncached"):
         assert about(judged, word).met is None
     assert about(judged, "better control").found == "1 clip is too few"
     assert all(entry.met is None for entry in judged if entry.subject == "presence")
@@ -93,3 +93,9 @@ def test_speed_at_equal_distance_takes_the_fastest_teacher_that_is_as_good(
     assert found.found.startswith("3.6×") and "16 steps" in found.found and found.met is None
     better = about(judge(changed("student", 4, distance=0.04), targets), "equal distance")
     assert better.found == "no teacher row reaches the student's distance"
+
+
+def test_speed_is_judged_at_both_batches(changed: Callable, targets: Targets):
+    found = judge(changed("student", 4, fps_b16=3.0), targets)
+    for batch, met in ((1, True), (16, False)):
+        assert about(found, f"speed at batch {batch}, student 4 against cached teacher").met is met

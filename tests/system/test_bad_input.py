@@ -177,6 +177,7 @@ def test_files_that_are_no_checkpoint(
         ("rollout", ["network.dim=48"], "network.dim: 32 against 48"),
         ("rollout", ["rollout.commit.mode=last"], "set rollout.commit"),
         ("evaluate", ["rollout.chunk=5"], "chunkwise (5)"),
+        ("evaluate", ["metrics.context=0"], "given frames=0: the teacher was trained with 1 clean frames"),
     ]),
 )  # fmt: skip
 def test_checkpoints_of_something_else(

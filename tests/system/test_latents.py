@@ -23,7 +23,8 @@ def chosen(kind: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize(("kind", "experiment"), [("patch", "dmd_chunkwise"), ("sd", "teacher")])
 def test_a_training_on_latents(run: Run, clips: Path, tmp_path: Path, kind: str, experiment: str) -> None:
     latents, folder = tmp_path / "latents", tmp_path / "run"
-    data = ["data=rt1", f"data.root={clips}", "data.subset=bridge", *chosen(kind, tmp_path)]
+    recorded = ["data=rt1", f"data.root={clips}", "data.subset=bridge"]
+    data = [*recorded, *chosen(kind, tmp_path)]
     run("task=encode", *data, f"task.into={latents}", f"run_dir={tmp_path / 'encode'}").must_succeed()
     training = [f"experiment={experiment}", *data, f"data.latents={latents}", *QUICK]
     training = [word for word in training if "rollout_video" not in word and "action_fidelity" not in word]
@@ -49,6 +50,8 @@ def test_a_training_on_latents(run: Run, clips: Path, tmp_path: Path, kind: str,
     assert (tmp_path / "rolled/rollouts/clip_000.mp4").stat().st_size > 0
     if kind == "patch":
         measured_and_drawn(run, tmp_path, checkpoint)
+    else:
+        refused_with_other_weights(run, tmp_path, recorded)
     refused_with_others(run, tmp_path, kind, checkpoint, latents)
 
 
@@ -73,26 +76,19 @@ def refused_with_others(run: Run, folder: Path, kind: str, checkpoint: str, late
     assert f"data.latents={latents}" not in done.err.split("Remake it")[1]
 
 
-@pytest.mark.slow
-def test_a_network_of_one_autoencoder_is_refused_with_another(run: Run, clips: Path, tmp_path: Path) -> None:
+def refused_with_other_weights(run: Run, folder: Path, clips: list[str]) -> None:
     """The latents are those of the command, the network those of its card."""
-    data = ["data=rt1", f"data.root={clips}", "data.subset=bridge"]
-    written = {}
-    for seed in (0, 1):
-        (tmp_path / str(seed)).mkdir()
-        write_weights(tmp_path / str(seed) / "vae.safetensors", seed=seed)
-        own = [*data, *words(tmp_path / str(seed) / "vae.safetensors")]
-        run("task=encode", *own, f"task.into={tmp_path / str(seed) / 'latents'}").must_succeed()
-        written[seed] = [*own, f"data.latents={tmp_path / str(seed) / 'latents'}"]
-    teacher = tmp_path / "run"
-    run("experiment=teacher", *written[0], *QUICK, "module.iterations=2", f"run_dir={teacher}").must_succeed()
-    file = f"module.start={teacher / 'teacher.safetensors'}"
-    done = run("experiment=teacher", *written[1], *QUICK, file, f"run_dir={tmp_path / 'other'}")
+    (folder / "other").mkdir()
+    write_weights(folder / "other/vae.safetensors", seed=1)
+    latents = folder / "other/latents"
+    other = [*clips, *words(folder / "other/vae.safetensors")]
+    run("task=encode", *other, f"task.into={latents}", f"run_dir={folder / 'encoded'}").must_succeed()
+    start = ["experiment=teacher", *QUICK, "module.iterations=1", f"module.start={folder / 'run/teacher.safetensors'}"]
+    done = run(*start, *other, f"data.latents={latents}", f"run_dir={folder / 'begun'}")
     assert done.code == 2 and "autoencoder.sha256" in done.err
-    assert not (tmp_path / "other").exists()
-    run(
-        "experiment=teacher", *written[0], *QUICK, "module.iterations=1", file, f"run_dir={tmp_path / 'own'}"
-    ).must_succeed()
-    weights = AtomicCheckpointIO().load_checkpoint(tmp_path / "own/checkpoints/last.ckpt")["state_dict"]
+    assert not (folder / "begun").exists()
+    own = [*clips, *words(folder / "vae.safetensors"), f"data.latents={folder / 'latents'}"]
+    run(*start, *own, f"run_dir={folder / 'begun'}").must_succeed()
+    weights = AtomicCheckpointIO().load_checkpoint(folder / "begun/checkpoints/last.ckpt")["state_dict"]
     assert not any("autoencoder" in name for name in weights), "the autoencoder is in the checkpoint"
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())

@@ -9,7 +9,7 @@ from tests.system.conftest import QUICK, Run
 from tests.tasks.test_protocol import PROTOCOLS, PUBLISHED
 
 # As another one but for clips and frames.
-ALIKE = ("vid2world_recon_time", "nwm_rollout")
+ALIKE = ("vid2world_recon_time", "nwm_time", "nwm_rollout")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +117,9 @@ def test_targets_are_judged_seed_by_seed(folder: Path) -> None:
     slow = results(1)
     replace(slow, rows=(slow.rows[0], replace(slow.rows[1], fps_b1=50.0))).to_json(folder / "logs/run1/results.json")
     made(folder, "task.runs=[logs/*]", "metrics.targets.speed_cached={4: 6.5}")
-    assert "| at least 6.5× | 2 of 3 | 7.0×; 5.0×; 7.0× |" in (folder / "run/report.md").read_text()
+    text = (folder / "run/report.md").read_text()
+    assert "batch 1, student 4 against cached teacher 32 | at least 6.5× | 2 of 3 | 7.0×; 5.0×; 7.0× |" in text
+    assert "| speed at batch 16, student 4 against cached teacher 32 | at least 6.5× | cannot be judged |" in text
 
 
 @pytest.mark.parametrize(
@@ -206,9 +209,12 @@ def test_kept_results_of_another_name_stay(folder: Path) -> None:
     other = folder / "kept/quick_last_0_seed0.json"
     results(0).to_json(other)
     results(0).to_json(folder / "kept/quick_7_seed0.json")  # of an earlier report of the same name
+    (folder / "logs/run0/rollouts.gif").write_bytes(b"a film of run 0")
     made(folder, "task.runs=[logs/*]", "task.into=PAGE.md", "task.block=quick", "task.keep=kept")
     names = sorted(path.name for path in (folder / "kept").iterdir())
     assert names == ["quick_0_seed0.json", "quick_0_seed1.json", "quick_0_seed2.json", "quick_last_0_seed0.json"]
+    film = b64encode(b"a film of run 0").decode()
+    assert film in (folder / "run/report.html").read_text(), "what lies beside a kept run is not shown"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/dmd.md"])
