@@ -122,6 +122,14 @@ def test_given_frames_must_have_been_given_in_training(trained_context: int, com
     trained(context=1).require_context(3, "module.score.context")  # clean history is shown behind the first frame too
 
 
+def test_a_score_of_whole_windows_needs_one_level_for_all_frames() -> None:
+    never = trained(shared=0.0)
+    with pytest.raises(ValueError, match="module.score noises all frames to one level.*bidirectional"):
+        never.require_one_level(None, "module.score")
+    never.require_one_level(3, "module.score")
+    CARD.require_one_level(None, "module.score")
+
+
 def test_a_student_steps_as_it_was_trained_to() -> None:
     sampler = {"name": "FewStepSampler", "steps": {"kind": "uniform", "steps": 4}}
     trained(sampler=sampler).require_sampler(sampler)

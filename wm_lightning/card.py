@@ -67,6 +67,19 @@ class Card:
                 f"by module.teacher.adapt=ITERATIONS)"
             )
 
+    def covers_one_level(self, chunk: int | None) -> bool:
+        """Were frames that see each other noised to one level? Under a causal mask that is one case among others."""
+        return chunk is not None or self.trained_for["shared"] > 0
+
+    def require_one_level(self, chunk: int | None, use: str) -> None:
+        """Raises ValueError where under the bidirectional mask every frame had a level of its own."""
+        if not self.covers_one_level(chunk):
+            raise ValueError(
+                f"{use} noises all frames to one level, which the {self.kind} never saw under the mask "
+                f"{mask_name(chunk)} (shared=0); train it with module.levels.shared above 0, or in a distillation by "
+                f"module.teacher.adapt=ITERATIONS"
+            )
+
     def covers_frames(self, frames: int) -> bool:
         """Were clips this long trained? Cards of foreign files do not say, and are believed."""
         return frames <= (self.trained_for.get("frames") or frames)

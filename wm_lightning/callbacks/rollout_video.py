@@ -1,5 +1,6 @@
 """Pictures of what the deployed network makes while it is trained."""
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.results.pictures import Film, draw_strips, write_mp4
 from wm_lightning.sampling.rollout import SeededNoise, rollout
+
+log = logging.getLogger(__name__)
 
 
 class RolloutVideo(Callback):
@@ -42,6 +45,8 @@ class RolloutVideo(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The first picture, before the first step."""
         self.show(trainer, pl_module)
+        if trainer.is_global_zero:
+            log.info("Pictures of validation clips, the first before any step: %s", self.folder)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A picture of every validated state."""

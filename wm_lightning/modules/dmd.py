@@ -86,6 +86,7 @@ class DMDModule(WorldModelModule):
         card, plan = self.teacher_card, self.plan
         self.self_rollout.check(self.context, self.score.context, plan.chunk, self.frames)
         card.require_mask(self.score.mask.chunk, "module.score.mask")
+        card.require_one_level(self.score.mask.chunk, "module.score")
         # Every initialisation, that without iterations too, takes the teacher under the student's mask.
         card.require_mask(plan.mask.chunk, "rollout.mask")
         for use, frames in self.spans().items():

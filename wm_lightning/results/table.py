@@ -64,9 +64,11 @@ class Footnotes:
 
 def caption(results: Results) -> str:
     """Where the numbers come from, in one line that starts with "simulated" or "real"."""
+    true = "" if results.presence_truth is None else f" · presence of the truth {results.presence_truth:.3f}"
+    where = f"seed {results.seed} · {results.machine}{true}"
     return (
         f"{results.data} data ({results.world}) · {results.clips} test clips, {results.context} given + "
-        f"{results.horizon} generated frames in chunks of {results.chunk} · seed {results.seed} · {results.machine}"
+        f"{results.horizon} generated frames in chunks of {results.chunk} · {where}"
     )
 
 

@@ -91,7 +91,7 @@ class Cast:
 
         for count in steps:
             yield made(count, teacher, clean, True, None)
-        same = "speed only: until the window is full it makes the video of the row with a cache"
+        same = "speed only: the video is that of the row with a cache, but for what evicted frames left behind in it"
         yield made(most, Denoiser(Rerun(self.teacher), self.path), clean, False, same)
         last_level = float(self._euler(most).levels(self.path, 1)[-2, 0])
         untrained = last_level > self.history_level

@@ -46,7 +46,8 @@ def must_adapt(config: DictConfig, card: Card) -> bool:
     lessons = config.module.init.iterations > 0 or config.module.regression is not None
     spans = rollout.spans(config.module.score.context, config.rollout.window, config.data.frames if lessons else 0)
     long_enough = all(map(card.covers_frames, spans.values()))
-    return config.module.teacher.adapt > 0 and not (long_enough and all(map(card.covers_mask, _masks(config))))
+    seen = all(map(card.covers_mask, _masks(config))) and card.covers_one_level(config.module.score.mask.chunk)
+    return config.module.teacher.adapt > 0 and not (long_enough and seen)
 
 
 def recipe_of(config: DictConfig, *, fine_tuned: bool) -> DictConfig:
