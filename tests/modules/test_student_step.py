@@ -209,7 +209,7 @@ def plans(module: DMDModule, monkeypatch: pytest.MonkeyPatch, seed: int) -> list
         seen.append((args[3].actions.shape[1], list(exits)))
         return torch.zeros(2, args[3].actions.shape[1], 3, 8, 8)
 
-    monkeypatch.setattr("wm_lightning.modules.dmd.rollout", recorded)
+    monkeypatch.setattr("wm_lightning.modules.self_forced.rollout", recorded)
     for iteration in range(12):
         module.iteration.fill_(iteration)
         module.generate(clip(seed=seed), "critic rollout", learn=False)
