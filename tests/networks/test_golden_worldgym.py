@@ -22,6 +22,8 @@ from wm_lightning.noising import VPDiffusion
 from wm_lightning.sampling.rollout import Commit, Plan, rollout
 from wm_lightning.sampling.samplers import DDIMSampler, PyramidSampler, StepList
 
+pytestmark = pytest.mark.golden
+
 FOLDER = Path(os.environ.get("WM_GOLDENS", Path(__file__).parents[1] / "goldens"))
 FILES = sorted(FOLDER.glob("worldgym_dit*.safetensors"))
 PATH = VPDiffusion(prediction="v", loss_sigma_floor=0.05, steps=1000, start=-3.0, end=3.0, tau=1.0)
