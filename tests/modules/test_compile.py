@@ -62,7 +62,7 @@ def close(ours: Any, theirs: Any) -> None:
     [
         pytest.param("teacher", "aot_eager", marks=pytest.mark.slow),
         pytest.param("teacher", "inductor", marks=pytest.mark.nightly),
-        pytest.param("dmd", "aot_eager", marks=pytest.mark.slow),
+        pytest.param("dmd", "aot_eager", marks=pytest.mark.nightly),
         pytest.param("dmd", "inductor", marks=pytest.mark.nightly),
     ],
     indirect=["backend"],
