@@ -255,6 +255,7 @@ def test_what_a_checkpoint_is_put_to_stands_in_a_folder_that_names_it(task: str)
     assert find(f"task={task}", "ckpt_path=logs/mine/checkpoints/last.ckpt").parent.name == "mine_last"
     assert find(f"task={task}", student, "run_dir=logs/here") == Path("logs/here")
     assert find("task=train", student).parent == Path("logs/run") == find(f"task={task}").parent
+    assert find("task=report").parent == Path("logs/report") and find("task=report", "name=x").parent == Path("logs/x")
 
 
 def test_saved_overrides_come_first_and_those_of_the_old_run_are_dropped() -> None:

@@ -22,6 +22,7 @@ from wm_lightning.config_record import newest_run
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "conf"
 # Tasks that use a checkpoint, and train nothing.
 USES = ("evaluate", "rollout")
+NAMELESS = "run"  # the folder of a run that has no name
 
 
 @dataclass
@@ -77,14 +78,16 @@ def run_folder(run_dir: str, *, _root_: DictConfig) -> str:
     """The folder a run works in.
 
     It is `run_dir`, except without `run_dir=` on the command line. Then for `ckpt_path=last` it is the newest folder
-    whose run had the same name and config hash, where there is one; and what a checkpoint is put to
-    (`task=evaluate` or `rollout`) stands in a folder named by the task and the checkpoint.
+    whose run had the same name and config hash, where there is one; what a checkpoint is put to (`task=evaluate` or
+    `rollout`) stands in a folder named by task and checkpoint, what another nameless task does in one named by the task.
     """
-    given = any(word.lstrip("+").startswith("run_dir=") for word in _root_.hydra.overrides.task)
-    if given or not _root_.ckpt_path:
+    task, usual = str(_root_.hydra.runtime.choices.get("task")), Path(run_dir)
+    if any(word.lstrip("+").startswith("run_dir=") for word in _root_.hydra.overrides.task):
         return run_dir
+    if not _root_.ckpt_path:
+        nameless = usual.parent.name == NAMELESS and task not in ("train", *USES)
+        return str(usual.parents[1] / task / usual.name) if nameless else run_dir
     if _root_.ckpt_path != "last":
-        task, usual = str(_root_.hydra.runtime.choices.get("task")), Path(run_dir)
         if task not in USES:
             return run_dir
         return str(usual.parents[1] / task / named_by(Path(_root_.ckpt_path)) / usual.name)

@@ -118,7 +118,7 @@ def test_targets_are_judged_seed_by_seed(folder: Path) -> None:
     replace(slow, rows=(slow.rows[0], replace(slow.rows[1], fps_b1=50.0))).to_json(folder / "logs/run1/results.json")
     made(folder, "task.runs=[logs/*]", "metrics.targets.speed_cached={4: 6.5}")
     text = (folder / "run/report.md").read_text()
-    assert "batch 1, student 4 against cached teacher 32 | at least 6.5× | 2 of 3 | 7.0×; 5.0×; 7.0× |" in text
+    assert "batch 1, student 4 against cached teacher 32 | at least 6.5× | 2 of 3 | 7.00×; 5.00×; 7.00× |" in text
     assert "| speed at batch 16, student 4 against cached teacher 32 | at least 6.5× | cannot be judged |" in text
 
 

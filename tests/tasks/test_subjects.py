@@ -138,7 +138,10 @@ def test_rows_that_are_not_judged_say_why() -> None:
         return [subject.unjudged for subject in rows(chosen) if subject.unjudged is not None]
 
     cached, last = said(teacher_alone())
-    assert "the video is that of the row with a cache" in cached and last == "speed only in this table"
+    assert (
+        "the video is that of the row with a cache" in cached
+        and last == "speed only: quality is compared behind clean commits"
+    )
     assert said(cast(history_level=0.1))[1] == "speed only: the teacher was not trained on a history this noisy"
     for commit, other in ((CLEAN, "clean"), (LAST, "last"), (NOISED, "noised")):
         reason = f"speed only: the student was trained to commit with mode {other}"

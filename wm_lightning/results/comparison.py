@@ -29,10 +29,19 @@ def require_common(found: Sequence[Group]) -> None:
 def lines(found: Sequence[Group], chosen: Sequence[Column], mark: str) -> list[list[str]]:
     """A line per group, mean ± standard deviation over its seeds; `mark` is put where its code is newer.
 
+    Groups of one name stand together, the most steps first.
+
     Raises ValueError where groups cannot be compared, or a run does not say which row is its own.
     """
     require_common(found)
-    return [_line(group, chosen, mark) for group in found]
+    place = {name: number for number, name in enumerate(dict.fromkeys(group.first.name for group in found))}
+    ordered = sorted(found, key=lambda group: (place[group.first.name], -_steps(group)))
+    return [_line(group, chosen, mark) for group in ordered]
+
+
+def _steps(group: Group) -> int:
+    own = group.first.deployed_row
+    return 0 if own is None else own.steps or 0
 
 
 def baseline_lines(group: Group, names: Sequence[str], chosen: Sequence[Column]) -> list[list[str]]:

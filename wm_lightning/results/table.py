@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from wm_lightning.results.results import Results, Row, write_whole
+from wm_lightning.results.results import Number, Results, Row, write_whole
 from wm_lightning.results.targets import Statement, Targets, judge
 
 ABSENT = "–"
@@ -77,9 +77,14 @@ def cells(row: Row, columns: Sequence[Column], notes: Footnotes) -> list[str]:
     texts = []
     for column in columns:
         value = row.measured(column.name)
-        reason = row.why(column.name) or "not measured"
-        texts.append(notes.mark(reason) if value is None else format(value * column.factor, column.form))
+        reason = row.reasons.get(column.name) or row.why("psnr") or row.why(column.name) or "not measured"
+        texts.append(notes.mark(reason) if value is None else _number(value * column.factor, column.form))
     return texts
+
+
+def _number(value: Number, form: str) -> str:
+    """In the column's form; a number of an untrained network may be too long for it."""
+    return format(value, form) if abs(value) < 1e5 else f"{value:.1e}"
 
 
 def heads(row: Row) -> list[str]:
@@ -101,7 +106,7 @@ def terminal(results: Results) -> list[Table]:
     notes, tables = Footnotes(), []
     for title, chosen in columns(results):
         table = Table(title=f"\n{title} · {results.data} · {results.world}", title_justify="left", **STYLE)
-        table.add_column("")
+        table.add_column("", min_width=12)
         table.add_column("steps", justify="right", no_wrap=True)
         table.add_column("cache", no_wrap=True)
         for column in chosen:
@@ -119,7 +124,9 @@ def terminal(results: Results) -> list[Table]:
 
 def verdict(statements: Sequence[Statement]) -> Table:
     """The targets as a table for a rich console."""
-    table = Table(title="\nWhat it says", title_justify="left", **STYLE)
+    judged = [entry.met for entry in statements if entry.met is not None]
+    title = f"\nWhat it says: {sum(judged)} of {len(judged)} targets are met"
+    table = Table(title=title, title_justify="left", **STYLE)
     for heading in ("", "found", "target", "met"):
         table.add_column(heading)
     colours = {True: "green", False: "red", None: "dim"}

@@ -92,7 +92,7 @@ def _speed(subject: str, fast: Number | None, slow: Number | None, least: Number
     target = f"at least {least:g}×"
     if not fast or not slow:
         return Statement(subject, "not measured", target, None)
-    return Statement(subject, f"{fast / slow:.1f}×", target, fast / slow >= least)
+    return Statement(subject, f"{fast / slow:.2f}×", target, fast / slow >= least)
 
 
 def _action(student: Row, teacher: Row, targets: Targets) -> Statement:

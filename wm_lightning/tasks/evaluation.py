@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.compute import precise
@@ -46,7 +46,7 @@ def evaluate_cast(
     """Measures every row of the table; writes results.json, results.md, rollouts.gif and rollouts.png."""
     subjects = list(cast.subjects(settings.teacher_steps, settings.student_steps))
     judged_ones = [subject for subject in subjects if subject.unjudged is None]
-    log.info("Measuring %d generators on %d test clips", len(judged_ones), sum(map(len, bench.clips)))
+    log.info("Measuring %d generators on %d clips, the slowest first", len(judged_ones), sum(map(len, bench.clips)))
     work = sum(subject.forwards for subject in judged_ones) * len(bench.clips)
     work += 4 * len(bench.clips) * (2 if bench.clips[0].latents is None else 3)  # the baselines
     with _progress(console) as progress:
@@ -58,9 +58,7 @@ def evaluate_cast(
             step = partial(progress.advance, task, subject.forwards)
             judgements[id(subject)] = judge_videos(bench, settings, make, step)
             if not console.is_terminal:  # a log file shows no bar
-                log.info(
-                    "Measured %s, %d steps: %d of %d", subject.name, subject.steps, len(judgements), len(judged_ones)
-                )
+                log.info("Measured %s, %d steps: %s", subject.name, subject.steps, _left(progress, task))
         own = cast.deployed(settings.teacher_steps)
         baselines = _baselines(judged_ones, own, bench, settings, partial(progress.advance, task, 4))
         timed = progress.add_task("speed", total=settings.repeats * len(subjects))
@@ -79,6 +77,13 @@ def evaluate_cast(
     _draw(results, subjects, judgements, bench, settings, folder)
     write_report(results, settings, folder, console)
     return results
+
+
+def _left(progress: Progress, task: TaskID) -> str:
+    """How far the qualities are, and how long they will take; speeds come after them."""
+    at = next(entry for entry in progress.tasks if entry.id == task)
+    share = at.completed / (at.total or 1)
+    return f"{share:.0%}, about {(at.elapsed or 0) * (1 - share) / max(share, 1e-9):.0f} s of this left"
 
 
 def _maker(subject: Subject, bench: Bench, settings: TableSettings) -> Callable[[Clip], Pixels]:

@@ -23,7 +23,7 @@ def fit(config: DictConfig, data: ClipDataModule, card: Card, file: NetworkFile 
     if path is not None:
         log.info("Continuing %s", path)
     elif config.ckpt_path == "last":
-        log.info("No checkpoint in %s yet: starting; run_dir=FOLDER continues another folder's", config.run_dir)
+        log.info("No checkpoint in %s yet: starting from the beginning", config.run_dir)
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     if module.skipped:
         log.warning("%d updates were skipped because their gradient was not finite", int(module.skipped))

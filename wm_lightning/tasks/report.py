@@ -73,6 +73,7 @@ class Report:
         for run in (run for group in found for run in group.runs if run.freshness.stale):
             log.warning("Stale: %s, %s", run.path, run.freshness.reason)
         print(body)
+        log.info("Written: %s/report.md, report.html", config.run_dir)
         return {"runs": float(sum(len(group.runs) for group in found)), "tables": float(len(found))}
 
 

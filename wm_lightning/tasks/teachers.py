@@ -33,7 +33,7 @@ def prepare_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
     """
     file, expected = given_teacher(config, data), build_card(config, data, "teacher")
     if config.module.teacher.ckpt_path == "shipped" and (reason := why_not_shipped(data, expected)) is not None:
-        log.info("%s: training one", reason)
+        log.info("%s; this run takes one of its own", reason)
     if file is None or must_adapt(config, file.card):
         file = _read(train_teacher(config, data, start=file), expected)
     log.info("Teacher: %s, %d iterations, %s", file.card.data, file.card.iterations, file.sha256[:12])
@@ -121,7 +121,7 @@ def why_not_shipped(data: ClipDataModule, expected: Card) -> str | None:
     if not path.is_file():
         return f"No teacher for {data.name} comes with the suite"
     differences = read_card(path).differences(expected)
-    return f"The teacher in {path.name} is not for this run ({'; '.join(differences)})" if differences else None
+    return f"The suite's own teacher is of another config ({'; '.join(differences)})" if differences else None
 
 
 def train_teacher(config: DictConfig, data: ClipDataModule, start: NetworkFile | None) -> Path:
