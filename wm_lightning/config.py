@@ -79,7 +79,7 @@ def run_folder(run_dir: str, *, _root_: DictConfig) -> str:
 
     It is `run_dir`, except without `run_dir=` on the command line. Then for `ckpt_path=last` it is the newest folder
     whose run had the same name and config hash, where there is one; what a checkpoint is put to (`task=evaluate` or
-    `rollout`) stands in a folder named by task and checkpoint, what another nameless task does in one named by the task.
+    `rollout`) stands in a folder named by task and checkpoint, that of another nameless task in one named by the task.
     """
     task, usual = str(_root_.hydra.runtime.choices.get("task")), Path(run_dir)
     if any(word.lstrip("+").startswith("run_dir=") for word in _root_.hydra.overrides.task):
