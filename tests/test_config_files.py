@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from wm_lightning.config import CONFIG_DIR, compose, grid_points
 from wm_lightning.config_check import check
 from wm_lightning.config_record import config_hash
+from wm_lightning.environment import inherited
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml"))
 GRIDS = sorted(path.stem for path in (CONFIG_DIR.parent / "sweeps/ablation").glob("*.yaml"))
@@ -18,6 +19,21 @@ OTHER_SEEDS = ("seed=1", "seed=2")  # points that differ from another in nothing
 @pytest.mark.parametrize("words", [[], *([f"experiment={name}"] for name in EXPERIMENTS)], ids=str)
 def test_every_experiment_is_composed_and_checked(words: list[str], more: list[str]) -> None:
     check(compose([*words, *more]))
+
+
+def test_what_a_choice_is_built_upon_is_found() -> None:
+    def names(choice: str) -> set[str]:
+        found = inherited(CONFIG_DIR / f"{choice}.yaml")
+        return {path.relative_to(CONFIG_DIR).with_suffix("").as_posix() for path in found}
+
+    rungs = {"world", "world_film", "flow", "diffusion"}
+    assert names("experiment/worldgen_flow") == {f"experiment/worldgen_{rung}" for rung in rungs}
+    assert names("module/dmd") == {"module/dmd", "module/teacher", "rollout/chunkwise", "sampler/euler"}
+    assert names("protocol/nwm_rollout") == {
+        "protocol/nwm_rollout", "protocol/nwm_time", "protocol/_base", "metrics/weights/none",
+    }  # fmt: skip
+    choices = [path for path in CONFIG_DIR.rglob("*.yaml") if path.parent != CONFIG_DIR]
+    assert all(path.is_file() for choice in choices for path in inherited(choice))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 _PROJECT = Path(__file__).resolve().parents[1]
+_CONF = _PROJECT / "conf"
 _PACKAGE = __name__.split(".", maxsplit=1)[0]
 # Groups of the config that change no number.
 NO_NUMBERS = ("task", "logger", "launcher")
@@ -36,15 +38,30 @@ def loaded_code() -> list[str]:
 def chosen_config() -> list[str]:
     """The files of `conf` that this run was composed of and that can change a number, relative to the project.
 
-    Hydra names the choice of every group; what experiments and modules inherit it does not, so these are named
-    by their folders. Empty outside a run that Hydra started.
+    Hydra names the choice of every group; what a choice inherits is read from its own defaults. Empty outside a run
+    that Hydra started.
     """
     if not HydraConfig.initialized():
         return []
     choices = [(str(group).split("@")[0], choice) for group, choice in HydraConfig.get().runtime.choices.items()]
-    files = {f"conf/{group}/{choice}.yaml" for group, choice in choices if group not in NO_NUMBERS}
-    found = {file for file in files if (_PROJECT / file).is_file()}
-    return sorted({"conf/config.yaml", "conf/experiment", "conf/module", *found})
+    files = [_CONF / group / f"{choice}.yaml" for group, choice in choices if group not in NO_NUMBERS]
+    found = {_CONF / "config.yaml"}.union(*(inherited(file) for file in files if file.is_file()))
+    return sorted(file.relative_to(_PROJECT).as_posix() for file in found)
+
+
+def inherited(file: Path) -> set[Path]:
+    """The config file of a choice and those it is built upon, overrides apart: they are choices of their own."""
+    found = {file}
+    node = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(node, dict)
+    for entry in node.get("defaults", ()):
+        group, name = next(iter(entry.items())) if isinstance(entry, dict) else ("", str(entry))
+        if name in (None, "_self_") or str(group).startswith(("override", "optional")):
+            continue
+        place, stem = str(group).split("@")[0], str(name).split("@")[0]
+        base = _CONF if place.startswith("/") or stem.startswith("/") else file.parent
+        found |= inherited(base / place.lstrip("/") / f"{stem.lstrip('/')}.yaml")
+    return found
 
 
 def environment() -> dict[str, Any]:

@@ -46,13 +46,13 @@ def driven(sign: float) -> Generate:
     return lambda clip: moved(clip.video[:, 0], sign * clip.condition.actions)
 
 
-def fidelity(generate: Generate) -> Fidelity:
+def fidelity(generate: Generate, *, rests: bool = True) -> Fidelity:
     real = clips(24, seed=1)
     motion = phase_shift(real.video)[:, 1:].flatten(0, 1)
     model = MotionModel.fit(real.condition.actions[:, 1:].flatten(0, 1), motion, ridge=1e-6)
     assert model.r2 > 0.98, "real motion is what actions make it"
     moves = {"right": {"right": 2.0}, "up": {"down": -3.0}}
-    neutral, probes = Probes({}, moves).vectors(SPEC)
+    neutral, probes = Probes({} if rests else None, moves).vectors(SPEC)
     ruler = Ruler("phase", phase_shift, model, neutral, probes)
     return measure_fidelity(
         generate, clips(8, seed=2), context=1, ruler=ruler, sweep_clips=4, sweep_frames=3, reader=None
@@ -68,6 +68,15 @@ def test_a_generator_that_obeys_has_a_gap_and_moves_as_real_clips_do() -> None:
     assert up["motion"] == pytest.approx([0.0, -3.0 / SIDE], abs=1e-6)
     assert up["motion"] == pytest.approx(up["expected"], abs=0.01)
     assert len(found.report["gap"]["horizon"]) == 4 and len(found.report["sweep"]["gain"]) == 3
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_without_an_action_of_doing_nothing_motion_is_compared_with_none(sign: float) -> None:
+    found = fidelity(driven(sign), rests=False)
+    assert found.scalars["sweep_gain"] == pytest.approx(sign, abs=0.05)
+    assert found.scalars["sweep_sign"] == (1.0 if sign > 0 else 0.0)
+    assert "null_motion" not in found.scalars and "null_motion" not in found.report["sweep"]
+    assert list(found.report["sweep"]["probes"]) == ["right", "up"]
 
 
 @pytest.mark.parametrize(("sign", "gain"), [(0.0, 0.0), (-1.0, -1.0)])

@@ -12,7 +12,10 @@ from omegaconf import DictConfig
 from tests.tiny_run import tiny, tiny_teacher
 from wm_lightning.config import CONFIG_DIR, compose
 from wm_lightning.config_check import check
+from wm_lightning.config_record import save_record
+from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.evaluate import evaluate
+from wm_lightning.tasks.fit import fit
 
 PROTOCOLS = {
     "vid2world_rt1": "rt1", "vid2world_csgo": "csgo", "vid2world_recon_time": "recon",
@@ -76,6 +79,36 @@ def test_the_result_says_every_choice_and_what_is_not_the_papers(trained: Path, 
     assert set(names) == {"kd_rand", "fd_rand"}
     assert all(len(entry["extractor"]) == 64 and entry["n"] == 6 and entry["resize"] for entry in names.values())
     assert len(found["world"]["action_error"]) == 1 and found["sampler"] and len(found["checkpoint"]) == 64
+
+
+def test_whether_actions_drive_the_video_is_part_of_it(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["protocol.action_clips=5", "callbacks.action_fidelity.frames=4", "callbacks.action_fidelity.fit_clips=8"]
+    evaluate(asked(trained, tmp_path, *words, "protocol.horizon=6"))
+    found = written(tmp_path)["actions"]
+    assert found["gap"]["clips"] == 5 and len(found["gap"]["horizon"]) == 4
+    assert set(found["sweep"]["probes"]) == {"left", "right", "up", "down"}
+    assert {"action_gap", "sweep_gain", "sweep_sign", "null_motion"} <= set(found["means"])
+    # Two iterations teach nothing, so the noise alone decides; what is written is what is said.
+    assert found["ignored"] == any("ACTIONS ARE IGNORED in protocol worldgen" in text for text in caplog.messages)
+    without = asked(trained, tmp_path / "without", "~callbacks.action_fidelity")
+    evaluate(without)
+    assert written(tmp_path / "without")["actions"] is None
+
+
+def test_a_model_of_the_large_map_is_measured_by_the_protocol_of_its_paper(tmp_path: Path) -> None:
+    sizes = ["protocol.clips=6", "protocol.batch_size=4", "protocol.draws=4", "protocol.minimum=4"]
+    words = ["experiment=worldgen_flow", "size=debug", f"cache_dir={tmp_path}/cache"]
+    config = compose([*words, f"run_dir={tmp_path}/run"])
+    save_record(config, words, tmp_path / "run")
+    data = build_data(config)
+    fit(config, data, build_card(config, data, "teacher"), None)
+    evaluating = ["task=evaluate", "protocol=worldgen", f"run_dir={tmp_path}", *sizes]
+    evaluate(compose([*words, *evaluating, f"ckpt_path={tmp_path}/run/checkpoints/last.ckpt"]))
+    found = written(tmp_path)
+    assert found["data"] == "simulated-mapimage" and found["clips"] == 6
+    assert set(found["actions"]["sweep"]["probes"]) == {"up", "down", "left", "right"}
 
 
 def test_a_committed_list_gives_the_same_numbers_whatever_the_batches(trained: Path, tmp_path: Path) -> None:

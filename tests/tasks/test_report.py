@@ -264,6 +264,8 @@ def test_results_age_with_the_code_and_with_nothing_else(repository: Callable[..
     repository("wm_lightning/results/table.py", "how numbers are shown")
     repository("conf/task/report.yaml", "what is asked of a table")
     repository("conf/task/report.yaml", "and what more")
+    repository("wm_lightning/callbacks/progress.py", "a bar")
+    repository("wm_lightning/callbacks/progress.py", "another bar")
     repository("wm_lightning/modules/other.py", "what was not there yet")
     assert freshness(first, folder=tmp_path) == FRESH
     other = repository("wm_lightning/modules/other.py", "changed")

@@ -15,7 +15,7 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.metrics.inverse_dynamics import Reader, load_reader, shipped_reader
 from wm_lightning.metrics.pinned import Pinned
 from wm_lightning.modules.base import WorldModelModule
-from wm_lightning.modules.fidelity import Fidelity, Probes, Ruler, measure_fidelity
+from wm_lightning.modules.fidelity import Fidelity, Generate, Probes, Ruler, measure_fidelity
 from wm_lightning.results.results import write_whole
 
 log = logging.getLogger(__name__)
@@ -64,27 +64,26 @@ class ActionFidelity(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ClipDataModule)
         context = module.context
-        clip, ruler = self._prepared(data, context)
+        if self._clip is None:
+            self._clip = next(data.clips("val", self.clips, min(data.val_frames, context + self.frames), self.clips))
         with trainer.precision_plugin.forward_context():
-            found = measure_fidelity(
-                lambda driven: made_by(module, driven), clip, context=context, ruler=ruler,
-                sweep_clips=self.sweep_clips, sweep_frames=min(self.sweep_frames, clip.video.shape[1] - context),
-                reader=self._reader,
-            )  # fmt: skip
+            found = self.measure_on(data, self._clip, context, lambda driven: made_by(module, driven))
         self._write(found, module, data)
-        if found.ignored:
-            _warn(found, module)
+        warn_if_ignored(found, f"at iteration {module.iterations}")
         return found
 
-    def _prepared(self, data: ClipDataModule, context: int) -> tuple[Clip, Ruler]:
-        if self._clip is None or self._ruler is None:
-            frames = min(data.val_frames, context + self.frames)
-            self._clip = next(data.clips("val", self.clips, frames, self.clips))
+    def measure_on(self, data: ClipDataModule, clip: Clip, context: int, generate: Generate) -> Fidelity:
+        """What `generate` makes of these clips under true, shuffled and constant actions, `context` frames given."""
+        frames = clip.video.shape[1]
+        if self._ruler is None:
             self._ruler = Ruler.of(data, self.probes, clips=self.fit_clips, frames=frames)
             self._reader = shipped_reader(data.name, data) if self.source == "shipped" else self._pinned
             if self._reader is not None and (wrong := self._reader.trained.differences_from(data)):
                 raise ValueError(f"callbacks.action_fidelity.inverse_dynamics was trained on {'; '.join(wrong)}")
-        return self._clip, self._ruler
+        return measure_fidelity(
+            generate, clip, context=context, ruler=self._ruler, sweep_clips=self.sweep_clips,
+            sweep_frames=min(self.sweep_frames, frames - context), reader=self._reader,
+        )  # fmt: skip
 
     def _write(self, found: Fidelity, module: WorldModelModule, data: ClipDataModule) -> None:
         mark = "_simulated" if data.simulated else ""
@@ -93,13 +92,14 @@ class ActionFidelity(Callback):
         write_whole(path, json.dumps(where | dict(found.report), indent=2, allow_nan=False) + "\n")
 
 
-def _warn(found: Fidelity, module: WorldModelModule) -> None:
+def warn_if_ignored(found: Fidelity, when: str) -> None:
+    """Says loudly that actions are ignored, or that this cannot be told."""
     gap, error = found.scalars["action_gap"], found.scalars["action_gap_error"]
     if math.isnan(error):
         log.warning("Whether actions are followed cannot be told from fewer than two clips: there are no more")
-        return
-    log.warning(
-        "ACTIONS ARE IGNORED at iteration %d: another clip's actions change the squared error by %.3g, standard error "
-        "%.3g; a model that follows actions has a gap above two standard errors. See docs/evaluation.md",
-        module.iterations, gap, error,
-    )  # fmt: skip
+    elif found.ignored:
+        log.warning(
+            "ACTIONS ARE IGNORED %s: another clip's actions change the squared error by %.3g, standard error %.3g; "
+            "a model that follows actions has a gap above two standard errors. See docs/evaluation.md",
+            when, gap, error,
+        )  # fmt: skip

@@ -27,19 +27,21 @@ SURE = 2.0
 class Probes:
     """Constant actions to drive clips with, by the names of action columns; what is not named is as in `neutral`.
 
-    `neutral` is the action of doing nothing, of which columns that are not named are 0.
+    `neutral` is the action of doing nothing, of which columns that are not named are 0; None where there is none, as
+    in a world in which every action moves: motion is then compared with none at all.
     """
 
-    neutral: Mapping[str, float | int]
+    neutral: Mapping[str, float | int] | None
     moves: Mapping[str, Mapping[str, float | int]]
 
-    def vectors(self, spec: ActionSpec) -> tuple[Float[Tensor, "a"], dict[str, Float[Tensor, "a"]]]:
+    def vectors(self, spec: ActionSpec) -> tuple[Float[Tensor, "a"] | None, dict[str, Float[Tensor, "a"]]]:
         """The neutral action and every probe. Raises ValueError for columns or values that the data do not have."""
-        return self._vector({}, spec), {name: self._vector(columns, spec) for name, columns in self.moves.items()}
+        neutral = None if self.neutral is None else self._vector({}, spec)
+        return neutral, {name: self._vector(columns, spec) for name, columns in self.moves.items()}
 
     def _vector(self, columns: Mapping[str, float | int], spec: ActionSpec) -> Float[Tensor, "a"]:
         values = torch.zeros(spec.dim)
-        for name, value in {**self.neutral, **columns}.items():
+        for name, value in {**(self.neutral or {}), **columns}.items():
             if name not in spec.names:
                 raise ValueError(f"an action probe names the column {name}; the data have {', '.join(spec.names)}")
             place = spec.names.index(name)
@@ -56,7 +58,7 @@ class Ruler:
     name: str
     motion: Callable[[Pixels], Float[Tensor, "b f 2"]]
     model: MotionModel
-    neutral: Float[Tensor, "a"]
+    neutral: Float[Tensor, "a"] | None
     probes: Mapping[str, Float[Tensor, "a"]]
 
     @classmethod
@@ -116,26 +118,32 @@ def measure_fidelity(
 
 
 def _sweep(generate: Generate, clip: Clip, context: int, ruler: Ruler) -> tuple[dict[str, Any], dict[str, float]]:
-    drives = [ruler.neutral, *ruler.probes.values()]
+    drives = [*([] if ruler.neutral is None else [ruler.neutral]), *ruler.probes.values()]
     videos = generate(Clip.cat([_driven(clip, action, context) for action in drives])).split(len(clip))
     # The last given frame stays: the first generated one moved from there.
     motions = [ruler.motion(video[:, context - 1 :])[:, 1:] for video in videos]
-    sweep = ActionSweep(probes=len(ruler.probes), horizon=motions[0].shape[1], sync_on_compute=False)
-    sweep.update_neutral(motions[0])
     expected = ruler.model(torch.stack(drives))
-    for place, motion in enumerate(motions[1:]):
-        sweep.update(place, motion, motions[0], expected[place + 1] - expected[0])
-    still = sweep.stillness()
-    scalars = {"sweep_gain": sweep.gain(), "sweep_sign": sweep.sign(), "null_motion": float(still.mean())}
-    wanted = (expected[1:] - expected[0]).tolist()
-    by_probe = zip(ruler.probes, sweep.by_probe(), wanted, strict=True)
-    return {
+    if ruler.neutral is None:
+        still, at_rest = torch.zeros_like(motions[0]), torch.zeros_like(expected[0])
+    else:
+        still, at_rest, motions, expected = motions[0], expected[0], motions[1:], expected[1:]
+    wanted = expected - at_rest
+    sweep = ActionSweep(probes=len(motions), horizon=still.shape[1], sync_on_compute=False)
+    for place, motion in enumerate(motions):
+        sweep.update(place, motion, still, wanted[place])
+    scalars = {"sweep_gain": sweep.gain(), "sweep_sign": sweep.sign()}
+    by_probe = zip(ruler.probes, sweep.by_probe(), wanted.tolist(), strict=True)
+    report = {
         "measure": ruler.name, "clips": len(clip), "real_r2": ruler.model.r2, "real_kept": ruler.model.kept,
-        "real_motion": ruler.model.size,
-        "gain": _listed(sweep.compute()), "null_motion": _listed(still),
-        "null_motion_expected": float(expected[0].norm()),
+        "real_motion": ruler.model.size, "gain": _listed(sweep.compute()),
         "probes": {name: found | {"expected": motion} for name, found, motion in by_probe},
-    }, scalars  # fmt: skip
+    }  # fmt: skip
+    if ruler.neutral is not None:
+        sweep.update_neutral(still)
+        stillness = sweep.stillness()
+        scalars["null_motion"] = float(stillness.mean())
+        report |= {"null_motion": _listed(stillness), "null_motion_expected": float(at_rest.norm())}
+    return report, scalars
 
 
 def _driven(clip: Clip, action: Float[Tensor, "a"], context: int) -> Clip:

@@ -9,8 +9,10 @@ from wm_lightning.environment import NO_NUMBERS, git
 PROJECT = Path(__file__).resolve().parents[2]
 # What is measured, unless a result names the files that made it.
 ALL = ("wm_lightning", "conf")
-# Tables, pictures and this very module change no number, so they age none.
+# Tables, pictures, what is only looked at while training, and this very module change no number, so they age none.
 _HARMLESS = (
+    *(f":(exclude)wm_lightning/callbacks/{name}.py" for name in ("action_fidelity", "progress", "rollout_video")),
+    ":(exclude)wm_lightning/modules/fidelity.py", ":(exclude)wm_lightning/environment.py", ":(exclude)conf/data/callbacks",
     ":(exclude)wm_lightning/results", ":(exclude)wm_lightning/tasks/report.py",
     *(f":(exclude)conf/{group}" for group in NO_NUMBERS),
 )  # fmt: skip

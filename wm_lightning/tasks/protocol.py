@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress, track
 from rich.table import Table
 from torch import Tensor
 
+from wm_lightning.callbacks.action_fidelity import ActionFidelity, warn_if_ignored
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.compute import precise
 from wm_lightning.config_record import config_hash, plain
@@ -27,7 +29,7 @@ from wm_lightning.metrics.protocol_scores import Asked, ProtocolScores
 from wm_lightning.metrics.weights import Weights
 from wm_lightning.results.results import write_whole
 from wm_lightning.sampling.samplers import described
-from wm_lightning.tasks.build import build_data, device_of, kind_of
+from wm_lightning.tasks.build import build_data, device_of, kind_of, plain_node
 from wm_lightning.tasks.evaluate import read_checkpoint
 from wm_lightning.tasks.rollout import Use, build_subject
 from wm_lightning.tasks.subjects import Subject, baseline_copy
@@ -45,6 +47,8 @@ class Protocol:
     what else it did, `departures` what this suite does otherwise; both go into the result. `scale_clips` training clips
     set the scale of kernel distances. `index` names a list of
     clips to use instead of making one: an eval_index.json, or NWM's .pkl. `seed` is that of list, noise and bootstrap.
+    The first `action_clips` clips are also driven by one another's and by constant actions, as
+    `callbacks.action_fidelity` says.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Protocol:
     minimum: int
     draws: int
     scale_clips: int
+    action_clips: int
     weights: Weights
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
@@ -81,6 +86,7 @@ class Protocol:
         write_index(Path(config.run_dir) / "eval_index.json", entries)
         with precise(device, str(config.trainer.precision)):
             scored = self.score(data, entries, subject, device)
+            scored["actions"] = self.actions(config, data, entries, subject, device)
         sampler = described(subject.sampler)
         result = {
             "protocol": self.name, "checkpoint": file.sha256, "kind": kind, "sampler": sampler,
@@ -162,6 +168,27 @@ class Protocol:
         return {"frames_scored": list(asked.image_frames), "video_frames": asked.video_frames, **found,
                 "world": judged, "missing": scores["model"].missing}  # fmt: skip
 
+    def actions(
+        self, config: DictConfig, data: ClipDataModule, entries: Sequence[Entry], subject: Subject,
+        device: torch.device,
+    ) -> dict[str, Any] | None:  # fmt: skip
+        """Whether actions drive the video; None where the run has no `callbacks.action_fidelity`."""
+        if "action_fidelity" not in config.callbacks:
+            return None
+        family: ActionFidelity = instantiate(plain_node(config, "callbacks")["action_fidelity"], _convert_="all")
+        frames = min(entries[0].length, self.context + family.frames)
+        clip = Clip.cat(list(self.batches(data, entries[: self.action_clips]))).frames(0, frames)
+
+        def generate(driven: Clip) -> Pixels:
+            some = [driven[at : at + self.batch_size] for at in range(0, len(driven), self.batch_size)]
+            parts = track(some, "actions", transient=True)
+            return torch.cat([subject.generate(part, self.context, self.seed, device) for part in parts])
+
+        found = family.measure_on(data, clip, self.context, generate)
+        warn_if_ignored(found, f"in protocol {self.name}")
+        scalars = {name: value if np.isfinite(value) else None for name, value in found.scalars.items()}
+        return {"ignored": found.ignored, "means": scalars, **found.report}
+
     def real(self, data: ClipDataModule, frames: int, clips: int) -> Pixels:
         """Training clips of the scored size: the reference of kernel distances, and what sets their scale."""
         batches = data.clips("train", clips + self.scale_clips, frames, self.batch_size)
@@ -239,6 +266,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         others = [_text(result[other]["distances"][place]["value"]) for other in beside]
         row = (_text(entry["value"]), interval, *others, _text(entry["floor"]))
         table.add_row(entry["name"], *row, entry["extractor"][:12])
+    for name, value in (result["actions"] or {"means": {}})["means"].items():
+        table.add_row(name.replace("_", " "), _text(value))
     console.print(table)
     for name, reason in result["missing"].items():
         console.print(f"{name}: {reason}")
