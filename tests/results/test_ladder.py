@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wm_lightning.results.freshness import Freshness
-from wm_lightning.results.ladder import Claim, Ladder, claim_lines, difference, draw_steps, loss_lines
+from wm_lightning.results.ladder import Claim, Ladder, claim_lines, difference, draw_steps, loss_lines, published_lines
 from wm_lightning.results.report import Recipe, compared
 from wm_lightning.results.results import Results, Row, Use
 from wm_lightning.results.seeds import Group, Run, groups
@@ -17,7 +17,8 @@ CLAIM = Claim(says="it helps", better="flow", than="base", by="distance")
 
 def ladder(**changes: Any) -> Ladder:
     settings: dict[str, Any] = dict(
-        baselines=["copy"], published={"flow": 0.103}, source="elsewhere", claims=[asdict(CLAIM)],
+        baselines=["copy"], source="elsewhere", claims=[asdict(CLAIM)],
+        published={"flow": {"KID": 0.103, "epochs": 3000}, "base": {"KID": 0.157, "duration": "2 h"}},
         steps_of=["distance"], drawn=["flow"], picture=None,
     )  # fmt: skip
     return Ladder(**(settings | changes))
@@ -60,6 +61,20 @@ def test_the_interval_is_students_over_paired_seeds() -> None:
 def test_the_verdict_follows_the_interval(flow: list[float], word: str) -> None:
     [line] = claim_lines(ladder(), found(flow, [0.3, 0.41, 0.5]))
     assert line[-1] == word
+
+
+@pytest.mark.parametrize(("value", "word"), [(0.32, "supported"), (0.40, "contradicted")])
+def test_comparable_is_within_the_margin(value: float, word: str) -> None:
+    claim = asdict(CLAIM) | {"margin": 0.1}
+    [line] = claim_lines(ladder(claims=[claim]), found([value - 0.001, value, value + 0.001], [0.30, 0.301, 0.302]))
+    assert line[-1] == word and "1.1 × base" in line[1]
+    assert line[2].startswith(f"{value - 1.1 * 0.301:+.4f}")
+
+
+def test_what_is_published_stands_in_columns() -> None:
+    assert published_lines(ladder()) == [
+        ["published", "KID", "epochs", "duration"], ["flow", "0.103", "3000", "–"], ["base", "0.157", "–", "2 h"],
+    ]  # fmt: skip
 
 
 def test_seeds_of_one_side_alone_count_for_nothing() -> None:

@@ -124,24 +124,24 @@ def test_other_feature_extractors_are_never_joined(write: Write) -> None:
     columns = chosen_columns(found[0], COLUMNS)
     for make in (
         lambda: over_axis(found, columns, axis_of(found, None)),
-        lambda: page(found, compared(), NO_GIF, "x"),
+        lambda: page(found, [], compared(), NO_GIF, "x"),
     ):
         with pytest.raises(ValueError, match="cannot stand in one table, their feature extractor differ: .*four"):
             make()
-    apart = page(found, replace(compared(), compare=False), NO_GIF, "x")
+    apart = page(found, [], replace(compared(), compare=False), NO_GIF, "x")
     assert apart.count("<svg") == 2 and apart.count("features <code>") == 2, "each in a table and a plot of its own"
 
 
 def test_a_page_needs_no_other_file_and_bounds_its_films(write: Write, tmp_path: Path) -> None:
     found = write({"one": steps(1), "four": steps(4)})
     (tmp_path / "four/1/rollouts.gif").write_bytes(GIF)
-    text = page(found, compared(), PageSettings(None, 1.0), "Steps")
+    text = page(found, [], compared(), PageSettings(None, 1.0), "Steps")
     assert (
         text.startswith("<!doctype html>") and ">one</td>" in text and "<code>sampler.steps</code> and 1 more" in text
     )
     assert text.count("data:image/gif;base64,R0lGODlh") == 1 and "four, simulated data (world map), seed 1" in text
     assert not re.search(r'(?:src|href)="(?!data:|#)', text), "nothing is loaded from elsewhere"
-    small = page(found, compared(), PageSettings(None, 1e-6), "Steps")
+    small = page(found, [], compared(), PageSettings(None, 1e-6), "Steps")
     assert "base64" not in small and "more than task.gif_mib=1e-06" in small
 
 
@@ -149,7 +149,7 @@ def test_names_in_results_bring_no_markup(write: Write) -> None:
     found = write({"a": steps(1), "b": steps(2)})
     evil = "<script>alert(1)</script>"
     named = [Group(tuple(replace(run, results=replace(run.results, name=evil)) for run in g.runs)) for g in found]
-    assert "<script" not in page(named, compared(), NO_GIF, evil)
+    assert "<script" not in page(named, [], compared(), NO_GIF, evil)
 
 
 def test_nothing_measured_gives_an_empty_plot_and_no_fault() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from wm_lightning.results.curves import Curve, Panel, draw_curves
 from wm_lightning.results.results import Number, Results
@@ -18,27 +19,29 @@ VERDICTS = {True: "supported", False: "contradicted", None: "open"}
 class Claim:
     """That `better` has less of the measure `by` than `than`, both experiments, at their own steps or as NAME@STEPS.
 
-    `by` is a column, or `train_loss`.
+    `by` is a column, or `train_loss`. With a `margin` the claim is that `better` is comparable: less than 1 + margin
+    times as much.
     """
 
     says: str
     better: str
     than: str
     by: str
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ladder:
-    """`baselines` are rows of that role shown below the rungs; `published` maps rungs to a number of `source`.
+    """`baselines` are rows of that role shown below the rungs; `published` maps rungs to what `source` says of them.
 
     `steps_of` are measures of the experiments `drawn`, drawn against the number of steps, into `picture` where that
     names a file.
     """
 
     baselines: Sequence[str]
-    published: Mapping[str, Number]
+    published: Mapping[str, Mapping[str, Number | str]]
     source: str
-    claims: Sequence[Claim | Mapping[str, str]]
+    claims: Sequence[Claim | Mapping[str, Any]]
     steps_of: Sequence[str]
     drawn: Sequence[str]
     picture: str | None
@@ -55,7 +58,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of `better` minus `than` over `seeds`, its 95 % interval (t), and whether it is all below or all above 0."""
+    """Mean of `better` minus `than` over `seeds`, with its 95 % interval (t); `than` counts 1 + margin times."""
 
     mean: float
     low: float
@@ -74,7 +77,7 @@ def difference(claim: Claim, found: Sequence[Group]) -> Difference | None:
     seeds = sorted(better.keys() & than.keys())
     if len(seeds) < 2:
         return None
-    gaps = [better[seed] - than[seed] for seed in seeds]
+    gaps = [better[seed] - (1 + claim.margin) * than[seed] for seed in seeds]
     half = T95[min(len(gaps) - 1, len(T95)) - 1] * stdev(gaps) / len(gaps) ** 0.5
     return Difference(fmean(gaps), fmean(gaps) - half, fmean(gaps) + half, len(seeds))
 
@@ -84,7 +87,8 @@ def claim_lines(ladder: Ladder, found: Sequence[Group]) -> list[list[str]]:
     lines = []
     for claim in ladder.judged:
         gap = difference(claim, found)
-        pair = f"{claim.better} − {claim.than}, {claim.by.replace('_', ' ')}"
+        factor = f"{1 + claim.margin:g} × " if claim.margin else ""
+        pair = f"{claim.better} − {factor}{claim.than}, {claim.by.replace('_', ' ')}"
         if gap is None:
             lines.append([claim.says, pair, "not measured", "–"])
         else:
@@ -101,6 +105,13 @@ def loss_lines(found: Sequence[Group]) -> list[list[str]]:
         texts = [_mean([loss[key] for loss in losses if key in loss], ".4f") for key in ("train", "val")]
         lines.append([group.first.name, *texts, _mean([float(run.results.seconds) for run in group.runs], ".0f")])
     return lines
+
+
+def published_lines(ladder: Ladder) -> list[list[str]]:
+    """A heading of the published columns, and a line per rung; a dash where nothing is said."""
+    names = list(dict.fromkeys(name for said in ladder.published.values() for name in said))
+    lines = [[rung, *(str(said.get(name, "–")) for name in names)] for rung, said in ladder.published.items()]
+    return [["published", *names], *lines]
 
 
 def draw_steps(path: Path, ladder: Ladder, found: Sequence[Group]) -> None:

@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 
 from wm_lightning.results.configs import axis_of, config_of, differences
 from wm_lightning.results.plots import over_axis, over_steps
+from wm_lightning.results.protocols import Scored, protocol_plot, protocol_table
 from wm_lightning.results.report import Recipe, chosen_columns, compared, table
 from wm_lightning.results.seeds import Group
 
@@ -36,10 +37,15 @@ class PageSettings:
     gif_mib: float
 
 
-def page(found: Sequence[Group], recipe: Recipe, settings: PageSettings, title: str) -> str:
-    """The whole file. Raises ValueError where groups that are compared may not be, or a run's config lacks `axis`."""
+def page(
+    found: Sequence[Group], scored: Sequence[Sequence[Scored]], recipe: Recipe, settings: PageSettings, title: str
+) -> str:
+    """The whole file; `scored` are results of protocols.
+
+    Raises ValueError where groups that are compared may not be, or a run's config lacks `axis`.
+    """
     parts = [f"<h1>{escape(title)}</h1>", f"<p>{NOTE}</p>"]
-    if recipe.compare:
+    if recipe.compare and found:
         columns = chosen_columns(found[0], recipe.columns)
         parts += [_marked(compared(found, recipe)), over_axis(found, columns, axis_of(found, settings.axis))]
     for group in found:
@@ -47,6 +53,8 @@ def page(found: Sequence[Group], recipe: Recipe, settings: PageSettings, title: 
             plot = over_steps(group, chosen_columns(group, recipe.columns))
             parts += [_marked(table(group, recipe)), plot or ""]
         parts.append(_films(group, settings.gif_mib))
+    for together in scored:
+        parts += [_marked(protocol_table(together)), protocol_plot(together)]
     parts.append(_differences(found))
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return (

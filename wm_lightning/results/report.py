@@ -17,7 +17,8 @@ import yaml
 
 from wm_lightning.config import CONFIG_DIR
 from wm_lightning.results import comparison
-from wm_lightning.results.ladder import Ladder, claim_lines, loss_lines
+from wm_lightning.results.ladder import Ladder, claim_lines, loss_lines, published_lines
+from wm_lightning.results.protocols import protocol_groups, protocol_table, read_protocols
 from wm_lightning.results.results import Results, Row, write_whole
 from wm_lightning.results.seeds import Group, family, groups, read_runs, spread
 from wm_lightning.results.table import Column, Footnotes, columns, grid, heads
@@ -75,10 +76,11 @@ class Recipe:
 
 
 def render(recipe: Recipe, root: Path) -> str:
-    """The recipe's line and its tables. Raises ValueError where a run or a column is missing."""
+    """The recipe's line and its tables, protocols last. Raises ValueError where a run or a column is missing."""
     found = groups(read_runs(recipe.runs, root=root))
-    tables = [compared(found, recipe)] if recipe.compare else [table(group, recipe) for group in found]
-    return "\n\n".join([recipe.to_comment(), *tables])
+    tables = [compared(found, recipe)] if recipe.compare and found else [table(group, recipe) for group in found]
+    scored = protocol_groups(read_protocols(recipe.runs, root=root))
+    return "\n\n".join([recipe.to_comment(), *tables, *(protocol_table(group) for group in scored)])
 
 
 def table(group: Group, recipe: Recipe) -> str:
@@ -119,7 +121,8 @@ def _beside(ladder: Ladder, found: Sequence[Group]) -> Iterator[str]:
     yield "Differences over seeds (less is better), 95 % intervals (paired, Student's t):"
     yield grid(["claim", "measured as", "difference", "verdict"], claim_lines(ladder, found), left=range(4))
     yield f"Published, and not comparable with the above ({ladder.source}):"
-    yield grid(["", "published"], [[name, str(value)] for name, value in ladder.published.items()], left=range(1))
+    head, *lines = published_lines(ladder)
+    yield grid(head, lines, left=range(1))
 
 
 def splice(text: str, name: str, body: str) -> str:

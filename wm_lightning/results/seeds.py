@@ -67,13 +67,13 @@ def spread(rows: Sequence[Row], name: str) -> Spread | None:
 def read_runs(patterns: Iterable[str], *, root: Path, age: Age = freshness) -> tuple[Run, ...]:
     """Results that paths or globs lead to, relative to `root`: files, or run folders that hold a results.json.
 
-    Raises ValueError where a pattern leads to none.
+    Raises ValueError where a pattern leads to none, and to no result of a protocol either.
     """
     files: dict[Path, None] = {}
     for pattern in patterns:
-        found = [path / "results.json" if path.is_dir() else path for path in _matching(pattern, root)]
-        found = [path for path in found if path.is_file() and path.suffix == ".json"]
-        if not found:
+        found = [path / "results.json" if path.is_dir() else path for path in matching(pattern, root)]
+        found = [path for path in found if path.is_file() and path.suffix == ".json" and not _of_protocol(path)]
+        if not found and not any(_of_protocol(path) for path in _below(pattern, root)):
             raise ValueError(f"{pattern} leads to no results.json from {root}; name run folders, or the files")
         files |= dict.fromkeys(found)
     return tuple(
@@ -110,8 +110,17 @@ def _joined_by(results: Results) -> Joined:
     )  # fmt: skip
 
 
-def _matching(pattern: str, root: Path) -> list[Path]:
+def matching(pattern: str, root: Path) -> list[Path]:
+    """The paths that a glob leads to, relative to `root` unless it is absolute."""
     if Path(pattern).is_absolute():
         anchor = Path(Path(pattern).anchor)
         return sorted(anchor.glob(str(Path(pattern).relative_to(anchor))))
     return sorted(root.glob(pattern))
+
+
+def _below(pattern: str, root: Path) -> list[Path]:
+    return [file for path in matching(pattern, root) for file in (path.iterdir() if path.is_dir() else [path])]
+
+
+def _of_protocol(path: Path) -> bool:
+    return path.name.startswith("protocol_") and path.suffix == ".json"

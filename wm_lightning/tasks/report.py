@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from wm_lightning.results.ladder import Ladder, draw_steps
 from wm_lightning.results.page import PageSettings, page
+from wm_lightning.results.protocols import Scored, protocol_groups, read_protocols
 from wm_lightning.results.report import Recipe, faults, render, splice_into
 from wm_lightning.results.results import write_whole
 from wm_lightning.results.seeds import Group, groups, read_runs
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The task. `runs` are folders, results.json files or globs of them, relative to where it is started.
+    """The task. `runs` are folders, results.json files or globs of them, relative to where it is started; of folders
+    the results of protocols too, which get tables of their own.
 
     `keep` copies the results there, as `<block>_<n>_seed<seed>.json`, so that the table can be made again
     where the runs are gone. `into` and `block` name a file and the place in it; `into` may be several files
@@ -55,26 +57,35 @@ class Report:
         judged = self.targets and not self.compare
         targets = instantiate(config.metrics.targets, _convert_="all") if judged else None
         found = groups(read_runs(patterns, root=Path.cwd()))
+        scored = read_protocols(patterns, root=Path.cwd())
         if self.keep is not None:
-            patterns = kept(found, Path(self.keep), self.block or "results")
+            place, name = Path(self.keep), self.block or "results"
+            patterns = kept(found, place, name) + kept_protocols(scored, place, name)
         if self.ladder is not None and not self.compare:
             raise ValueError("task.ladder compares experiments; set task.compare=true with it")
         recipe = Recipe(patterns, list(self.columns), targets, self.compare, self.ladder)
         body = render(recipe, Path.cwd())
-        names = dict.fromkeys(group.first.name for group in found)
-        whole = page(found, recipe, PageSettings(self.axis, self.gif_mib), f"Results: {', '.join(names)}")
+        names = dict.fromkeys([*(group.first.name for group in found), *(entry.result["protocol"] for entry in scored)])
+        whole = page(
+            found,
+            protocol_groups(scored),
+            recipe,
+            PageSettings(self.axis, self.gif_mib),
+            f"Results: {', '.join(names)}",
+        )
         for name, text in (("report.md", body + "\n"), ("report.html", whole)):
             write_whole(Path(config.run_dir) / name, text)
         for name in _listed(self.into):
             splice_into(Path(name), str(self.block), body)
             log.info("Written: %s, block %s", name, self.block)
-        if self.ladder is not None and self.ladder.steps_of:
+        if self.ladder is not None and self.ladder.steps_of and found:
             draw_steps(Path(self.ladder.picture or Path(config.run_dir) / "steps.png"), self.ladder, found)
         for run in (run for group in found for run in group.runs if run.freshness.stale):
             log.warning("Stale: %s, %s", run.path, run.freshness.reason)
         print(body)
         log.info("Written: %s/report.md, report.html", config.run_dir)
-        return {"runs": float(sum(len(group.runs) for group in found)), "tables": float(len(found))}
+        runs = sum(len(group.runs) for group in found) + len(scored)
+        return {"runs": float(runs), "tables": float(len(found) + len(protocol_groups(scored)))}
 
 
 def check(paths: Sequence[Path], root: Path) -> dict[str, float]:
@@ -93,14 +104,21 @@ def kept(found: Sequence[Group], folder: Path, name: str) -> list[str]:
 
     Copies under this name that an earlier report made are removed, since its runs may have been others.
     """
-    texts = {
-        folder / f"{name}_{number}_seed{run.results.seed}.json": run.path.read_text(encoding="utf-8")
-        for number, group in enumerate(found)
-        for run in group.runs
-    }
-    ours = re.compile(rf"{re.escape(name)}_\d+_seed-?\d+\.json")
+    runs = [(number, run) for number, group in enumerate(found) for run in group.runs]
+    files = {folder / f"{name}_{number}_seed{run.results.seed}.json": run.path for number, run in runs}
+    return _copied(files, folder, rf"{re.escape(name)}_\d+_seed-?\d+\.json")
+
+
+def kept_protocols(scored: Sequence[Scored], folder: Path, name: str) -> list[str]:
+    """The same for results of protocols, as `protocol_<name>_<n>.json`."""
+    files = {folder / f"protocol_{name}_{number}.json": entry.path for number, entry in enumerate(scored)}
+    return _copied(files, folder, rf"protocol_{re.escape(name)}_\d+\.json")
+
+
+def _copied(files: Mapping[Path, Path], folder: Path, ours: str) -> list[str]:
+    texts = {path: source.read_text(encoding="utf-8") for path, source in files.items()}
     for old in folder.glob("*.json"):
-        if ours.fullmatch(old.name) and old not in texts:
+        if re.fullmatch(ours, old.name) and old not in texts:
             old.unlink()
     for path, text in texts.items():
         write_whole(path, text)
