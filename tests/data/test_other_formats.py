@@ -13,6 +13,7 @@ from tests.data.making import moving_picture
 from wm_lightning.data.formats import own
 from wm_lightning.data.formats.csgo import COLUMNS, MOUSE, MOUSE_X, CSGOSource, one_hot_mouse, write_csgo
 from wm_lightning.data.formats.diamond import DiamondSource
+from wm_lightning.data.formats.game_writers import write_diamond, write_tar
 from wm_lightning.data.formats.own import OwnSource, read_spec
 from wm_lightning.data.formats.recon import (
     HIGH,
@@ -25,6 +26,7 @@ from wm_lightning.data.formats.recon import (
 )
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.safe_pickle import read_arrays
+from wm_lightning.data.formats.source import StoredEpisode
 from wm_lightning.data.formats.video_files import BadFile, Encoding, encode
 
 
@@ -60,11 +62,12 @@ def test_csgo_comes_back_in_rgb(tmp_path: Path) -> None:
 
 
 def test_csgo_is_read_from_its_tars(tmp_path: Path) -> None:
-    made = csgo_folder(tmp_path / "files")
+    made = [(moving_picture(5, seed, height=15, width=28), mouse_actions(5, seed)) for seed in range(3)]
     (tmp_path / "tars").mkdir()
-    with tarfile.open(tmp_path / "tars/hdf5_dm_july2021_1_to_3.tar", "w") as tar:
-        for path in sorted((tmp_path / "files").iterdir()):
-            tar.add(path, arcname=f"1-200/{path.name}")
+    named = [(f"hdf5_dm_july2021_{number}.hdf5", StoredEpisode(*one)) for number, one in enumerate(made, start=1)]
+    write_tar(tmp_path / "tars/hdf5_dm_july2021_1_to_3.tar", named)
+    with tarfile.open(tmp_path / "tars/hdf5_dm_july2021_1_to_3.tar") as tar:
+        assert tar.getnames() == [f"1-3/{name}" for name, _ in named]
     source = CSGOSource(tmp_path / "tars", colours="bgr")
     assert [np.array_equal(source.read(n).video, video) for n, (video, _) in enumerate(made)] == [True] * 3
     held_out = frozenset({"hdf5_dm_july2021_2.hdf5"})
@@ -95,11 +98,9 @@ def test_diamond_episodes_come_back(tmp_path: Path) -> None:
     made = []
     for number in (3, 12, 140):
         video, actions = moving_picture(6, number, height=30, width=56), mouse_actions(6, number)
-        path = tmp_path / f"{number // 100:03d}/{number // 10 % 10:02d}/{number % 10}/{number}.pt"
-        path.parent.mkdir(parents=True)
-        content = {"obs": torch.from_numpy(np.moveaxis(video, -1, 1).copy()), "act": torch.from_numpy(actions)}
-        torch.save({**content, "rew": torch.zeros(6), "info": {"original_file_id": "x"}}, path)
+        write_diamond(tmp_path, number, video, actions, "x")
         made.append((video, actions))
+    assert (tmp_path / "100/40/0/140.pt").is_file()  # where DIAMOND's own loader looks for it
     torch.save({}, tmp_path / "info.pt")
     source = DiamondSource(tmp_path)
     assert source.names == ("3", "12", "140")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data.making import episode, episodes, robot_actions
+from wm_lightning.data.formats import action_npz as npz
 from wm_lightning.data.formats.action_npz import ActionNpzSource, write_action_npz
 from wm_lightning.data.formats.lerobot import INFO, LeRobotSource
 from wm_lightning.data.formats.lerobot_writer import LeRobotWriter
@@ -213,6 +214,27 @@ def test_a_wrong_npz_is_named(tmp_path: Path, arrays: dict[str, np.ndarray], sai
     np.savez(tmp_path / "train_eps_00000000.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(BadFile, match=said):
         ActionNpzSource(tmp_path).read(0)
+
+
+def npz_splits(folder: Path) -> dict[str, tuple[str, ...]]:
+    return {split: tuple(ActionNpzSource(folder, split).names) for split in npz.stored_splits(folder)}
+
+
+def test_an_npz_is_of_the_split_that_its_name_or_the_validation_list_says(tmp_path: Path) -> None:
+    one = episode(3, "vid2world13")
+    for name in ("train_eps_00000000", "train_eps_00000001", "test_eps_00000000", "walk"):
+        write_action_npz(tmp_path / f"{name}.npz", one.video, one.actions)
+    train, test = ("train_eps_00000000", "train_eps_00000001", "walk"), ("test_eps_00000000",)
+    assert npz_splits(tmp_path) == {"train": train, "test": test}
+    (tmp_path / npz.VAL_LIST).write_text('["rt1/train_eps_00000001.npz", "train_eps_00000007.npz"]')
+    assert npz_splits(tmp_path) == {"train": (train[0], "walk"), "val": (train[1],), "test": test}
+    assert [error.path.name for error in ActionNpzSource(tmp_path, "val").bad] == ["train_eps_00000007.npz"]
+    (tmp_path / npz.VAL_LIST).write_text('{"val": 3}')
+    with pytest.raises(ValueError, match=r"val_file_list\.json holds no list of file names, such as"):
+        npz.stored_splits(tmp_path)
+    with pytest.raises(ValueError, match="holds no npz file of val"):
+        (tmp_path / npz.VAL_LIST).unlink()
+        ActionNpzSource(tmp_path, "val")
 
 
 # -- LeRobot ----------------------------------------------------------------------------------------------------------

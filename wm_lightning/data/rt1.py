@@ -11,6 +11,7 @@ from jaxtyping import Float32
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
+from wm_lightning.data.formats import action_npz
 from wm_lightning.data.formats.robot_actions import order_of, spec_of, typical_bounds
 from wm_lightning.data.formats.robot_sources import Format, Opening, detect, is_form, open_source, stored_splits
 from wm_lightning.data.formats.source import EpisodeSource
@@ -71,9 +72,13 @@ class RT1DataModule(SourceDataModule):
         return "mp4" if self.root is None else self._format or detect(self.home)
 
     def stored_splits(self) -> Sequence[str]:
+        if self.format == "npz":
+            return action_npz.stored_splits(self.home)
         return stored_splits(self.format, self.home)
 
     def open_source(self, split: str) -> EpisodeSource:
+        if self.format == "npz":
+            return action_npz.ActionNpzSource(self.home, split)
         return open_source(self.format, self.home, split, self.opening)
 
     def reading(self) -> str:

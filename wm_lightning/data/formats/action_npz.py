@@ -1,5 +1,10 @@
-"""Vid2World's form of RT-1: one npz per episode with `image` uint8 [frames, h, w, 3] and `action` [frames, 13]."""
+"""Vid2World's form of RT-1: one npz per episode with `image` uint8 [frames, h, w, 3] and `action` [frames, 13].
 
+A file's name begins with its split (`test_eps_00000000.npz`; any other name is of train). `val_file_list.json`, a list
+of file names, makes these files val, whatever they begin with: so Vid2World holds its validation episodes out.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,19 +17,27 @@ from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actio
 from wm_lightning.data.formats.video_files import BadFile
 
 ORDER = "vid2world13"
+SPLITS = ("train", "val", "test")
+VAL_LIST = "val_file_list.json"
 
 
 class ActionNpzSource:
-    """The npz files of a folder, in the order of their names."""
+    """The npz files of one split in a folder, in the order of their names."""
 
     columns = columns(ORDER)
 
-    def __init__(self, folder: Path) -> None:
-        self.paths = sorted(folder.glob("*.npz"))
-        if not self.paths:
+    def __init__(self, folder: Path, split: str = "train") -> None:
+        paths, listed = sorted(folder.glob("*.npz")), _val_names(folder)
+        if not paths:
             raise ValueError(f"{folder} holds no npz file; expected one per episode, with image and action")
+        self.paths = [path for path in paths if _split_of(path.stem, listed) == split]
+        if not self.paths:
+            raise ValueError(f"{folder} holds no npz file of {split}; {split}_eps_NNNNNNNN.npz is expected")
         self.names: Sequence[str] = tuple(path.stem for path in self.paths)
-        self.bad: Sequence[BadFile] = ()
+        absent = sorted(listed - {path.stem for path in paths}) if split == "val" else []
+        self.bad: Sequence[BadFile] = [
+            BadFile(folder / f"{name}.npz", f"is in {VAL_LIST} and not there") for name in absent
+        ]
 
     def stamps(self) -> Sequence[Stamp]:
         """Name, size and time of every file."""
@@ -50,9 +63,35 @@ class ActionNpzSource:
         return checked_actions(path, arrays["action"], len(self.columns))
 
 
+def stored_splits(folder: Path) -> tuple[str, ...]:
+    """The splits that the names of the files tell, and train."""
+    listed = _val_names(folder)
+    there = {_split_of(path.stem, listed) for path in folder.glob("*.npz")}
+    return tuple(split for split in SPLITS if split in there | {"train"})
+
+
 def write_action_npz(path: Path, video: UInt8[np.ndarray, "f h w 3"], actions: Float32[np.ndarray, "f 13"]) -> None:
     """Writes one episode, whole or not at all. Raises ValueError where the lengths differ."""
     if len(video) != len(actions):
         raise ValueError(f"{path}: {len(video)} frames for {len(actions)} actions")
     with atomic_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, image=video, action=actions.astype(np.float32))
+
+
+def _split_of(name: str, listed: frozenset[str]) -> str:
+    first = name.partition("_")[0]
+    return "val" if name in listed else first if first in SPLITS else "train"
+
+
+def _val_names(folder: Path) -> frozenset[str]:
+    """The names in the list of validation files, without folder and suffix; none where there is no list."""
+    path = folder / VAL_LIST
+    if not path.is_file():
+        return frozenset()
+    try:
+        names = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); a list of file names is expected") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f'{path} holds no list of file names, such as ["train_eps_00000003.npz"]')
+    return frozenset(Path(name).stem for name in names)

@@ -95,10 +95,19 @@ class RECONSource:
         states = [stamp(state_beside(path)) for path in self.paths if state_beside(path).is_file()]
         return [stamp(path if path.is_file() else _poses_file(path)) for path in self.paths] + pictures + states
 
+    def poses(self, episode: int) -> tuple[Float[np.ndarray, "f 2"], Float[np.ndarray, "f"]]:
+        """The stored poses, unchecked but for their shapes."""
+        path = self.paths[episode]
+        return _poses_of_file(path) if path.suffix == ".hdf5" else _poses_of_folder(path)
+
+    def jpegs(self, episode: int) -> list[bytes]:
+        """The pictures as they are stored."""
+        path = self.paths[episode]
+        return _jpegs_of_file(path) if path.suffix == ".hdf5" else _jpegs_of_folder(path, len(self.actions(episode)))
+
     def actions(self, episode: int) -> Float32[np.ndarray, "f 3"]:
         """The actions derived from the poses."""
-        path = self.paths[episode]
-        position, yaw = _poses_of_file(path) if path.suffix == ".hdf5" else _poses_of_folder(path)
+        path, (position, yaw) = self.paths[episode], self.poses(episode)
         if len(position) != len(yaw) or len(yaw) < 2:
             raise BadFile(path, f"has {len(position)} positions and {len(yaw)} yaws; two or more of each are expected")
         if not (np.isfinite(position).all() and np.isfinite(yaw).all()):
@@ -110,7 +119,7 @@ class RECONSource:
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode."""
         path, actions = self.paths[episode], self.actions(episode)
-        pictures = _jpegs_of_file(path) if path.suffix == ".hdf5" else _jpegs_of_folder(path, len(actions))
+        pictures = self.jpegs(episode)
         if len(pictures) != len(actions):
             raise BadFile(path, f"has {len(pictures)} pictures for {len(actions)} poses")
         video = [from_bytes(path, data) for data in pictures]
@@ -123,8 +132,15 @@ def write_recon_file(
     path: Path, video: UInt8[np.ndarray, "f h w 3"], position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]
 ) -> None:
     """Writes one episode in the original form: JPEG bytes and poses."""
+    write_jpegs_file(path, [to_jpeg(picture) for picture in video], position, yaw)
+
+
+def write_jpegs_file(
+    path: Path, jpegs: Sequence[bytes], position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]
+) -> None:
+    """The same of pictures that are JPEG already, which are kept as they are."""
     with atomic_file(path) as partial, h5py.File(partial, "w") as file:
-        file["images/rgb_left"] = np.array([to_jpeg(picture) for picture in video])
+        file["images/rgb_left"] = np.array(jpegs)
         file["jackal/position"] = np.column_stack([position, np.zeros(len(position))])
         file["jackal/yaw"] = yaw
 
@@ -133,9 +149,16 @@ def write_recon_folder(
     folder: Path, video: UInt8[np.ndarray, "f h w 3"], position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]
 ) -> None:
     """Writes one episode in the processed form, poses as npz."""
+    write_jpegs_folder(folder, [to_jpeg(picture) for picture in video], position, yaw)
+
+
+def write_jpegs_folder(
+    folder: Path, jpegs: Sequence[bytes], position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]
+) -> None:
+    """The same of pictures that are JPEG already, which are kept as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, picture in enumerate(video):
-        (folder / f"{number}.jpg").write_bytes(to_jpeg(picture))
+    for number, picture in enumerate(jpegs):
+        (folder / f"{number}.jpg").write_bytes(picture)
     with atomic_file(folder / "traj_data.npz") as partial, partial.open("wb") as file:
         np.savez(file, position=position, yaw=yaw)
 

@@ -15,6 +15,7 @@ from jaxtyping import Float32
 
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.picture_files import from_bytes, to_jpeg
+from wm_lightning.data.formats.rlds_meta import describe_features, describe_set, described_split
 from wm_lightning.data.formats.robot_actions import FIELDS, columns
 from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, stamp, trimmed
 from wm_lightning.data.formats.tfrecord import Feature, index_records, parse_example, read_record, write_records
@@ -108,7 +109,7 @@ def write_rlds(folder: Path, name: str, split: str, shards: Sequence[Sequence[St
         path = folder / f"{name}-{split}.tfrecord-{number:05d}-of-{len(shards):05d}"
         with atomic_file(path) as partial:
             write_records(partial, [_example(episode) for episode in episodes])
-    _write_info(folder, name, split, [len(episodes) for episodes in shards])
+    _write_info(folder, name, split, [len(episodes) for episodes in shards], shards[0][0].video.shape[1:])
 
 
 def _example(episode: StoredEpisode) -> dict[str, Feature]:
@@ -122,16 +123,11 @@ def _example(episode: StoredEpisode) -> dict[str, Feature]:
     return found | {f"steps/{key}": (np.arange(frames) == place).astype(np.int64) for key, place in marks.items()}
 
 
-def _write_info(folder: Path, name: str, split: str, lengths: Sequence[int]) -> None:
-    info = json.loads((folder / INFO).read_text()) if (folder / INFO).is_file() else {"name": name, "splits": []}
-    others = [entry for entry in info["splits"] if entry["name"] != split]
-    info["splits"] = [*others, {"name": split, "shardLengths": [str(length) for length in lengths]}]
-    leaf = lambda size: {"tensor": {"shape": {"dimensions": [str(size)]}, "dtype": "float32"}}  # noqa: E731
-    group = lambda features: {"featuresDict": {"features": features}}  # noqa: E731
-    action = group({field: leaf(size) for field, size in FIELDS.items()})
-    step = group({"observation": group({"image": {"image": {"dtype": "uint8"}}}), "action": action})
-    features = group({"steps": {"sequence": {"feature": step}}})
-    for path, content in ((folder / INFO, info), (folder / "features.json", features)):
+def _write_info(folder: Path, name: str, split: str, lengths: Sequence[int], shape: Sequence[int]) -> None:
+    before = json.loads((folder / INFO).read_text()) if (folder / INFO).is_file() else {}
+    size = sum(path.stat().st_size for path in folder.glob(f"{name}-{split}.tfrecord-*"))
+    info = describe_set(before, name, folder.name, described_split(split, lengths, size))
+    for path, content in ((folder / INFO, info), (folder / "features.json", describe_features(shape))):
         with atomic_file(path) as partial:
             partial.write_text(json.dumps(content, indent=1))
 
