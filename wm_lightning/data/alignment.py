@@ -139,9 +139,7 @@ def _pairs(frames: int, lag: int) -> int:
     return min(frames - 1, frames + lag) - max(0, lag)
 
 
-def _by_lag(
-    size: Float[np.ndarray, "f"], moved: Float[np.ndarray, "f-1"], lags: Sequence[int]
-) -> Float[np.ndarray, "k"]:
+def _by_lag(size: Float[np.ndarray, "f"], moved: Float[np.ndarray, "m"], lags: Sequence[int]) -> Float[np.ndarray, "k"]:
     """Correlation of the size at k - lag with the motion from k to k + 1, for k where both are there."""
     frames = min(len(size), len(moved) + 1)
     found = []
