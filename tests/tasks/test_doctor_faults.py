@@ -76,6 +76,15 @@ def test_a_sound_set_passes(clean: Path, form: str, tmp_path: Path, capsys: pyte
     assert form in ("tasks", "map") or not OUTSIDE.search(said)
 
 
+@pytest.mark.parametrize(("form", "asked", "other"), [("recon", "hdf5", "folders"), ("folders", "folders", "hdf5")])
+def test_another_form_of_recon_than_is_there_is_refused(
+    clean: Path, form: str, asked: str, other: str, tmp_path: Path
+) -> None:
+    Doctor(decoded=None)(config_of(clean / form, form, tmp_path, f"data.format={asked}"))
+    with pytest.raises(ValueError, match=rf"data.format={other}, but .* holds {asked}"):
+        Doctor(decoded=None)(config_of(clean / form, form, tmp_path, f"data.format={other}"))
+
+
 @pytest.mark.parametrize(("form", "fault"), FEW)
 def test_some_faults_are_told(
     clean: Path, form: str, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
