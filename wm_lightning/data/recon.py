@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
@@ -16,6 +16,7 @@ from wm_lightning.data.source_datamodule import SourceDataModule
 from wm_lightning.data.windows import Window
 from wm_lightning.worlds.rover import RoverWorld
 
+Form = Literal["hdf5", "folders"]
 # Where a split's names stand: beside the recordings, or as NWM and ViNT keep them.
 LISTS = ("{split}.txt", "{split}/traj_names.txt")
 
@@ -23,17 +24,18 @@ LISTS = ("{split}.txt", "{split}/traj_names.txt")
 class RECONDataModule(SourceDataModule):
     """Recordings of `<root>/<subset>` or of `root` itself, or of the simulated `world`; see `SourceDataModule`.
 
-    `lists` is the folder of the splits' lists of names (`train.txt` or `train/traj_names.txt`), null for that of the
-    recordings; a split without a list is a share of train. `index` is a list of test clips (NWM's `time.pkl`,
-    `rollout.pkl`, ... or the same as JSON), whose present is the last of `context` given frames; it takes the place of
-    windows spread over the test split. `nwm_compat` feeds a rollout's actions as NWM's evaluation does: see
-    `formats/nwm.py`.
+    `format` null finds the form out. `lists` is the folder of the splits' lists of names (`train.txt` or
+    `train/traj_names.txt`), null for that of the recordings; a split without a list is a share of train. `index` is a
+    list of test clips (NWM's `time.pkl`, `rollout.pkl`, ... or the same as JSON), whose present is the last of
+    `context` given frames; it takes the place of windows spread over the test split. `nwm_compat` feeds a rollout's
+    actions as NWM's evaluation does: see `formats/nwm.py`.
     """
 
     def __init__(
         self,
         *,
         world: RoverWorld,
+        format: Form | None,
         lists: str | None,
         index: str | None,
         context: int,
@@ -48,6 +50,7 @@ class RECONDataModule(SourceDataModule):
                 f"real data with data.root=PATH"
             )
         self._simulator, self._lists = world, lists
+        self._format: Form | None = format
         self.world: RoverWorld | None = world if self.simulated else None
 
     @cached_property
@@ -56,8 +59,15 @@ class RECONDataModule(SourceDataModule):
         return own if own.is_dir() else self.folder
 
     @cached_property
-    def format(self) -> str:
-        return "hdf5" if next(self.home.rglob("*.hdf5"), None) is not None else "folders"
+    def format(self) -> Form:
+        """Raises ValueError where another form is asked for than is there; where both are, hdf5 files are read."""
+        found: Form = "hdf5" if next(self.home.rglob("*.hdf5"), None) is not None else "folders"
+        if self._format not in (None, found):
+            raise ValueError(
+                f"data.format={self._format}, but {self.home} holds {found}; give data.format=null, or name another "
+                f"folder with data.root= and data.subset="
+            )
+        return found
 
     @cached_property
     def names(self) -> dict[str, frozenset[str]]:
@@ -80,6 +90,7 @@ class RECONDataModule(SourceDataModule):
         return tuple(dict.fromkeys(("train", *self.names)))
 
     def open_source(self, split: str) -> EpisodeSource:
+        _ = self.format  # which refuses another form than was asked for
         return RECONSource(self.home, names=self.names.get(split))
 
     def open_split(self, folder: Path, split: str) -> StoreReader:

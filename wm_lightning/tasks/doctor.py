@@ -1,181 +1,146 @@
 """task=doctor: what a folder of recordings holds, what is wrong with it, and the command that trains on it."""
 
-import json
-import logging
-import math
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-from wm_lightning.data.checks import Alignment, Column, align, ranges, swapped
-from wm_lightning.data.formats.source import EpisodeSource, StoredEpisode
-from wm_lightning.data.formats.video_files import BadFile
+from wm_lightning.data.alignment import align
+from wm_lightning.data.checks import odd_colours, ranges
+from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.data.map_image import MapImageDataModule
 from wm_lightning.data.source_datamodule import SourceDataModule
 from wm_lightning.data.world_tasks import WorldTasksDataModule
+from wm_lightning.data.worldmap import WorldMapDataModule
+from wm_lightning.tasks.doctor_command import clip_words, command, given_words, share_words
+from wm_lightning.tasks.doctor_look import Findings, Place, decode, read_tables, sample, twins
+from wm_lightning.tasks.doctor_maps import examine_map_image, examine_world_map
+from wm_lightning.tasks.doctor_report import line, show_alignment, show_columns, show_splits, some
 from wm_lightning.tasks.doctor_tasks import examine
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One stored split."""
-
-    split: str
-    episodes: int
-    frames: int
-    bad: tuple[BadFile, ...]
+from wm_lightning.tasks.doctor_verdict import equal, faults, parts, same_actions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """The task. At most `decoded` episodes are decoded to check alignment; actions are read of all.
+    """The task. Actions are read of all episodes; `decoded` of them, drawn over the whole set, are decoded; null: all.
 
-    A set with more unusable files than `data.max_bad_share` allows, or whose actions do not come before the motion,
-    is refused.
+    A set is refused that a training would refuse, as far as it was decoded, and one whose actions come at the wrong
+    time or do not go with their own episodes.
     """
 
-    decoded: int
+    decoded: int | None
+
+    def __post_init__(self) -> None:
+        if self.decoded is not None and self.decoded < 1:
+            raise ValueError(f"task.decoded={self.decoded} decodes nothing; give 1 or more, or null for all episodes")
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Prints what is found. Raises ValueError, naming the faults, where the set cannot be trained on."""
         given = instantiate(config.data, _convert_="all")
         if isinstance(given, WorldTasksDataModule):
             return examine(given)
-        data = opened(config)
-        findings, actions, seen = [], [], dict[str, StoredEpisode]()
-        for split in data.stored_splits():
-            source = data.open_source(split)
-            found, rows = self.look(source, split)
-            findings.append(found)
-            actions += rows
-            seen |= islice(self.decode(source, split), self.decoded - len(seen))
-        if not actions:
-            first = [str(error) for found in findings for error in found.bad[:1]]
-            raise ValueError(f"{data.home}: no episode can be read; {'; '.join(first)}")
-        needed = data.proposed(source.columns, np.concatenate(actions))
-        for key, value in needed.items():
-            OmegaConf.update(config.data, key, value, force_add=True)
-        data, console = opened(config), Console()
-        alignment = align(seen.values())
-        show(console, data, findings, ranges(actions, source.columns, data.spec), alignment)
-        for name in swapped(seen):
-            console.print(
-                f"  colours: {name} looks as if its red and blue were swapped", soft_wrap=True, highlight=False
-            )
-        refuse(data, findings, alignment)
-        added = {f"+data.{key}": value for key, value in needed.items()}
-        added |= fitting(config, data, findings, max(map(len, actions)))
-        console.print(f"\nTrain on it:\n  {command(config, added)}", soft_wrap=True, highlight=False)
-        return {"episodes": float(sum(f.episodes for f in findings)), "frames": float(sum(f.frames for f in findings))}
+        if isinstance(given, WorldMapDataModule):
+            return examine_world_map(given, config)
+        if isinstance(given, MapImageDataModule):
+            return examine_map_image(given, config)
+        return self.recordings(recorded(given), config)
 
-    def look(self, source: EpisodeSource, split: str) -> tuple[Finding, list]:
-        """The actions of all episodes, and what could not be read."""
-        bad, rows = list(source.bad), []
-        for episode in track(range(len(source.names)), description=f"reading actions of {split}", transient=True):
-            try:
-                rows.append(source.actions(episode))
-            except BadFile as error:
-                bad.append(error)
-        return Finding(split, len(rows), sum(map(len, rows)), tuple(bad)), rows
-
-    def decode(self, source: EpisodeSource, split: str) -> Iterator[tuple[str, StoredEpisode]]:
-        """Whole episodes by name, those that cannot be decoded left out."""
-        for episode, name in enumerate(source.names):
-            try:
-                yield f"{split}/{name}", source.read(episode)
-            except BadFile as error:
-                log.warning("%s", error)
+    def recordings(self, data: SourceDataModule, config: DictConfig) -> dict[str, float]:
+        """The same for episodes with pictures and actions."""
+        findings = read_tables(data)
+        groups, drawn = twins(findings), sample(findings, self.decoded)
+        more = sorted({place for group in groups for place in group} - set(drawn))
+        decode(findings, [*drawn, *more], data.frame_cache.resize, data.frame_cache.workers)
+        data, added = fitted(config, data, findings)
+        alignment = align([seen.moves for found in findings.values() for seen in found.seen.values()])
+        console = Console()
+        show_splits(console, data, findings)
+        show_columns(console, ranges(rows_of(findings), columns_of(findings), data.spec))
+        show_alignment(console, alignment)
+        some(
+            console, [f"colours: {name} looks as if its red and blue were swapped" for name in oddly_coloured(findings)]
+        )
+        wrong = [*shared(console, data, findings, groups), *faults(data, findings, alignment)]
+        if wrong:
+            raise ValueError("\n  ".join([f"{data.home} cannot be trained on as it is:", *wrong]))
+        line(console, f"\nTrain on it:\n  {command(given_words(), data.root, added)}")
+        found = findings.values()
+        return {"episodes": float(sum(f.episodes for f in found)), "frames": float(sum(f.frames for f in found))}
 
 
-def show(
-    console: Console, data: SourceDataModule, findings: list[Finding], columns: list[Column], alignment: Alignment
-) -> None:
-    """Three tables: splits, action columns, alignment."""
-    kind = "simulated" if data.simulated else "real"
-    table = Table(title=f"{data.home} · {data.format} · {kind}", title_justify="left")
-    for head in ("split", "episodes", "frames", "unusable"):
-        table.add_column(head)
-    for found in findings:
-        table.add_row(found.split, str(found.episodes), str(found.frames), str(len(found.bad)))
-    console.print(table)
-    for found in findings:
-        for error in found.bad[:5]:
-            console.print(f"  unusable: {error}", soft_wrap=True, highlight=False)
-    table = Table(title="actions", title_justify="left")
-    for head in ("column", "least", "most", "bounds", "outside"):
-        table.add_column(head)
-    for column in columns:
-        note = " (constant)" if column.constant else ""
-        bounds = f"{column.low:.3g} .. {column.high:.3g}"
-        table.add_row(column.name + note, f"{column.least:.3g}", f"{column.most:.3g}", bounds, str(column.outside))
-    console.print(table)
-    if alignment.peak is None:
-        console.print("alignment: actions and motion hardly go together, so their lag cannot be told")
-        return
-    values = "  ".join(f"{lag:+d}: {value:.2f}" for lag, value in alignment.by_lag.items())
-    console.print(
-        f"alignment over {alignment.episodes} episodes, correlation by lag: {values}; peak {alignment.peak:+d}"
-    )
-
-
-def opened(config: DictConfig) -> SourceDataModule:
-    """The data of the config. Raises ValueError where they are not recordings on disk."""
-    data = instantiate(config.data, _convert_="all")
+def recorded(data: ClipDataModule) -> SourceDataModule:
+    """The data. Raises ValueError where they are not recordings on disk."""
     if not isinstance(data, SourceDataModule) or data.root is None:
         raise ValueError(
-            "task=doctor looks at recordings on disk: give data=rt1|csgo|recon|own and data.root=PATH, or "
-            "data=world_tasks"
+            "task=doctor looks at recordings on disk: give data=rt1|csgo|doom|recon|own and data.root=PATH, or "
+            "data=worldmap|map_image|world_tasks with or without data.root"
         )
     return data
 
 
-def refuse(data: SourceDataModule, findings: Sequence[Finding], alignment: Alignment) -> None:
-    """Raises ValueError where more files are unusable than allowed, or actions do not come before the motion."""
-    faults = []
-    for found in findings:
-        try:
-            data.frame_cache.tolerance.check(found.split, found.bad, found.episodes + len(found.bad))
-        except ValueError as error:
-            faults.append(str(error))
-    if not alignment.plausible:
-        faults.append(
-            f"actions explain the motion best at a lag of {alignment.peak} frames; stored at the observation they "
-            f"should come 0 to 2 frames before it: check data.action_shift and how they were recorded"
-        )
-    if faults:
-        raise ValueError(f"{data.home} cannot be trained on as it is:\n" + "\n".join(f"  {fault}" for fault in faults))
+def opened(config: DictConfig) -> SourceDataModule:
+    """The data of the config. Raises ValueError where they are not recordings on disk."""
+    return recorded(instantiate(config.data, _convert_="all"))
 
 
-def fitting(config: DictConfig, data: SourceDataModule, findings: Sequence[Finding], longest: int) -> Mapping[str, Any]:
-    """Settings for a small set: clips as long as its episodes, and at least two episodes to validate on."""
-    added: dict[str, Any] = {}
-    if longest < config.data.frames:
-        context, chunk = config.module.context, config.rollout.chunk
-        frames = context + max(1, (longest - context) // chunk) * chunk
-        added |= {"data.frames": frames, "data.val_frames": frames, "metrics.horizon": frames - context}
-    episodes = next(found.episodes for found in findings if found.split == "train")
-    missing = [name for name in data.shares if name not in data.stored_splits()]
-    small = [name for name in missing if round(data.shares[name] * episodes) < 2]
-    return added | {f"data.{name}_share": math.ceil(200 / episodes) / 100 for name in small if episodes >= 6}
+def fitted(
+    config: DictConfig, data: SourceDataModule, findings: Findings
+) -> tuple[SourceDataModule, Mapping[str, Any]]:
+    """The data with the settings that they need beyond those given, and these settings by their words.
+
+    Raises ValueError where no episode can be read.
+    """
+    if not rows_of(findings):
+        first = [str(error) for found in findings.values() for error in found.bad[:1]]
+        raise ValueError(f"{data.home}: no episode can be read; {'; '.join(first)}")
+    needed = data.proposed(columns_of(findings), np.concatenate(rows_of(findings)))
+    added = {f"+data.{key}": value for key, value in needed.items()}
+    added |= clip_words(config, max(map(len, rows_of(findings))))
+    added |= share_words(data.shares, data.stored_splits(), findings["train"].episodes)
+    for key, value in added.items():
+        OmegaConf.update(config, key.lstrip("+"), value, force_add=True)
+    return opened(config), added
 
 
-def command(config: DictConfig, added: Mapping[str, Any]) -> str:
-    """The command that trains on the same data, with what it needs beyond what was given."""
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    kept = [word for word in words if word.startswith("data") and word.split("=")[0] not in added]
-    root = f"data.root={Path(config.data.root).resolve()}"
-    kept = [root if word.startswith("data.root=") else word for word in kept]
-    more = [f"{key}={json.dumps(value)}".replace('"', "") for key, value in added.items()]
-    return shlex.join(["python", "run.py", "experiment=teacher", *kept, *more])
+def shared(
+    console: Console, data: SourceDataModule, findings: Findings, groups: Sequence[Sequence[Place]]
+) -> list[str]:
+    """Says what episodes share; what training refuses of it is returned."""
+    try:
+        serves = parts(data, findings)
+    except ValueError as error:  # too few episodes to give every split one
+        return [str(error)]
+    pairs = equal(findings, serves)
+    some(console, [f"twice: episode {p.one} is the same as {p.other}" for p in pairs if not p.across])
+    again = same_actions(findings, serves, groups)
+    some(console, [f"alike: episode {p.one} has the actions of {p.other} and other pictures" for p in again])
+    return [
+        f"episode {pair.one} is the same as {pair.other}; splits must share none, remove one of the two"
+        for pair in pairs
+        if pair.across
+    ]
+
+
+def oddly_coloured(findings: Findings) -> list[str]:
+    """The decoded episodes whose red and blue look swapped, as SPLIT/NAME."""
+    return odd_colours(
+        {
+            f"{split}/{found.source.names[episode]}": seen.colour
+            for split, found in findings.items()
+            for episode, seen in found.seen.items()
+        }
+    )
+
+
+def rows_of(findings: Findings) -> list[np.ndarray]:
+    """The actions of all episodes of all splits."""
+    return [rows for found in findings.values() for rows in found.actions.values()]
+
+
+def columns_of(findings: Findings) -> Sequence[str]:
+    """The names of the stored columns."""
+    return findings["train"].source.columns

@@ -38,7 +38,11 @@ def examine(data: WorldTasksDataModule) -> dict[str, float]:
     if other := sorted({row.split for row in tasks.rows} - set(SPLITS)):
         console.print(f"not used: the tasks of split {', '.join(other)}; known are {', '.join(SPLITS)}")
     root = [] if data.root is None else [f"data.root={data.home.resolve()}"]
-    console.print(f"\nUse it with:\n  {shlex.join(['data=world_tasks', *root])}", soft_wrap=True, highlight=False)
+    console.print(
+        f"\nNo experiment trains on tasks yet: they are for distillation with rewards, which is to come. The words "
+        f"that open them (compose, in Python):\n  {shlex.join(['data=world_tasks', *root])}",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
     return {"tasks": float(len(tasks.rows)), "unusable": float(len(tasks.bad))}
 
 
