@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_a_cheat_never_holds_together(name: str) -> None:
     assert not accepted.any(), f"{int(accepted.sum())} of {len(films)} accepted"
 
 
-def scene(goal: Goal, board: Board, **state: object) -> Task:
+def scene(goal: Goal, board: Board, **state: Any) -> Task:
     settings: dict = dict(agents=((4, 4), (0, 7)), box=None, key=None, held=False, opened=False)
     return Task(board, State(**(settings | state)), goal, "", "", ())
 
