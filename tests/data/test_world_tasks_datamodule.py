@@ -21,6 +21,7 @@ from wm_lightning.data.formats.world_tasks import TABLE, read_tasks
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.tasks.doctor import Doctor
 from wm_lightning.worlds.grid_judge import judge
+from wm_lightning.worlds.grid_look import judge_looks, look_from_json
 from wm_lightning.worlds.grid_tasks import from_json
 
 SCENES = "data.world.scenes={train: 12, val: 3, test: 4}"
@@ -74,7 +75,7 @@ def test_batches_hold_picture_prompt_and_solution_of_one_task(make: Make) -> Non
 
 
 def test_a_verifier_judges_the_planners_film_of_the_batchs_tasks(make: Make) -> None:
-    data = make()
+    data = make(**{"world.looks": 0.0})
     (clip,) = data.clips("test", 6, 1, 6)
     assert clip.texts is not None
     rows = [data.row(name) for name in clip.texts.ids]
@@ -82,6 +83,19 @@ def test_a_verifier_judges_the_planners_film_of_the_batchs_tasks(make: Make) -> 
     films = [torch.from_numpy(np.moveaxis(task.film(task.moves, 9, 4), -1, 1)) for task in tasks]
     assert torch.equal(torch.stack([film[0] for film in films]), clip.video[:, 0])
     assert all(bool(met.all()) for met in judge(torch.stack(films), tasks).met().values())
+
+
+def test_tasks_of_looking_are_written_with_their_verifier(make: Make) -> None:
+    data = make(**{"world.looks": 0.5})
+    rows = [row for row in data.tasks.rows if row.task_type == "perception"]
+    scenes = {split: len({row.source for row in rows if row.split == split}) for split in ("train", "val", "test")}
+    assert scenes == {"train": 6, "val": 1, "test": 2}
+    tasks = [look_from_json(row.verifier or {}, row.task, row.solution) for row in rows]
+    films = [torch.from_numpy(np.moveaxis(task.film(task.moves, 9, 4), -1, 1)) for task in tasks]
+    for row, task, film in zip(rows, tasks, films, strict=True):
+        assert np.array_equal(np.moveaxis(film[0].numpy(), 0, -1), data.tasks.picture(row))
+        assert row.prompt == task.prompt and row.agent_type == "first-person view"
+    assert all(bool(met.all()) for met in judge_looks(torch.stack(films), tasks).met().values())
 
 
 def test_training_and_evaluation_give_the_same_tasks_on_every_call(make: Make) -> None:
@@ -163,7 +177,12 @@ def test_the_doctor_says_what_a_set_holds(make: Make, tmp_path: Path, capsys: py
     said = capsys.readouterr().out
     assert found["unusable"] == 0 and found["tasks"] == len(make().tasks.rows)
     assert "grid_tasks · WorldTasks · simulated · 0 rows unusable" in said
-    assert "navigation" in said and "object 100.0 %" in said and said.rstrip().endswith("data=world_tasks")
+    assert (
+        "navigation" in said
+        and "perception" in said
+        and "first-person view" in said
+        and said.rstrip().endswith("data=world_tasks")
+    )
     folder = rewritten(make().home, lambda row: row.update(solution=""))
     with pytest.raises(ValueError, match="cannot be used as it is: .* unusable, 0 allowed"):
         Doctor(decoded=4)(compose(["task=doctor", *words(tmp_path, root=folder)]))

@@ -1,5 +1,6 @@
 """`task=world_rate` counts the frames a world wrote, and keeps nothing."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,29 @@ def test_frames_and_clips_are_counted_and_nothing_is_kept(tmp_path: Path, capsys
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="names recordings"):
         WorldRate(repeats=1)(compose([*words, "data.root=somewhere"]))
+
+
+# What makes every world of `data=` small; `own` has none.
+SMALL = {
+    "worldmap": [],
+    "rt1": ["data.world.workers=1"],
+    "csgo": [],
+    "recon": [],
+    "map_image": ["data.walks={train: 20, val: 10, test: 10}"],
+    "world_tasks": ["data.world.scenes={train: 6, val: 2, test: 2}"],
+    "doom": ["data.world.episodes={train: 2, test: 1}", "data.world.length=14", "data.world.workers=1"],
+}
+
+
+def test_every_data_set_but_ones_own_is_listed() -> None:
+    there = {path.stem for path in (Path(__file__).parents[2] / "conf" / "data").glob("*.yaml")}
+    assert there - {"own"} == set(SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_world_has_a_rate(name: str, tmp_path: Path) -> None:
+    if name == "doom" and find_spec("vizdoom") is None:
+        pytest.skip("ViZDoom is not installed: pip install -e '.[doom]'")
+    words = ["task=world_rate", f"data={name}", "size=debug", f"cache_dir={tmp_path}", *SMALL[name]]
+    found = WorldRate(repeats=1)(compose(words))
+    assert found["frames"] >= found["clips"] > 0

@@ -9,8 +9,11 @@ import pytest
 
 from wm_lightning.config import compose
 from wm_lightning.data.formats.csgo import COLUMNS, KEYS, MOUSE, MOUSE_X
+from wm_lightning.data.formats.source import load_arrays
 from wm_lightning.tasks.build import build_data
-from wm_lightning.worlds.doom import STATE, DoomWorld, Recording, buttons, pressed
+from wm_lightning.worlds.doom import STATE, DoomWorld, Recording, buttons
+from wm_lightning.worlds.doom_branch import branch
+from wm_lightning.worlds.doom_player import pressed
 
 needs_doom = pytest.mark.skipif(
     find_spec("vizdoom") is None, reason="ViZDoom is not installed: pip install -e '.[doom]'"
@@ -96,3 +99,20 @@ def test_it_is_read_as_counter_strike_is(tmp_path: Path) -> None:
     files = sorted((data.folder / "doom").glob("*.state.npz"))
     assert sorted(path.name for path in data.folder.rglob("*_vizdoom*")) == []
     assert len(files) == 6 and np.load(files[0])["angle"].shape == (14,)
+
+
+@needs_doom
+def test_from_a_saved_frame_other_actions_give_another_future(tmp_path: Path) -> None:
+    world, start, steps = small_world(policies=dict(hunter=0.4, walker=0.3, random=0.3)), 12, 6
+    world.write(tmp_path, lambda done: None)
+    recorded = world.record("train", range(2))
+    states = [load_arrays(tmp_path / "doom" / f"hdf5_dm_july2021_{number}.state.npz") for number in (1, 2)]
+    saved = {key: np.stack([one[key][start] for one in states]) for key in states[0]}
+    actions = np.stack([one.actions[start : start + steps] for one in recorded])
+    video, after = branch(world, saved, actions)
+    for row, one in enumerate(recorded):
+        assert np.array_equal(video[row], one.video[start : start + steps + 1])
+        assert all(np.array_equal(after[key][row], states[row][key][start : start + steps + 1]) for key in after)
+    turned = np.stack([[pressed({"w"}, 100.0)] * steps] * 2)
+    other = branch(world, saved, turned)[0]
+    assert np.array_equal(other[:, 0], video[:, 0]) and (other[:, 1:] != video[:, 1:]).any(axis=(1, 2, 3, 4)).all()

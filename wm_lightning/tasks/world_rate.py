@@ -25,7 +25,7 @@ class WorldRate:
         seconds, frames = [], 0
         for _ in range(self.repeats):
             with TemporaryDirectory() as folder:
-                data: ClipDataModule = instantiate({**config.data, "cache_dir": folder}, _convert_="all")
+                data = _data(config, folder)
                 start = time.perf_counter()
                 cache.simulate(folder, data.recipe())
                 seconds.append(time.perf_counter() - start)
@@ -37,3 +37,10 @@ class WorldRate:
             f"{found['clips']:.0f} clips/s of {data.frames} frames"
         )
         return found
+
+
+def _data(config: DictConfig, folder: str) -> ClipDataModule:
+    # Within a copy of the whole config: some settings of `data` point to others by their full names.
+    own = config.copy()
+    own.data.cache_dir = folder
+    return instantiate(own.data, _convert_="all")

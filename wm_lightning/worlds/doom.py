@@ -7,7 +7,7 @@ an extra: `pip install -e '.[doom]'`. A frame is two of Doom's tics, so recordin
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,18 +21,17 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from wm_lightning.data.formats.atomic import atomic_file
-from wm_lightning.data.formats.csgo import COLUMNS, KEYS, MOUSE, MOUSE_X, MOUSE_Y, SPEC, write_csgo
+from wm_lightning.data.formats.csgo import KEYS, MOUSE, MOUSE_X, MOUSE_Y, SPEC, write_csgo
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.source import save_arrays
 from wm_lightning.randomness import generator
+from wm_lightning.worlds.doom_player import POLICIES, TURN, Player
 
 # Raise it whenever the same settings would give other pixels or actions: it names the cached data.
-VERSION = 1
+VERSION = 2
 TEST_SPLIT = "test_split.txt"
 TICS, SETTLE = 2, 8  # a frame is two tics; for the first frames of a level Doom does not listen
-TURN = np.degrees(0.0009)  # degrees a count of the mouse, as in the maze
 BATCH = 8  # episodes of one game
-POLICIES = ("hunter", "walker", "random")
 # Doom's buttons in the order of the keys; what Doom lacks: r opens doors. Running is Doom's key, walking that of
 # Counter-Strike, so shift is turned round.
 BUTTONS = (
@@ -41,16 +40,20 @@ BUTTONS = (
 )
 MOUSE_BUTTONS = ("TURN_LEFT_RIGHT_DELTA", "LOOK_UP_DOWN_DELTA")
 STATE = ("POSITION_X", "POSITION_Y", "POSITION_Z", "ANGLE", "PITCH", "HEALTH", "SELECTED_WEAPON", "KILLCOUNT")
-STUCK, PATIENCE = 4.0, 4  # Doom's units a frame (a running player makes 20), and frames below it that tell a wall
+
+
+SPLITS = ("train", "test")
+Act = Callable[[Any, int], Float32[np.ndarray, "51"]]
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What was seen and done, and the hidden state (columns `STATE`), frame by frame."""
+    """What was seen and done, and the hidden state (columns `STATE`), frame by frame; `attempt` had to be made."""
 
     video: UInt8[np.ndarray, "f h w 3"]
     actions: Float32[np.ndarray, "f 51"]
     state: Float64[np.ndarray, "f s"]
+    attempt: int = 0
 
 
 class DoomWorld:
@@ -101,7 +104,7 @@ class DoomWorld:
 
     def record(self, split: str, episodes: range) -> list[Recording]:
         """The named episodes; each depends on the seed and its own number alone. Raises ValueError without ViZDoom."""
-        with _started(self.height, self.width) as game:
+        with started(self.height, self.width) as game:
             return [self._played(game, split, episode) for episode in episodes]
 
     def write(self, folder: Path, report: Callable[[int], None]) -> None:
@@ -134,34 +137,41 @@ class DoomWorld:
             first += count
 
     def _write_batch(self, place: Path, batch: "_Batch") -> int:
-        with _started(self.height, self.width) as game:
+        with started(self.height, self.width) as game:
             for episode in batch.episodes:
-                _write(place, _name(batch.first + episode), self._played(game, batch.split, episode))
+                recording = self._played(game, batch.split, episode)
+                _write(place, _name(batch.first + episode), recording, (SPLITS.index(batch.split), episode))
         return len(batch.episodes)
 
     def _played(self, game: Any, split: str, episode: int) -> Recording:
         """An episode; where a level ends before it is full, another attempt is made."""
         for attempt in range(20):
-            source = generator(self.seed, f"doom {split}", episode, attempt)
-            game.set_seed(int(source.integers(2**31)))
-            game.set_doom_map(str(source.choice(self.levels[split])))
-            game.new_episode()
-            for cheat in ("god", "give weapons", "give ammo"):
-                game.send_game_command(cheat)
-            player = Player(str(source.choice(POLICIES, p=[*self.policies.values()])), source)
-            found = self._filmed(game, player, SETTLE + int(source.integers(self.warm_up + 1)))
+            player, before = self.begin(game, split, episode, attempt)
+            found = self.film(game, lambda seen, _, by=player: by.act(seen), before, self.length)
             if found is not None:
-                return found
+                return replace(found, attempt=attempt)
         raise ValueError(f"no level of {self.levels[split]} lasts {self.length} frames; lower data.world.length")
 
-    def _filmed(self, game: Any, player: "Player", before: int) -> Recording | None:
+    def begin(self, game: Any, split: str, episode: int, attempt: int) -> tuple[Player, int]:
+        """Starts a level; its player, and how many frames it plays before the episode begins."""
+        source = generator(self.seed, f"doom {split}", episode, attempt)
+        game.set_seed(int(source.integers(2**31)))
+        game.set_doom_map(str(source.choice(self.levels[split])))
+        game.new_episode()
+        for cheat in ("god", "give weapons", "give ammo"):
+            game.send_game_command(cheat)
+        player = Player(str(source.choice(POLICIES, p=[*self.policies.values()])), source)
+        return player, SETTLE + int(source.integers(self.warm_up + 1))
+
+    def film(self, game: Any, act: Act, before: int, length: int) -> Recording | None:
+        """Plays `before` frames, then records `length`; `act(seen, frame)` says how. None where the level ends."""
         video, actions, states = [], [], []
         size = (self.width, self.height)
-        for frame in range(before + self.length):
+        for frame in range(before + length):
             if game.is_episode_finished():
                 return None
             seen = game.get_state()
-            action = player.act(seen)
+            action = act(seen, frame)
             if frame >= before:
                 part = self._box(seen.screen_buffer)
                 small = Image.fromarray(seen.screen_buffer).resize(size, Image.Resampling.BILINEAR, box=part)
@@ -184,50 +194,6 @@ class _Batch:
     first: int  # how many episodes the splits before hold
 
 
-class Player:
-    """One of the policies: turns away from walls, hunts what it sees, or presses what comes to mind."""
-
-    def __init__(self, policy: str, source: np.random.Generator) -> None:
-        self.policy, self.source = policy, source
-        self.place, self.slow, self.turning, self.spin, self.keys = np.zeros(2), 0, 0, 0.0, set[str]()
-
-    def act(self, seen: Any) -> Float32[np.ndarray, "51"]:
-        """The next action, from the picture's labels and the player's place."""
-        place = np.array(seen.game_variables[:2])
-        # A player needs some frames to run, so one slow frame is no wall.
-        self.slow = self.slow + 1 if float(np.linalg.norm(place - self.place)) < STUCK else 0
-        blocked, self.place = self.slow > PATIENCE, place
-        if self.policy == "random":
-            return self._random()
-        target = _nearest_monster(seen) if self.policy == "hunter" else None
-        if target is not None and not blocked and not self.turning:
-            aside, near = target
-            return pressed(({"left_click"} if abs(aside) < 100 else set()) | (set() if near else {"w"}), aside)
-        if self.turning == 0 and blocked:
-            self.turning, self.spin = int(self.source.integers(4, 14)), float(self.source.choice([-100, 100]))
-        keys = {"w"} | ({"r"} if blocked else set())
-        if self.turning:
-            self.turning, self.slow = self.turning - 1, 0
-            return pressed(keys - {"w"}, self.spin)
-        return pressed(keys, 6 * self.source.normal())
-
-    def _random(self) -> Float32[np.ndarray, "51"]:
-        if self.source.random() < 0.3:
-            self.keys = {key for key in (*KEYS, "left_click") if self.source.random() < (0.5 if key == "w" else 0.08)}
-            self.spin = float(self.source.choice([0, 0, -30, 30, -100, 100]))
-        return pressed(self.keys, self.spin, 10 * self.source.normal() if self.source.random() < 0.1 else 0.0)
-
-
-def pressed(keys: set[str], spin: float, tilt: float = 0.0) -> Float32[np.ndarray, "51"]:
-    """An action of keys and clicks by name and the nearest steps of the mouse to `spin` and `tilt` counts."""
-    action = np.zeros(len(COLUMNS), np.float32)
-    for key in keys:
-        action[COLUMNS.index(key)] = 1
-    for axis, steps, count in (("x", MOUSE_X, spin), ("y", MOUSE_Y, tilt)):
-        action[MOUSE[axis].start + int(np.abs(np.array(steps) - count).argmin())] = 1
-    return action
-
-
 def buttons(action: Float32[np.ndarray, "51"]) -> list[float]:
     """What Doom is told: `BUTTONS`, then degrees to the right and up per tic; a mouse counts downwards."""
     held = action[: len(BUTTONS)].copy()
@@ -243,7 +209,7 @@ def require_vizdoom() -> None:
 
 
 @contextmanager
-def _started(height: int, width: int) -> Iterator[Any]:
+def started(height: int, width: int) -> Iterator[Any]:
     """A game without a window, whose pictures are at least as large as asked for."""
     require_vizdoom()
     doom = import_module("vizdoom")  # here, because the rest of the suite does without
@@ -274,23 +240,17 @@ def _started(height: int, width: int) -> Iterator[Any]:
                 folder.rmdir()
 
 
-def _nearest_monster(seen: Any) -> tuple[float, bool] | None:
-    """Counts of the mouse towards the widest monster in view, and whether it is near; None where there is none."""
-    found = [label for label in seen.labels if label.object_category == "Monster" and label.width > 3]
-    if not found:
-        return None
-    width = seen.screen_buffer.shape[1]
-    widest = max(found, key=lambda label: label.width)
-    aside = (widest.x + 0.5 * widest.width) / width - 0.5
-    counts = float(np.clip(np.degrees(np.arctan(2 * aside)) / TURN, -300, 300))  # Doom shows 90 degrees
-    return counts, widest.width > 0.15 * width
-
-
 def _name(number: int) -> str:
     return f"hdf5_dm_july2021_{number + 1}"
 
 
-def _write(place: Path, name: str, recording: Recording) -> None:
+def hidden(recording: Recording, origin: tuple[int, int]) -> dict[str, np.ndarray]:
+    """State by name and frame. `origin` (split, number) and the attempt and frame tell how to come there again."""
+    frames = np.arange(len(recording.state))
+    way = np.column_stack([np.tile([*origin, recording.attempt], (len(frames), 1)), frames])
+    return {key.lower(): recording.state[:, column] for column, key in enumerate(STATE)} | {"origin": way}
+
+
+def _write(place: Path, name: str, recording: Recording, origin: tuple[int, int]) -> None:
     write_csgo(place / f"{name}.hdf5", recording.video, recording.actions)
-    state = {key.lower(): recording.state[:, column] for column, key in enumerate(STATE)}
-    save_arrays(place / f"{name}.state.npz", state)
+    save_arrays(place / f"{name}.state.npz", hidden(recording, origin))

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wm_lightning.clip import Pixels
+from wm_lightning.worlds.grid_rules import lawfulness
 from wm_lightning.worlds.grid_scene import AGENTS, COLOURS, FLOOR, SIDE, WALL, Cell, shifted
 from wm_lightning.worlds.grid_tasks import Task
 
 NAMES = (*COLOURS, "wall", "floor")
+MOVERS = (*AGENTS, "orange box")
 NEAR = 0.75  # cells from a place that still count as there
 STRIDE = 1.5  # cells a thing may move from frame to frame
+CHANGE = 0.35  # of a thing's area that may be seen otherwise
 SHARPNESS, MOST = 10.0, 6.0
 
 
@@ -50,30 +53,49 @@ class Tracks:
         return self.area[..., number], self.centre[..., number, :]
 
 
+def classes(video: Pixels) -> Int[Tensor, "b f h w"]:
+    """The number in `NAMES` of every pixel's nearest colour."""
+    colours = torch.tensor([*COLOURS.values(), WALL, FLOOR], dtype=torch.float32, device=video.device)
+    # |p - c|² without |p|², which is the same for all colours: whole numbers below 2**24, so exact.
+    return (colours.square().sum(-1) - 2 * video.float().movedim(2, -1) @ colours.T).argmin(-1)
+
+
 def track(video: Pixels) -> Tracks:
     """Gives every pixel to the nearest colour."""
-    height, width = video.shape[-2:]
-    colours = torch.tensor([*COLOURS.values(), WALL, FLOOR], dtype=torch.float32, device=video.device)
-    pixels = video.float().movedim(2, -1)
-    nearest = (pixels[..., None, :] - colours).square().sum(-1).argmin(-1)
-    shown = torch.nn.functional.one_hot(nearest, len(NAMES)).float()
-    rows = (torch.arange(height, device=video.device) + 0.5) * SIDE / height
-    columns = (torch.arange(width, device=video.device) + 0.5) * SIDE / width
+    return _tracked(classes(video))
+
+
+def judge(video: Pixels, tasks: Sequence[Task]) -> Verdict:
+    """Judges one video per task. Raises ValueError where their numbers differ.
+
+    A video holds together where agents and box keep their size, nothing jumps, and the scene's rules hold from frame to
+    frame: see `grid_rules`.
+    """
+    if len(video) != len(tasks):
+        raise ValueError(f"{len(video)} videos for {len(tasks)} tasks")
+    seen = classes(video)
+    tracks = _tracked(seen)
+    rows = range(len(tasks))
+    done = [_done(_one(tracks, row), task) for row, task in zip(rows, tasks, strict=True)]
+    own = [_acted(_one(tracks, row), task) for row, task in zip(rows, tasks, strict=True)]
+    movers = [NAMES.index(name) for name in MOVERS]
+    lawful = [
+        lawfulness(task.board, task.state, seen[row], tracks.centre[row][:, movers], NAMES, CHANGE)
+        for row, task in zip(rows, tasks, strict=True)
+    ]
+    together = torch.minimum(_holds_together(tracks), torch.tensor(lawful, device=video.device))
+    return Verdict(torch.stack(done), torch.stack(own), together)
+
+
+def _tracked(seen: Int[Tensor, "b f h w"]) -> Tracks:
+    height, width = seen.shape[-2:]
+    shown = torch.nn.functional.one_hot(seen, len(NAMES)).float()
+    rows = (torch.arange(height, device=seen.device) + 0.5) * SIDE / height
+    columns = (torch.arange(width, device=seen.device) + 0.5) * SIDE / width
     count = shown.sum((2, 3))
     row = (shown * rows[:, None, None]).sum((2, 3)) / count
     column = (shown * columns[None, :, None]).sum((2, 3)) / count
     return Tracks(count * SIDE * SIDE / (height * width), torch.stack([row, column], dim=-1) - 0.5)
-
-
-def judge(video: Pixels, tasks: Sequence[Task]) -> Verdict:
-    """Judges one video per task. Raises ValueError where their numbers differ."""
-    if len(video) != len(tasks):
-        raise ValueError(f"{len(video)} videos for {len(tasks)} tasks")
-    tracks = track(video)
-    rows = range(len(tasks))
-    done = [_done(_one(tracks, row), task) for row, task in zip(rows, tasks, strict=True)]
-    own = [_acted(_one(tracks, row), task) for row, task in zip(rows, tasks, strict=True)]
-    return Verdict(torch.stack(done), torch.stack(own), _holds_together(tracks))
 
 
 def _one(tracks: Tracks, row: int) -> Tracks:
@@ -122,14 +144,14 @@ def _acted(tracks: Tracks, task: Task) -> Float[Tensor, ""]:
 
 
 def _holds_together(tracks: Tracks) -> Float[Tensor, "b"]:
-    """Agents, box and walls keep their size, and nothing jumps."""
+    """Agents and box keep their size, and nothing jumps."""
     margins = []
-    for name in (*AGENTS, "orange box", "wall"):
+    for name in MOVERS:
         area, centre = tracks.of(name)
-        there = area[:, :1] > 0.5
+        there = area[:, 0] > 0.5
         change = (area - area[:, :1]).abs() / area[:, :1].clamp_min(1.0)
-        margins.append(torch.where(there[:, 0], 0.35 - change.amax(1), 0.35 - area.amax(1)))
-        if name != "wall":
-            stride = centre.diff(dim=1).norm(dim=-1).nan_to_num(0.0).amax(1)
-            margins.append(torch.where(there[:, 0], STRIDE - stride, torch.full_like(stride, STRIDE)))
+        margins.append(torch.where(there, CHANGE - change.amax(1), CHANGE - area.amax(1)))
+        # Rows and columns together: two moves at once are a jump, and could pass between two walls.
+        stride = centre.diff(dim=1).abs().sum(-1).nan_to_num(0.0).amax(1)
+        margins.append(torch.where(there, STRIDE - stride, torch.full_like(stride, STRIDE)))
     return torch.stack(margins).amin(0)

@@ -75,21 +75,31 @@ def step(board: Board, state: State, agent: int, move: str) -> State:
 
 def render(board: Board, state: State, cell: int) -> UInt8[np.ndarray, "h w 3"]:
     """The board with `cell` pixels a cell; agents and box are drawn above what lies on the floor."""
+    picture = ground(board, state, cell)
+    for name, place in (("orange box", state.box), *zip(AGENTS, state.agents, strict=True)):
+        if place is not None:
+            _fill(picture, place, COLOURS[name], np.ones((cell, cell), bool))
+    return picture
+
+
+def ground(board: Board, state: State, cell: int) -> UInt8[np.ndarray, "h w 3"]:
+    """What agents and box stand on or at: walls, circle, key and closed door."""
     picture = np.empty((SIDE * cell, SIDE * cell, 3), np.uint8)
     picture[:] = FLOOR
-    for place in board.walls:
-        _fill(picture, place, WALL, np.ones((cell, cell), bool))
     across = (np.arange(cell) + 0.5) / cell * 2 - 1
     radius = np.hypot(across[:, None], across[None, :])
-    shapes = {"circle": radius < 1, "ring": (radius < 1) & (np.abs(across)[:, None] < 0.6), "full": radius < 9}
-    things = [
-        ("green circle", board.circle, "circle"), ("yellow key", state.key, "ring"),
-        ("brown door", None if state.opened else board.door, "full"), ("orange box", state.box, "full"),
-        (AGENTS[0], state.agents[0], "full"), (AGENTS[1], state.agents[1], "full"),
-    ]  # fmt: skip
-    for name, place, shape in things:
+    full, circle = np.ones((cell, cell), bool), radius < 1
+    ring = circle & (np.abs(across)[:, None] < 0.6)
+    for place in board.walls:
+        _fill(picture, place, WALL, full)
+    door = None if state.opened else board.door
+    for name, place, shape in (
+        ("green circle", board.circle, circle),
+        ("yellow key", state.key, ring),
+        ("brown door", door, full),
+    ):
         if place is not None:
-            _fill(picture, place, COLOURS[name], shapes[shape])
+            _fill(picture, place, COLOURS[name], shape)
     return picture
 
 

@@ -1,36 +1,43 @@
 """The grid's tasks as a simulated WorldTasks set: pictures, prompts, solutions and a verifier for each."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wm_lightning.data.formats.world_tasks import TaskRow, write_tasks
+from wm_lightning.worlds.grid_look import LookTask, look_tasks, look_to_json
 from wm_lightning.worlds.grid_scene import SIDE
 from wm_lightning.worlds.grid_tasks import SPLITS, GridTasks, Task, to_json
 
-VERSION = 1  # raise it when the same settings would give other data
+VERSION = 2  # raise it when the same settings would give other data
 
 
 class GridWorld:
-    """`scenes` scenes a split, drawn with `cell` pixels a cell; the rest are settings of `GridTasks`."""
+    """`scenes` scenes a split, drawn with `cell` pixels a cell; the rest are settings of `GridTasks`.
+
+    The share `looks` of the scenes is seen through a camera that shall be turned: tasks of `grid_look`.
+    """
 
     name = "grid_tasks"
 
     def __init__(
-        self, *, seed: int, frames: int, most_walls: int, tasks_per_scene: int, scenes: Mapping[str, int], cell: int
-    ) -> None:
+        self, *, seed: int, frames: int, most_walls: int, tasks_per_scene: int, scenes: Mapping[str, int], cell: int,
+        looks: float,
+    ) -> None:  # fmt: skip
         if set(scenes) != set(SPLITS) or min(scenes.values()) < 1 or cell < 2:
             raise ValueError(f"data.world.{scenes=} needs 1 or more of {SPLITS}, and data.world.{cell=} 2 or more")
+        if not 0 <= looks <= 1:
+            raise ValueError(f"data.world.{looks=} is a share of the scenes, from 0 to 1")
         self.tasks = GridTasks(seed=seed, frames=frames, most_walls=most_walls, tasks_per_scene=tasks_per_scene)
-        self.scenes, self.cell = {split: int(scenes[split]) for split in SPLITS}, cell
+        self.scenes, self.cell, self.looks = {split: int(scenes[split]) for split in SPLITS}, cell, looks
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that the data depend on, as plain JSON values."""
         names = ("seed", "frames", "most_walls", "tasks_per_scene")
-        own = {"scenes": self.scenes, "cell": self.cell, "version": VERSION}
+        own = {"scenes": self.scenes, "cell": self.cell, "looks": self.looks, "version": VERSION}
         return {name: getattr(self.tasks, name) for name in names} | own
 
     @property
@@ -46,7 +53,7 @@ class GridWorld:
         drawn: set[bytes] = set()
         for split, count in self.scenes.items():
             for number in range(count):
-                tasks = self.tasks.scene(split, number)
+                tasks = self._tasks(split, number)
                 picture = tasks[0].picture(self.cell)
                 report(1)
                 # Scenes are drawn apart, and two of them may still look alike: a picture stays in its first split.
@@ -54,10 +61,18 @@ class GridWorld:
                     drawn.add(picture.tobytes())
                     yield picture, [row_of(task, split, number) for task in tasks]
 
+    def _tasks(self, split: str, number: int) -> Sequence[Task | LookTask]:
+        # Scenes of looking are spread evenly, whatever their share.
+        if int((number + 1) * self.looks) > int(number * self.looks):
+            return look_tasks(self.tasks, split, number)[: self.tasks.tasks_per_scene]
+        return self.tasks.scene(split, number)
 
-def row_of(task: Task, split: str, scene: int) -> TaskRow:
+
+def row_of(task: Task | LookTask, split: str, scene: int) -> TaskRow:
     """A task as a row; its picture and its id are filled in when it is written."""
+    looks = isinstance(task, LookTask)
     return TaskRow(
         id="", image="", source=f"{split}-{scene}", agent=task.agent, task=task.instruction, solution=task.solution,
-        task_type=task.category, agent_type="object", split=split, verifier=to_json(task),
+        task_type=task.category, agent_type="first-person view" if looks else "object", split=split,
+        verifier=look_to_json(task) if looks else to_json(task),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from wm_lightning.data.formats.csgo import CLICKS, KEYS, MOUSE, MOUSE_X, MOUSE_Y
 
+RATE = 16  # frames a second, as in Counter-Strike's recordings: the speeds below are those of a sixteenth of a second
 KINDS = 4  # of walls
 RADIUS = 0.2  # of player and bot, in cells
 RUN, BOT_SPEED = 0.09, 0.05  # cells a frame
@@ -81,7 +82,10 @@ def advance(
     action: Float[np.ndarray, "n 51"],
     turns: Float[np.ndarray, "n"],
 ) -> Scene:
-    """The next frame. `turns` (radians) turn the bot: they are drawn, and in no action."""
+    """The next frame. `turns` (radians) turn the bot: they are drawn, and in no action.
+
+    A right click does nothing: no weapon here has a second use.
+    """
     pressed = {name: action[:, place] > 0.5 for name, place in KEY.items()}
     yaw = wrapped(scene.yaw + TURN * np.array(MOUSE_X)[action[:, MOUSE["x"]].argmax(1)])
     pitch = np.clip(scene.pitch - TILT * np.array(MOUSE_Y)[action[:, MOUSE["y"]].argmax(1)], -STEEPEST, STEEPEST)

@@ -1,6 +1,7 @@
 """A rover on open ground, in the layout of RECON's recordings: pictures and poses, from which actions are derived.
 
-A ball rolls about as no action explains; posts stand where they stand.
+A ball rolls about as no action explains; posts stand where they stand, and the rover slides along them. Frames are
+those of a camera of `rover_dynamics.RATE` a second.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,12 +19,13 @@ from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.recon import COLUMNS, SPEC, metres_of, wrapped, write_recon_file
 from wm_lightning.data.formats.source import save_arrays
 from wm_lightning.randomness import generator
+from wm_lightning.worlds.rover_dynamics import cleared, driven, touching
 from wm_lightning.worlds.rover_render import BALL, FIELD, Ground, render
 from wm_lightning.worlds.turning import sideways, turned
 from wm_lightning.worlds.world import Measures
 
 # Raise it whenever the same settings would give other pixels or poses: it names the cached data.
-VERSION = 2
+VERSION = 3
 SPLITS = ("train", "val", "test")
 FASTEST, SHARPEST = 0.4, 0.35  # metres and radians a frame
 AREA = 12.0  # metres from the middle at which a rover turns back
@@ -83,7 +85,7 @@ class RoverWorld:
         """Pictures and poses of one episode, which depends on the seed and its own number alone."""
         source = generator(self.seed, f"rover {split}", episode)
         ground = Ground.drawn(source, self.posts, AREA)
-        drive = _drive(source, self.length, self.roll)
+        drive = _drive(source, self.length, self.roll, ground.posts)
         return self._filmed(ground, drive), drive
 
     def branch(
@@ -94,21 +96,25 @@ class RoverWorld:
         `state` holds that frame's rows of `state.npz`; its ground is drawn again, by split and number. `rolls` (metres)
         are the ball's steps, which no action explains.
         """
+        grounds = [self._ground(split, episode) for split, episode in np.asarray(state["ground"]).tolist()]
+        posts = np.stack([ground.posts for ground in grounds])
         position, yaw, ball = [state["position"]], [state["yaw"]], [state["ball"]]
         for frame in range(actions.shape[1]):
             metres = metres_of(actions[:, frame, :2])
             cos, sin = np.cos(yaw[-1]), np.sin(yaw[-1])
             ahead = np.stack([cos * metres[:, 0] - sin * metres[:, 1], sin * metres[:, 0] + cos * metres[:, 1]], 1)
-            position.append(position[-1] + ahead)
+            position.append(driven(position[-1], position[-1] + ahead, posts))
             yaw.append(wrapped(yaw[-1] + actions[:, frame, 2]))
             ball.append(ball[-1] + rolls[:, frame])
         found = {"position": np.stack(position, 1), "yaw": np.stack(yaw, 1), "ball": np.stack(ball, 1)}
-        videos = []
-        for row, (split, episode) in enumerate(np.asarray(state["ground"]).tolist()):
-            ground = Ground.drawn(generator(self.seed, f"rover {SPLITS[split]}", episode), self.posts, AREA)
-            drive = Drive(*(found[key][row] for key in ("position", "yaw", "ball")))
-            videos.append(self._filmed(ground, drive))
+        drives = [Drive(*(found[key][row] for key in ("position", "yaw", "ball"))) for row in range(len(grounds))]
+        videos = [self._filmed(ground, drive) for ground, drive in zip(grounds, drives, strict=True)]
+        found |= {"contact": touching(found["position"], posts)}
         return np.stack(videos), found | {"ground": np.repeat(state["ground"][:, None], len(position), axis=1)}
+
+    def _ground(self, split: int, episode: int) -> Ground:
+        """The first thing that an episode draws."""
+        return Ground.drawn(generator(self.seed, f"rover {SPLITS[split]}", episode), self.posts, AREA)
 
     def _filmed(self, ground: Ground, drive: Drive) -> UInt8[np.ndarray, "f h w 3"]:
         poses = zip(drive.position, drive.yaw, drive.ball, strict=True)
@@ -128,7 +134,9 @@ class RoverWorld:
                 names.append(f"jackal_{number:06d}")
                 write_recon_file(place / f"{names[-1]}.hdf5", video, drive.position, drive.yaw)
                 ground = np.tile([SPLITS.index(split), episode], (self.length, 1))
+                posts = self._ground(SPLITS.index(split), episode).posts
                 state = {"position": drive.position, "yaw": drive.yaw, "ball": drive.ball, "ground": ground}
+                state |= {"contact": touching(drive.position[None], posts[None])[0]}
                 save_arrays(place / f"{names[-1]}.state.npz", state)
                 number += 1
                 report(1)
@@ -181,10 +189,11 @@ def _sky(video: Pixels) -> Float[Tensor, "b f"]:
     return (blue - red > 20).float().mean((-2, -1))
 
 
-def _drive(source: np.random.Generator, frames: int, roll: float) -> Drive:
+def _drive(source: np.random.Generator, frames: int, roll: float, posts: Float[np.ndarray, "posts 2"]) -> Drive:
     position, yaw = np.zeros((frames, 2)), np.zeros(frames)
     ball = np.zeros((frames, 2))
     position[0], yaw[0] = source.uniform(-AREA / 2, AREA / 2, 2), source.uniform(-np.pi, np.pi)
+    position[0] = cleared(position[:1], posts[None])[0]
     ahead = np.array([np.cos(yaw[0]), np.sin(yaw[0])])
     ball[0] = position[0] + source.uniform(2, 5) * ahead + source.normal(size=2)
     speed, turn = source.uniform(0.1, FASTEST), 0.0
@@ -196,6 +205,7 @@ def _drive(source: np.random.Generator, frames: int, roll: float) -> Drive:
             turn = np.clip((home - yaw[frame - 1] + np.pi) % (2 * np.pi) - np.pi, -SHARPEST, SHARPEST)
         yaw[frame] = yaw[frame - 1] + turn
         way = np.array([np.cos(yaw[frame - 1]), np.sin(yaw[frame - 1])])
-        position[frame] = position[frame - 1] + speed * way
+        here = position[frame - 1 : frame]
+        position[frame] = driven(here, here + speed * way, posts[None])[0]
         ball[frame] = ball[frame - 1] + roll * source.normal(size=2)
     return Drive(position, (yaw + np.pi) % (2 * np.pi) - np.pi, ball)
