@@ -16,6 +16,7 @@ from wm_lightning.config_record import save_record
 from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.evaluate import evaluate
 from wm_lightning.tasks.fit import fit
+from wm_lightning.tasks.protocol import Protocol
 
 PROTOCOLS = {
     "vid2world_rt1": "rt1", "vid2world_csgo": "csgo", "vid2world_recon_time": "recon",
@@ -92,9 +93,20 @@ def test_whether_actions_drive_the_video_is_part_of_it(
     assert {"action_gap", "sweep_gain", "sweep_sign", "null_motion"} <= set(found["means"])
     # Two iterations teach nothing, so the noise alone decides; what is written is what is said.
     assert found["ignored"] == any("ACTIONS ARE IGNORED in protocol worldgen" in text for text in caplog.messages)
-    without = asked(trained, tmp_path / "without", "~callbacks.action_fidelity")
-    evaluate(without)
-    assert written(tmp_path / "without")["actions"] is None
+
+
+@pytest.mark.parametrize("word", ["~callbacks.action_fidelity", "callbacks.action_fidelity=null"])
+def test_without_action_fidelity_a_protocol_says_nothing_of_actions(trained: Path, tmp_path: Path, word: str) -> None:
+    evaluate(asked(trained, tmp_path, word))
+    assert written(tmp_path)["actions"] is None
+
+
+def test_what_is_wrong_with_the_drives_is_said_before_anything_is_generated(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Protocol, "score", lambda *args: pytest.fail("clips were generated first"))
+    with pytest.raises(ValueError, match="an action probe names the column nowhere"):
+        evaluate(asked(trained, tmp_path, "+callbacks.action_fidelity.probes.moves.x={nowhere: 1.0}"))
 
 
 def test_a_model_of_the_large_map_is_measured_by_the_protocol_of_its_paper(tmp_path: Path) -> None:

@@ -75,15 +75,23 @@ class ActionFidelity(Callback):
     def measure_on(self, data: ClipDataModule, clip: Clip, context: int, generate: Generate) -> Fidelity:
         """What `generate` makes of these clips under true, shuffled and constant actions, `context` frames given."""
         frames = clip.video.shape[1]
+        ruler = self.prepare(data, frames)
+        return measure_fidelity(
+            generate, clip, context=context, ruler=ruler, sweep_clips=self.sweep_clips,
+            sweep_frames=min(self.sweep_frames, frames - context), reader=self._reader,
+        )  # fmt: skip
+
+    def prepare(self, data: ClipDataModule, frames: int) -> Ruler:
+        """Learns once what motion actions stand for, from real clips of `frames` frames, and finds the reader.
+
+        Raises ValueError where probes or reader are not for these data.
+        """
         if self._ruler is None:
-            self._ruler = Ruler.of(data, self.probes, clips=self.fit_clips, frames=frames)
             self._reader = shipped_reader(data.name, data) if self.source == "shipped" else self._pinned
             if self._reader is not None and (wrong := self._reader.trained.differences_from(data)):
                 raise ValueError(f"callbacks.action_fidelity.inverse_dynamics was trained on {'; '.join(wrong)}")
-        return measure_fidelity(
-            generate, clip, context=context, ruler=self._ruler, sweep_clips=self.sweep_clips,
-            sweep_frames=min(self.sweep_frames, frames - context), reader=self._reader,
-        )  # fmt: skip
+            self._ruler = Ruler.of(data, self.probes, clips=self.fit_clips, frames=frames)
+        return self._ruler
 
     def _write(self, found: Fidelity, module: WorldModelModule, data: ClipDataModule) -> None:
         mark = "_simulated" if data.simulated else ""

@@ -83,10 +83,11 @@ class Protocol:
         file = read_checkpoint(config, data, kind)
         frames = entries[0].length
         subject = build_subject(config, file, data, Use(self.context, frames), device)
+        family = self.family(config, data, frames)
         write_index(Path(config.run_dir) / "eval_index.json", entries)
         with precise(device, str(config.trainer.precision)):
             scored = self.score(data, entries, subject, device)
-            scored["actions"] = self.actions(config, data, entries, subject, device)
+            scored["actions"] = None if family is None else self.actions(family, data, entries, subject, device)
         sampler = described(subject.sampler)
         result = {
             "protocol": self.name, "checkpoint": file.sha256, "kind": kind, "sampler": sampler,
@@ -168,14 +169,23 @@ class Protocol:
         return {"frames_scored": list(asked.image_frames), "video_frames": asked.video_frames, **found,
                 "world": judged, "missing": scores["model"].missing}  # fmt: skip
 
-    def actions(
-        self, config: DictConfig, data: ClipDataModule, entries: Sequence[Entry], subject: Subject,
-        device: torch.device,
-    ) -> dict[str, Any] | None:  # fmt: skip
-        """Whether actions drive the video; None where the run has no `callbacks.action_fidelity`."""
-        if "action_fidelity" not in config.callbacks:
+    def family(self, config: DictConfig, data: ClipDataModule, frames: int) -> ActionFidelity | None:
+        """What tells whether actions drive the video, checked before any frame is made.
+
+        None where the run has no `callbacks.action_fidelity`, or null there.
+        """
+        node = plain_node(config, "callbacks").get("action_fidelity")
+        if node is None:
             return None
-        family: ActionFidelity = instantiate(plain_node(config, "callbacks")["action_fidelity"], _convert_="all")
+        made: ActionFidelity = instantiate(node, _convert_="all")
+        made.prepare(data, min(frames, self.context + made.frames))
+        return made
+
+    def actions(
+        self, family: ActionFidelity, data: ClipDataModule, entries: Sequence[Entry], subject: Subject,
+        device: torch.device,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Whether actions drive the video."""
         frames = min(entries[0].length, self.context + family.frames)
         clip = Clip.cat(list(self.batches(data, entries[: self.action_clips]))).frames(0, frames)
 
