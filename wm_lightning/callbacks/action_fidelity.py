@@ -28,7 +28,8 @@ class ActionFidelity(Callback):
     every probe; motion is learned from `fit_clips` training clips once. `inverse_dynamics` names the network that
     reads actions off videos: a pinned file, `shipped` (that of this data set, where the suite has one), or null. Logs
     `val/action_gap` and its standard error, `val/sweep_gain`, `val/sweep_sign`, `val/null_motion`, `val/recovery`, and
-    writes everything by horizon to `<run_dir>/actions`. Training is not touched.
+    writes everything by horizon to `<run_dir>/actions`; what is not defined is not logged, and null there. Training is
+    not touched.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class ActionFidelity(Callback):
             with isolate_rng():
                 found = self.measure(trainer, pl_module)
             for name, value in found.scalars.items():
-                pl_module.log(f"val/{name}", value, rank_zero_only=True)
+                if math.isfinite(value):
+                    pl_module.log(f"val/{name}", value, rank_zero_only=True)
 
     def measure(self, trainer: Trainer, module: WorldModelModule) -> Fidelity:
         """What the deployed network does with actions; warns where it is nothing."""
@@ -103,7 +105,7 @@ class ActionFidelity(Callback):
 def warn_if_ignored(found: Fidelity, when: str) -> None:
     """Says loudly that actions are ignored, or that this cannot be told."""
     gap, error = found.scalars["action_gap"], found.scalars["action_gap_error"]
-    if math.isnan(error):
+    if found.ignored is None:
         log.warning("Whether actions are followed cannot be told from fewer than two clips: there are no more")
     elif found.ignored:
         log.warning(
