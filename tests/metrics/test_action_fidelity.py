@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from wm_lightning.callbacks.action_fidelity import warn_if_ignored
 from wm_lightning.clip import ActionSpec, ActionState, Clip, Condition
 from wm_lightning.metrics.action_fidelity import ActionGap, ActionSweep, Recovery
-from wm_lightning.metrics.inverse_dynamics import Trained, load_reader, save_reader
+from wm_lightning.metrics.inverse_dynamics import Reader, Trained, load_reader, save_reader
 from wm_lightning.metrics.motion import MotionModel, phase_shift
 from wm_lightning.metrics.pinned import Pinned
 from wm_lightning.modules.fidelity import Fidelity, Generate, Probes, Ruler, measure_fidelity
@@ -46,16 +48,20 @@ def driven(sign: float) -> Generate:
     return lambda clip: moved(clip.video[:, 0], sign * clip.condition.actions)
 
 
-def fidelity(generate: Generate, *, rests: bool = True) -> Fidelity:
+def fidelity(
+    generate: Generate, *, rests: bool = True, reader: Reader | None = None, explained: bool = True
+) -> Fidelity:
     real = clips(24, seed=1)
     motion = phase_shift(real.video)[:, 1:].flatten(0, 1)
     model = MotionModel.fit(real.condition.actions[:, 1:].flatten(0, 1), motion, ridge=1e-6)
     assert model.r2 > 0.98, "real motion is what actions make it"
+    if not explained:
+        model = replace(model, r2=0.0)
     moves = {"right": {"right": 2.0}, "up": {"down": -3.0}}
     neutral, probes = Probes({} if rests else None, moves).vectors(SPEC)
     ruler = Ruler("phase", phase_shift, model, neutral, probes)
     return measure_fidelity(
-        generate, clips(8, seed=2), context=1, ruler=ruler, sweep_clips=4, sweep_frames=3, reader=None
+        generate, clips(8, seed=2), context=1, ruler=ruler, sweep_clips=4, sweep_frames=3, reader=reader
     )
 
 
@@ -82,9 +88,35 @@ def test_without_an_action_of_doing_nothing_motion_is_compared_with_none(sign: f
 @pytest.mark.parametrize(("sign", "gain"), [(0.0, 0.0), (-1.0, -1.0)])
 def test_ignored_and_inverted_actions_are_told(sign: float, gain: float) -> None:
     found = fidelity(driven(sign))
-    assert found.scalars["sweep_gain"] == pytest.approx(gain, abs=0.05) and found.scalars["sweep_sign"] == 0.0
+    assert found.scalars["sweep_gain"] == pytest.approx(gain, abs=0.05)
+    assert found.scalars["sweep_sign"] == (0.5 if sign == 0 else 0.0), "standing still is chance, not the wrong way"
     if sign == 0:
         assert found.ignored and found.scalars["action_gap"] == 0
+
+
+def test_drift_under_the_neutral_action_is_motion() -> None:
+    drift = torch.tensor([1.0, 0.0])
+    found = fidelity(lambda clip: moved(clip.video[:, 0], clip.condition.actions + drift))
+    assert found.scalars["null_motion"] == pytest.approx(1 / SIDE)
+    assert found.report["sweep"]["null_motion"] == pytest.approx([1 / SIDE] * 3)
+
+
+def test_where_actions_explain_nothing_a_sweep_says_nothing() -> None:
+    found = fidelity(driven(1.0), explained=False)
+    assert math.isnan(found.scalars["sweep_gain"]) and math.isnan(found.scalars["sweep_sign"])
+    sweep = found.report["sweep"]
+    assert sweep["gain"] == [None] * 3 and {one["sign"] for one in sweep["probes"].values()} == {None}
+    still = torch.zeros(2, 1, 2)
+    none = ActionSweep(probes=1, horizon=1)
+    none.update(0, still + 0.1, still, torch.tensor([1e-9, 0.0]))
+    assert math.isnan(none.gain()) and math.isnan(none.sign())
+
+
+def test_a_generator_that_obeys_gives_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    warn_if_ignored(fidelity(driven(1.0)), "now")
+    assert not caplog.records
+    warn_if_ignored(fidelity(driven(0.0)), "now")
+    assert "ACTIONS ARE IGNORED now" in caplog.text
 
 
 def test_the_gap_is_that_of_all_clips_whatever_the_batches() -> None:
@@ -107,7 +139,7 @@ def test_the_gap_is_that_of_all_clips_whatever_the_batches() -> None:
 def test_a_gap_within_chance_counts_as_none() -> None:
     assert Fidelity({"action_gap": 1.9, "action_gap_error": 1.0}, {}).ignored
     assert not Fidelity({"action_gap": 2.1, "action_gap_error": 1.0}, {}).ignored
-    assert Fidelity({"action_gap": 1.0, "action_gap_error": math.nan}, {}).ignored
+    assert Fidelity({"action_gap": 1.0, "action_gap_error": math.nan}, {}).ignored is None
 
 
 def test_the_sweep_weighs_clips_alike_and_keeps_horizons_apart() -> None:
@@ -118,7 +150,7 @@ def test_the_sweep_weighs_clips_alike_and_keeps_horizons_apart() -> None:
     sweep.update(0, motion[:1], still[:1], expected)
     sweep.update(0, motion[1:], still[1:], expected)
     torch.testing.assert_close(sweep.compute(), torch.tensor([1.0, 0.0]))
-    assert sweep.gain() == 0.5 and sweep.sign() == pytest.approx(4 / 6)
+    assert sweep.gain() == 0.5 and sweep.sign() == pytest.approx(4.5 / 6)
 
 
 def test_the_sign_leaves_out_what_is_out_of_sight() -> None:
@@ -200,6 +232,13 @@ def test_actions_are_read_off_what_obeys_them_only(network: InverseDynamics) -> 
     ignoring = recovered(network, lambda clip: moved(clip.video[:, 0], 0 * clip.condition.actions))
     other = recovered(network, lambda clip: clip.video.roll(1, 0))
     assert own > 0.8 and ignoring < 0.2 and other < 0
+
+
+def test_recovery_is_that_of_what_was_generated(network: InverseDynamics) -> None:
+    reader = Reader(network, trained(), "0" * 64)
+    obeying, frozen = (fidelity(driven(sign), reader=reader).report["recovery"] for sign in (1.0, 0.0))
+    assert obeying["r2"] == pytest.approx(obeying["ceiling"]["r2"])
+    assert frozen["ceiling"] == obeying["ceiling"] and abs(frozen["r2"] - frozen["ceiling"]["r2"]) > 0.1
 
 
 def test_a_reader_is_the_file_that_was_pinned(network: InverseDynamics, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from tests.metrics.test_published_metrics import NONE
 from wm_lightning.clip import Clip
+from wm_lightning.config import compose
 from wm_lightning.data.worldmap import WorldMapDataModule
 from wm_lightning.metrics.degradations import CLAIMS, DEGRADATIONS, STRENGTHS, broken_claims
 from wm_lightning.metrics.weights import Weights
@@ -45,6 +46,17 @@ def test_every_measure_sees_what_it_claims_on_simulated_clips(data: WorldMapData
     assert all(len(values) == 5 for rungs in found.values() for values in rungs.values())
     assert broken_claims(found) == []
     assert {panel.title for panel in panels(found)} == set(found)
+
+
+def test_latents_are_claimed_to_see_blur_and_noise() -> None:
+    for name in ("kd_vae", "fd_vae"):
+        faults = broken_claims({name: dict.fromkeys(DEGRADATIONS, [1.0, 1.0, 2.0, 3.0, 4.0])})
+        assert [fault.split(":")[0] for fault in faults] == [f"{name} does not see {one}" for one in ("blur", "noise")]
+
+
+def test_the_protocol_has_frames_enough_for_every_measure() -> None:
+    node = compose(["task=evaluate", "protocol=degradation"]).protocol
+    assert node.frames >= 10 and "fvd" in node.metrics
 
 
 def test_a_measure_that_does_not_see_what_it_claims_is_named() -> None:

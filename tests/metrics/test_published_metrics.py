@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tests.networks.tiny_autoencoder import tiny_autoencoder, write_weights
 from wm_lightning.metrics.degradations import blur, noise
-from wm_lightning.metrics.extractors import inception, timm_features
+from wm_lightning.metrics.distance import Scale, kernel_distance
+from wm_lightning.metrics.extractors import inception, timm_features, torchvision_inception
 from wm_lightning.metrics.perceptual import HorizonLPIPS, HorizonMSE
 from wm_lightning.metrics.pinned import Pinned, read_script, read_state
 from wm_lightning.metrics.protocol_scores import Asked, ProtocolScores
@@ -28,6 +29,10 @@ NONE = dict.fromkeys(
         "vae",
     )
 )
+
+
+# Of the clips of a test: two of each.
+EPISODES = [str(clip // 2) for clip in range(12)]
 
 
 def pinned(path: Path) -> Pinned:
@@ -128,9 +133,9 @@ def test_without_weights_published_names_are_absent_and_say_what_they_need(clips
     asked = ("mse", "psnr", "ssim", "lpips_vgg", "dreamsim", "fid", "kid", "fvd", "kid_worldgen")
     made = scores(Weights(**NONE), asked)
     video = clips(12, seed=1, frames=12)
-    made.add(noise(video, 1.0), video)
+    made.add(noise(video, 1.0), video, EPISODES)
     names = {entry["name"] for entry in made.distances(draws=2, seed=0)}
-    assert names == {"fd_rand"} and set(made.measured()) == {"mse", "psnr", "ssim"}
+    assert names == {"fd_rand"} and set(made.measured(draws=0, seed=0)) == {"mse", "psnr", "ssim"}
     assert set(made.missing) == {"lpips_vgg", "dreamsim", "fid", "kid", "fvd", "kid_worldgen"}
     assert "protocol.weights.i3d" in made.missing["fvd"] and "nothing is downloaded" in made.missing["fid"]
 
@@ -143,7 +148,7 @@ def test_with_weights_published_names_carry_their_hash(clips, tmp_path: Path) ->
     video = clips(12, seed=1, frames=12)
     made = scores(Weights(**NONE | given), ("fid", "kid", "fvd", "dreamsim"), by_frame=True)
     for part in (slice(0, 5), slice(5, 12)):
-        made.add(noise(video, 1.0)[part], video[part])
+        made.add(noise(video, 1.0)[part], video[part], EPISODES[part])
     found = {entry["name"]: entry for entry in made.distances(draws=3, seed=0)}
     # Image distances for every scored frame, the distance of clips once, on the frames that were named.
     assert set(found) == {f"{n}@{f}" for n in ("fid", "kid") for f in (2, 5, 11)} | {"fvd", "fd_rand"}
@@ -151,7 +156,7 @@ def test_with_weights_published_names_carry_their_hash(clips, tmp_path: Path) ->
     assert found["kid@11"]["subset"] == 6 and found["fvd"]["features"] == 12
     assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in found.values())
     assert all(entry["value"] > 0 for name, entry in found.items() if "kid" not in name)
-    assert made.measured()["dreamsim"]["mean"] > 0 and not made.missing
+    assert made.measured(draws=3, seed=0)["dreamsim"]["mean"] > 0 and not made.missing
 
 
 def test_fvd_needs_ten_frames(clips, tmp_path: Path) -> None:
@@ -159,7 +164,52 @@ def test_fvd_needs_ten_frames(clips, tmp_path: Path) -> None:
     made = ProtocolScores(Asked([2], (0, 9), ("fvd",), False), weights, (24, 24))
     video = clips(4, seed=1, frames=12)
     with pytest.raises(ValueError, match="at least 10 frames, got 9"):
-        made.add(video, video)
+        made.add(video, video, EPISODES[:4])
+
+
+def test_kernel_distances_are_taken_from_other_real_clips(clips) -> None:
+    made, video = scores(Weights(**NONE), ()), clips(12, seed=1, frames=12)
+    made.add(noise(video, 1.0), video, EPISODES)
+    other = clips(40, seed=2, frames=12) // 2  # darker than the truth, so the floor shows what was compared
+    [entry] = made.kernel_distances(real := made.features_of(other), minimum=4, draws=5, seed=0)
+    [(extractor, features)] = ((one, real[one.name]) for one in made.fallbacks)
+    sides = (extractor(part[:, 1:12]) for part in (noise(video, 1.0), video))
+    settings = dict(scale=Scale.fit(features[12:]), extractor=extractor.sha256, minimum=4, draws=5, seed=0)
+    wanted = kernel_distance(*sides, features[:12], **settings)
+    assert entry["value"] == pytest.approx(wanted.value) and entry["floor"] == pytest.approx(wanted.floor)
+    assert entry["floor"] > 0
+
+
+def test_frame_measures_have_intervals_that_hold_their_means(clips) -> None:
+    made, video = scores(Weights(**NONE), ("mse", "ssim")), clips(12, seed=1, frames=12)
+    for part in (slice(0, 5), slice(5, 12)):
+        made.add(blur(video, 1.0)[part], video[part], EPISODES[part])
+    for found in made.measured(draws=200, seed=0).values():
+        assert found["low"] < found["mean"] < found["high"] and found["n"] == 12 and found["episodes"] == 6
+        bounds = zip(found["frames_low"], found["frames"], found["frames_high"], strict=True)
+        assert all(low < value < high for low, value, high in bounds)
+    wanted = ((blur(video, 1.0).float() - video.float()) / 255).square()[:, [2, 5, 11]].mean((0, 2, 3, 4))
+    assert made.measured(draws=0, seed=0)["mse"]["frames"] == pytest.approx(wanted.tolist())
+    assert made.measured(draws=0, seed=0)["mse"]["low"] is None
+
+
+def test_worldgens_kid_sees_pixels_as_that_project_feeds_them(clips, tmp_path: Path) -> None:
+    from torchvision.models import inception_v3  # noqa: PLC0415  takes seconds
+
+    torch.manual_seed(0)
+    # Of random weights; with `transform_input`, as torchvision builds it for weights of its own.
+    network = inception_v3(weights=None, transform_input=True, aux_logits=True, init_weights=False)
+    path = tmp_path / "inception_v3.pth"
+    torch.save(network.state_dict(), path)
+    network.fc = nn.Identity()
+    images = clips(1, seed=1, frames=2)
+    with torch.no_grad():
+        large = nn.functional.interpolate(images[0].float() / 255, size=(299, 299), mode="bilinear")
+        wanted = network.eval()(large)
+        rounded = network((large * 255).round() / 255)
+    found = torchvision_inception(pinned(path))(images)
+    torch.testing.assert_close(found, wanted)
+    assert found.shape == (2, 2048) and not torch.equal(found, rounded)
 
 
 def test_a_timm_backbone_with_local_weights(clips, tmp_path: Path) -> None:

@@ -65,6 +65,36 @@ def test_frames_of_one_clip_are_drawn_together() -> None:
     assert four.features == 192 and four.high - four.low == pytest.approx(one.high - one.low, rel=0.1)
 
 
+def test_the_floor_compares_disjoint_halves() -> None:
+    """Clips without anything in common: rows of the two halves are orthogonal, those of a half to itself are not."""
+    settings = dict(extractor="hash", resize="none", dtype="float32", draws=0, seed=0)
+    truth = torch.eye(16).reshape(16, 1, 16) * 4
+    for kind in ("kid", "kid_worldgen"):
+        assert set_distance(kind, kind, truth, truth, **settings).floor == pytest.approx(0, abs=1e-9)
+    assert set_distance("fd", "fd", truth, truth, **settings).floor > 1
+
+
+def test_generated_and_true_clips_are_drawn_in_pairs() -> None:
+    """Equal sets are equal in every draw of pairs, and in no other."""
+    settings = dict(extractor="hash", resize="none", dtype="float32", draws=20, seed=0)
+    truth = gauss(24, 0).reshape(24, 1, 5)
+    entry = set_distance("fd", "fd", truth, truth, **settings)
+    assert (entry.low, entry.high) == pytest.approx((0, 0), abs=1e-9)
+
+
+def test_copies_of_a_clip_in_one_episode_do_not_narrow_the_interval() -> None:
+    settings = dict(extractor="hash", resize="none", dtype="float32", draws=200, seed=0)
+    pair = [gauss(24, seed).reshape(24, 1, 5) for seed in (1, 0)]
+    copies = [one.repeat_interleave(4, 0) for one in pair]
+    names = [str(clip // 4) for clip in range(96)]
+    width = lambda entry: entry.high - entry.low  # noqa: E731
+    one = width(set_distance("fd", "fd", *pair, **settings))
+    assert width(set_distance("fd", "fd", *copies, **settings, episodes=names)) == pytest.approx(one, rel=0.2)
+    assert width(set_distance("fd", "fd", *copies, **settings)) < 0.65 * one
+    lone = set_distance("fd", "fd", *copies, **settings, episodes=["0"] * 96)
+    assert lone.value is not None and lone.low is None and lone.episodes == 1
+
+
 def test_too_few_clips_give_a_reason_and_no_number() -> None:
     entry = found("fd", 3, 0.0)
     assert entry.value is None and entry.low is None and "at least 4" in entry.note

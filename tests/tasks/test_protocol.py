@@ -2,20 +2,27 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tests.tiny_run import tiny, tiny_teacher
+from wm_lightning.clip import Clip
 from wm_lightning.config import CONFIG_DIR, compose
 from wm_lightning.config_check import check
 from wm_lightning.config_record import save_record
+from wm_lightning.data.formats.resize import Resize
+from wm_lightning.data.rt1 import RT1DataModule
 from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.evaluate import evaluate
 from wm_lightning.tasks.fit import fit
+from wm_lightning.tasks.protocol import Protocol, resized
 
 PROTOCOLS = {
     "vid2world_rt1": "rt1", "vid2world_csgo": "csgo", "vid2world_recon_time": "recon",
@@ -68,7 +75,8 @@ def written(folder: Path) -> dict[str, Any]:
 
 
 def test_the_result_says_every_choice_and_what_is_not_the_papers(trained: Path, tmp_path: Path) -> None:
-    means = evaluate(asked(trained, tmp_path))
+    config = asked(trained, tmp_path)
+    means = evaluate(config)
     found = written(tmp_path)
     assert found["clips"] == 6 and found["frames_scored"] == [1] and found["video_frames"] == [0, 2]
     assert not found["comparable_with_the_paper"]
@@ -78,6 +86,14 @@ def test_the_result_says_every_choice_and_what_is_not_the_papers(trained: Path, 
     names = {entry["name"]: entry for entry in found["model"]["distances"]}
     assert set(names) == {"kd_rand", "fd_rand"}
     assert all(len(entry["extractor"]) == 64 and entry["n"] == 6 and entry["resize"] for entry in names.values())
+    assert found["episodes"] == 6 and names["fd_rand"]["episodes"] == 6
+    for entry in found["model"]["frames"].values():
+        assert entry["low"] <= entry["mean"] <= entry["high"] and entry["n"] == 6
+    data, protocol = build_data(config), instantiate(config.protocol, _convert_="all")
+    held = Clip.cat(list(protocol.batches(data, protocol.choose(data)[0]))).video / 255
+    wanted = float((held[:, 0] - held[:, 1]).square().mean())
+    assert found["copy_last_frame"]["frames"]["mse"]["mean"] == pytest.approx(wanted)
+    assert found["model"]["frames"]["mse"]["mean"] != pytest.approx(wanted)
     assert len(found["world"]["action_error"]) == 1 and found["sampler"] and len(found["checkpoint"]) == 64
 
 
@@ -92,9 +108,20 @@ def test_whether_actions_drive_the_video_is_part_of_it(
     assert {"action_gap", "sweep_gain", "sweep_sign", "null_motion"} <= set(found["means"])
     # Two iterations teach nothing, so the noise alone decides; what is written is what is said.
     assert found["ignored"] == any("ACTIONS ARE IGNORED in protocol worldgen" in text for text in caplog.messages)
-    without = asked(trained, tmp_path / "without", "~callbacks.action_fidelity")
-    evaluate(without)
-    assert written(tmp_path / "without")["actions"] is None
+
+
+@pytest.mark.parametrize("word", ["~callbacks.action_fidelity", "callbacks.action_fidelity=null"])
+def test_without_action_fidelity_a_protocol_says_nothing_of_actions(trained: Path, tmp_path: Path, word: str) -> None:
+    evaluate(asked(trained, tmp_path, word))
+    assert written(tmp_path)["actions"] is None
+
+
+def test_what_is_wrong_with_the_drives_is_said_before_anything_is_generated(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Protocol, "score", lambda *args: pytest.fail("clips were generated first"))
+    with pytest.raises(ValueError, match="an action probe names the column nowhere"):
+        evaluate(asked(trained, tmp_path, "+callbacks.action_fidelity.probes.moves.x={nowhere: 1.0}"))
 
 
 def test_a_model_of_the_large_map_is_measured_by_the_protocol_of_its_paper(tmp_path: Path) -> None:
@@ -109,6 +136,21 @@ def test_a_model_of_the_large_map_is_measured_by_the_protocol_of_its_paper(tmp_p
     found = written(tmp_path)
     assert found["data"] == "simulated-mapimage" and found["clips"] == 6
     assert set(found["actions"]["sweep"]["probes"]) == {"up", "down", "left", "right"}
+
+
+def test_frames_are_brought_to_their_native_size_and_then_to_that_of_scoring() -> None:
+    letterbox, source = Resize("letterbox", 32, 32), object.__new__(RT1DataModule)
+    source.__dict__.update(frame_cache=SimpleNamespace(resize=letterbox), frame_shape=(3, 32, 32), autoencoder=None)
+    stored = torch.randint(0, 256, (2, 1, 3, 20, 40), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    fitted = torch.from_numpy(letterbox(stored.flatten(0, 1).permute(0, 2, 3, 1).numpy())).unflatten(0, (2, 1))
+    whole = instantiate(compose(["task=evaluate", "protocol=vid2world_rt1"]).protocol, _convert_="all")
+    undone = replace(whole, native=[20, 40]).sized(fitted, source)
+    assert torch.equal(undone, torch.from_numpy(letterbox.undo(fitted[:, 0].numpy(), 20, 40))[:, None])
+    assert undone.shape == stored.shape and replace(whole, native=None).sized(fitted, source) is fitted
+    small = replace(whole, native=[20, 40], size=[10, 20])
+    assert torch.equal(small.sized(fitted, source), resized(undone, 10, 20))
+    assert list(small.scored_size(source)) == [10, 20]
+    assert list(replace(whole, native=[20, 40]).scored_size(source)) == [20, 40]
 
 
 def test_a_committed_list_gives_the_same_numbers_whatever_the_batches(trained: Path, tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ class ActionFidelity(Callback):
     every probe; motion is learned from `fit_clips` training clips once. `inverse_dynamics` names the network that
     reads actions off videos: a pinned file, `shipped` (that of this data set, where the suite has one), or null. Logs
     `val/action_gap` and its standard error, `val/sweep_gain`, `val/sweep_sign`, `val/null_motion`, `val/recovery`, and
-    writes everything by horizon to `<run_dir>/actions`. Training is not touched.
+    writes everything by horizon to `<run_dir>/actions`; what is not defined is not logged, and null there. Training is
+    not touched.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class ActionFidelity(Callback):
             with isolate_rng():
                 found = self.measure(trainer, pl_module)
             for name, value in found.scalars.items():
-                pl_module.log(f"val/{name}", value, rank_zero_only=True)
+                if math.isfinite(value):
+                    pl_module.log(f"val/{name}", value, rank_zero_only=True)
 
     def measure(self, trainer: Trainer, module: WorldModelModule) -> Fidelity:
         """What the deployed network does with actions; warns where it is nothing."""
@@ -75,15 +77,23 @@ class ActionFidelity(Callback):
     def measure_on(self, data: ClipDataModule, clip: Clip, context: int, generate: Generate) -> Fidelity:
         """What `generate` makes of these clips under true, shuffled and constant actions, `context` frames given."""
         frames = clip.video.shape[1]
+        ruler = self.prepare(data, frames)
+        return measure_fidelity(
+            generate, clip, context=context, ruler=ruler, sweep_clips=self.sweep_clips,
+            sweep_frames=min(self.sweep_frames, frames - context), reader=self._reader,
+        )  # fmt: skip
+
+    def prepare(self, data: ClipDataModule, frames: int) -> Ruler:
+        """Learns once what motion actions stand for, from real clips of `frames` frames, and finds the reader.
+
+        Raises ValueError where probes or reader are not for these data.
+        """
         if self._ruler is None:
-            self._ruler = Ruler.of(data, self.probes, clips=self.fit_clips, frames=frames)
             self._reader = shipped_reader(data.name, data) if self.source == "shipped" else self._pinned
             if self._reader is not None and (wrong := self._reader.trained.differences_from(data)):
                 raise ValueError(f"callbacks.action_fidelity.inverse_dynamics was trained on {'; '.join(wrong)}")
-        return measure_fidelity(
-            generate, clip, context=context, ruler=self._ruler, sweep_clips=self.sweep_clips,
-            sweep_frames=min(self.sweep_frames, frames - context), reader=self._reader,
-        )  # fmt: skip
+            self._ruler = Ruler.of(data, self.probes, clips=self.fit_clips, frames=frames)
+        return self._ruler
 
     def _write(self, found: Fidelity, module: WorldModelModule, data: ClipDataModule) -> None:
         mark = "_simulated" if data.simulated else ""
@@ -95,7 +105,7 @@ class ActionFidelity(Callback):
 def warn_if_ignored(found: Fidelity, when: str) -> None:
     """Says loudly that actions are ignored, or that this cannot be told."""
     gap, error = found.scalars["action_gap"], found.scalars["action_gap_error"]
-    if math.isnan(error):
+    if found.ignored is None:
         log.warning("Whether actions are followed cannot be told from fewer than two clips: there are no more")
     elif found.ignored:
         log.warning(

@@ -12,6 +12,8 @@ from torchmetrics import Metric
 
 Video = UInt8[Tensor, "b f c h w"]
 Motion = Float[Tensor, "b f 2"]
+# A probe that should move less than this, in the measure's unit (picture widths, tiles), should not move anything.
+NOTHING = 1e-6
 
 
 class FidelityMetric(Metric):
@@ -71,8 +73,9 @@ class ActionSweep(FidelityMetric):
 
     For every probe (a constant action) and clip, the recovered motion minus that of the same clip under the neutral
     action is compared with the expected difference. gain: 1 is the right sign and size, 0 none, negative the wrong
-    way. sign: share of frames whose motion goes the expected way (chance: half). stillness: mean length of motion
-    under the neutral action, in the measure's unit.
+    way. sign: share of frames whose motion goes the expected way, a frame that does not move counting half, as chance
+    would have it. Both are NaN where no motion is expected: a probe then says nothing of the generator. stillness:
+    mean length of motion under the neutral action, in the measure's unit.
     """
 
     higher_is_better = True
@@ -92,11 +95,13 @@ class ActionSweep(FidelityMetric):
 
     def update(self, probe: int, motion: Motion, neutral: Motion, expected: Float[Tensor, "2"]) -> None:
         """Adds one probe's clips: motion of generated frames under it and under the neutral action."""
-        difference = (motion - neutral).double()
-        along = difference @ expected.double()
+        difference, expected = (motion - neutral).double(), expected.double()
+        if float(expected.norm()) < NOTHING:
+            expected = torch.zeros_like(expected)
+        along = difference @ expected
         self.along[probe] += along.sum(0)
-        self.wanted[probe] += len(motion) * expected.double().square().sum()
-        self.right[probe] += (along > 0).sum(0)
+        self.wanted[probe] += len(motion) * expected.square().sum()
+        self.right[probe] += (along > 0).sum(0) + 0.5 * (along == 0).sum(0)
         self.moved[probe] += difference.mean(1).sum(0)
         self.count[probe] += len(motion)
 
@@ -116,10 +121,11 @@ class ActionSweep(FidelityMetric):
     def sign(self) -> float:
         """Share of frames that moved the expected way, over probes that move at least a tenth of what the most moves.
 
-        What a probe does may be out of the measure's sight (a gripper's height, seen from above).
+        What a probe does may be out of the measure's sight (a gripper's height, seen from above). NaN where no probe is
+        expected to move anything.
         """
         size = (self.wanted / self.count).amax(1)
-        seen = size >= 0.01 * size.max()
+        seen = (size >= 0.01 * size.max()) & (size > 0)
         return float(self.right[seen].sum() / self.count[seen].sum())
 
     def stillness(self) -> Float[Tensor, "f"]:
@@ -127,12 +133,13 @@ class ActionSweep(FidelityMetric):
         return (self.still / self.still_count).float()
 
     def by_probe(self) -> list[dict[str, float | list[float]]]:
-        """Per probe: gain, sign, and the mean recovered motion (x, y) per frame."""
+        """Per probe: gain and sign (NaN where none is expected), and the mean recovered motion (x, y) per frame."""
         clips = self.count.amax(1, keepdim=True)
+        signs = (self.right.sum(1) / self.count.sum(1)).where(self.wanted.sum(1) > 0, torch.nan)
         return [
             {"gain": gain, "sign": sign, "motion": moved}
             for gain, sign, moved in zip(
-                (self.along.sum(1) / self.wanted.sum(1)).tolist(), (self.right.sum(1) / self.count.sum(1)).tolist(),
+                (self.along.sum(1) / self.wanted.sum(1)).tolist(), signs.tolist(),
                 (self.moved / clips).tolist(), strict=True,
             )
         ]  # fmt: skip

@@ -61,6 +61,7 @@ CLAIMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("mse", "psnr", "ssim", "lpips_alex", "lpips_vgg", "dreamsim"), PAIRED),
     **dict.fromkeys(("fid", "kid"), ("blur", "noise")),
     **dict.fromkeys(("fvd", "kd_rand", "fd_rand"), ("blur", "noise", "freeze", "time_shuffle")),
+    **dict.fromkeys(("kd_vae", "fd_vae"), ("blur", "noise")),
     **dict.fromkeys(("kd_idm", "fd_idm"), ("freeze", "time_shuffle")),
     **dict.fromkeys(("action_error", "recovery"), ("freeze", "time_shuffle", "action_shuffle")),
 }

@@ -105,15 +105,23 @@ def i3d(pinned: Pinned) -> Extractor:
 
 @cache
 def torchvision_inception(pinned: Pinned) -> Extractor:
-    """torchvision's inception_v3 on pixels in [0, 1] without ImageNet's normalisation: WorldGen's KID, no other."""
+    """torchvision's inception_v3 as WorldGen calls it, for its KID and no other.
+
+    Pixels in [0, 1], resized and not rounded. `transform_input` is what torchvision sets for its own weights: it turns
+    ImageNet-normalised input into the [-1, 1] that these weights were trained on. WorldGen does not normalise first, so
+    its network sees pixels squeezed into about [-0.19, 0.43]; the number is comparable with that project's alone.
+    """
     from torchvision.models import inception_v3  # noqa: PLC0415  takes seconds that other extractors need not wait
 
-    network = inception_v3(weights=None, transform_input=False, aux_logits=True, init_weights=False)
+    network = inception_v3(weights=None, transform_input=True, aux_logits=True, init_weights=False)
     _load(network, read_state(pinned), pinned)
     setattr(network, "fc", nn.Identity())  # noqa: B010  typed as Linear
     network.eval()
-    look = lambda x: network(resized(x, 299, 299, antialias=False).float() / 255)  # noqa: E731
-    return Extractor("worldgen", pinned.sha256, "frame", "299 x 299, bilinear, not antialiased", look)
+
+    def look(x: Tensor) -> Tensor:
+        return network(F.interpolate(x.float() / 255, size=(299, 299), mode="bilinear", align_corners=False))
+
+    return Extractor("worldgen", pinned.sha256, "frame", "299 x 299, bilinear, not antialiased, not rounded", look)
 
 
 @cache
@@ -134,12 +142,12 @@ def timm_features(model: str, pinned: Pinned) -> Extractor:
     return Extractor(f"timm_{model}", pinned.sha256, "frame", kernel, look)
 
 
-def resized(x: UInt8[Tensor, "... c h w"], height: int, width: int, *, antialias: bool = True) -> Tensor:
-    """Bilinear to another size, still uint8; untouched where it is that size."""
+def resized(x: UInt8[Tensor, "... c h w"], height: int, width: int) -> Tensor:
+    """Bilinear and antialiased to another size, still uint8; untouched where it is that size."""
     if x.shape[-2:] == (height, width):
         return x
     flat = x.reshape(-1, *x.shape[-3:]).float()
-    small = F.interpolate(flat, size=(height, width), mode="bilinear", antialias=antialias, align_corners=False)
+    small = F.interpolate(flat, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
     return small.round().clamp(0, 255).to(torch.uint8).reshape(*x.shape[:-2], height, width)
 
 

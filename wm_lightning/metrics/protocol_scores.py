@@ -10,10 +10,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from wm_lightning.metrics.distance import Distance, Scale, kernel_distance
+from wm_lightning.metrics.episode_bootstrap import mean_interval
 from wm_lightning.metrics.extractors import Extractor
 from wm_lightning.metrics.perceptual import HorizonDreamSim, HorizonLPIPS, HorizonMSE
 from wm_lightning.metrics.set_distance import SetDistance, set_distance
-from wm_lightning.metrics.video import WINDOW, HorizonMean, HorizonPSNR, HorizonSSIM
+from wm_lightning.metrics.valid_ssim import HorizonValidSSIM
+from wm_lightning.metrics.video import WINDOW, HorizonMean, HorizonPSNR
 from wm_lightning.metrics.weights import CANONICAL, Weights
 
 Video = UInt8[Tensor, "b f c h w"]
@@ -45,7 +47,8 @@ class ProtocolScores:
     fallbacks: tuple[Extractor, ...] = field(init=False)
     extractors: dict[tuple[str, Kind], Extractor] = field(init=False)
     features: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict)
-    clips: int = 0
+    values: dict[str, list[Tensor]] = field(default_factory=dict)
+    episodes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.frames = dict(self._frame_metrics())
@@ -72,23 +75,32 @@ class ProtocolScores:
                     made[name] = HorizonDreamSim(weights=pinned, **settings)
                 else:
                     made[name] = HorizonLPIPS(net="alex" if name == "lpips_alex" else "vgg", weights=pinned, **settings)
-        plain = {"mse": HorizonMSE, "psnr": HorizonPSNR, "ssim": HorizonSSIM}
+        plain = {"mse": HorizonMSE, "psnr": HorizonPSNR, "ssim": HorizonValidSSIM}
         made |= {name: kind(**settings) for name, kind in plain.items() if name in self.asked.metrics}
         if "ssim" in made and min(self.size) < WINDOW:
             self.missing["ssim"] = f"frames of {self.size} are smaller than its window of {WINDOW}"
             del made["ssim"]
         return made
 
-    def add(self, video: Video, truth: Video, known: Mapping[str, Tensor] | None = None) -> None:
-        """Adds a batch of whole clips, the given frames included; `known` are the truth's `features_by_extractor`."""
+    def add(
+        self, video: Video, truth: Video, episodes: Sequence[str], known: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Adds a batch of whole clips, the given frames included, and the name of every clip's episode.
+
+        `known` are the truth's `features_by_extractor`. Raises ValueError where the three differ in size.
+        """
+        if video.shape != truth.shape or len(episodes) != len(video):
+            raise ValueError(f"{tuple(video.shape)}, {tuple(truth.shape)} and {len(episodes)} episodes do not match")
         rows = list(self.asked.image_frames)
-        for metric in self.frames.values():
-            metric.update(video[:, rows], truth[:, rows])
+        pair = [clips[:, rows].flatten(0, 1).float() for clips in (video, truth)]
+        for name, metric in self.frames.items():
+            values = metric.measure(*pair).reshape(len(video), len(rows))
+            self.values.setdefault(name, []).append(values.double())
         made, true = self.features_by_extractor(video), known or self.features_by_extractor(truth)
         for side, found in (("generated", made), ("truth", true)):
             for name, features in found.items():
                 self.features.setdefault((name, side), []).append(features)
-        self.clips += len(video)
+        self.episodes += episodes
 
     def features_by_extractor(self, clips: Video) -> dict[str, Tensor]:
         """Features `clips rows d` of the frames that every extractor is asked about."""
@@ -103,13 +115,20 @@ class ProtocolScores:
             part = clips[:, start:stop]
         return extractor(part).unflatten(0, (len(clips), -1))
 
-    def measured(self) -> dict[str, Any]:
-        """Frame measures by scored frame, and their means, as plain numbers."""
+    def measured(self, *, draws: int, seed: int) -> dict[str, Any]:
+        """Frame measures by scored frame, and their means, each with its interval, as plain numbers."""
+        return {name: self._measured(name, draws, seed) for name in self.frames}
+
+    def _measured(self, name: str, draws: int, seed: int) -> dict[str, Any]:
+        values = torch.cat(self.values[name])
+        values = torch.cat([values, values.mean(1, keepdim=True)], dim=1)
+        found = mean_interval(values, self.episodes, draws=draws, seed=seed)
+        *frames, mean = (_plain(value) for value in values.mean(0).tolist())
         return {
-            name: {"frames": [_plain(value) for value in metric.values()], "mean": _plain(metric.mean())}
-            | {"extractor": getattr(metric, "extractor_hash", None)}
-            for name, metric in self.frames.items()
-        }
+            "frames": frames, "frames_low": list(found.low[:-1]), "frames_high": list(found.high[:-1]),
+            "mean": mean, "low": found.low[-1], "high": found.high[-1], "n": len(values), "episodes": found.episodes,
+            "extractor": getattr(self.frames[name], "extractor_hash", None),
+        }  # fmt: skip
 
     def distances(self, *, draws: int, seed: int) -> list[dict[str, Any]]:
         """Every distance with floor, interval, N and what its features were."""
@@ -161,7 +180,7 @@ class ProtocolScores:
     ) -> SetDistance:
         return set_distance(
             kind, name, generated, truth, extractor=extractor.sha256, resize=extractor.resize, dtype=extractor.dtype,
-            draws=draws, seed=seed,
+            draws=draws, seed=seed, episodes=self.episodes,
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ distance between disjoint halves of the true clips. A Fréchet distance falls wi
 made of half as many, lies above what perfect clips would reach; the unbiased KID has no such trend.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wm_lightning.metrics.distance import mmd2
+from wm_lightning.metrics.episode_bootstrap import drawn_clips, widened
 from wm_lightning.randomness import generator
 
 Features = Float[Tensor, "n d"]
@@ -32,7 +33,8 @@ ENOUGH = 2048
 class SetDistance:
     """A distance of `n` generated clips (of `features` features each set) and all that its number hangs on.
 
-    `low` and `high` bound it (95 %, bootstrap over clips). `note` says what a reader must know.
+    `low` and `high` bound it (95 %, bootstrap over the `episodes` the clips come from; None for fewer than two).
+    `note` says what a reader must know.
     """
 
     name: str
@@ -45,6 +47,7 @@ class SetDistance:
     extractor: str
     resize: str
     dtype: str
+    episodes: int
     subset: int | None = None
     note: str | None = None
 
@@ -80,43 +83,58 @@ def subset_size(n: int) -> int:
 def kid_worldgen(real: Features, generated: Float[Tensor, "m d"]) -> float:
     """WorldGen's KID: the unbiased squared MMD with the cubic kernel over all rows at once, without subsets.
 
-    Its features are torchvision's Inception without ImageNet's normalisation (`torchvision_inception`), so the number
-    is comparable with that project's own alone.
+    Its features are torchvision's Inception fed as that project feeds it (`torchvision_inception`), so the number is
+    comparable with that project's own alone.
     """
     return mmd2(real, generated)
 
 
 def set_distance(
     kind: Literal["fd", "kid", "kid_worldgen"], name: str, generated: Tensor, truth: Tensor,
-    *, extractor: str, resize: str, dtype: str, draws: int, seed: int,
+    *, extractor: str, resize: str, dtype: str, draws: int, seed: int, episodes: Sequence[str] | None = None,
 ) -> SetDistance:  # fmt: skip
     """The distance of features `clips rows d` (rows of one clip together: 1, or its frames), floor and interval.
 
-    Clip i of both sets continues the same context, so the bootstrap draws pairs. Draws with repetition lie above the
-    value; they are centred on it, so that the interval tells their spread. Below four clips there is no number, and
-    `note` says so.
+    Clip i of both sets continues the same context, so the bootstrap draws pairs, and `episodes[i]` names where it comes
+    from (null: every clip from its own), so it draws whole episodes. Draws with repetition lie above the value; they
+    are centred on it, so that the interval tells their spread. Below four clips there is no number, and `note` says so.
     """
     clips, rows, _ = truth.shape
-    fixed = dict(name=name, n=clips, features=clips * rows, extractor=extractor, resize=resize, dtype=dtype)
+    episodes = [str(clip) for clip in range(clips)] if episodes is None else episodes
+    if len(episodes) != clips:
+        raise ValueError(f"{len(episodes)} episode names for {clips} clips")
+    own = dict(n=clips, features=clips * rows, episodes=len(set(episodes)))
+    fixed = dict(name=name, extractor=extractor, resize=resize, dtype=dtype) | own
     if clips < 4 or len(generated) != clips:
         note = f"{clips} clips, {len(generated)} generated: at least 4 of each are needed"
         return SetDistance(value=None, floor=None, low=None, high=None, note=note, **fixed)  # type: ignore[arg-type]
     subset = subset_size(clips * rows) if kind == "kid" else None
-    measure, quick = (_measure(kind, clips * rows, subsets, seed) for subsets in (SUBSETS, DRAW_SUBSETS))
-    value = measure(generated.flatten(0, 1), truth.flatten(0, 1))
-    order = torch.from_numpy(generator(seed, "halves").permutation(clips))
-    one, other = truth[order[: clips // 2]], truth[order[clips // 2 : clips // 2 * 2]]
-    floor = _measure(kind, len(one) * rows, SUBSETS, seed)(one.flatten(0, 1), other.flatten(0, 1))
-    source = generator(seed, "bootstrap clips")
-    drawn = []
-    for _ in range(draws):
-        chosen = torch.from_numpy(source.integers(clips, size=clips))
-        drawn.append(quick(generated[chosen].flatten(0, 1), truth[chosen].flatten(0, 1)))
-    spread = np.quantile(drawn, [0.025, 0.975]) - np.mean(drawn) if drawn else None
-    low, high = (None, None) if spread is None else (value + float(side) for side in spread)
+    value = _measure(kind, clips * rows, SUBSETS, seed)(generated.flatten(0, 1), truth.flatten(0, 1))
+    floor = _floor(kind, truth, seed)
+    low, high = _interval(kind, value, generated, truth, episodes, draws, seed)
     few = kind == "fd" and clips * rows < max(ENOUGH, 10 * truth.shape[-1])
     note = "few clips for a covariance: read the kernel distance beside it" if few else None
     return SetDistance(value=value, floor=floor, low=low, high=high, subset=subset, note=note, **fixed)  # type: ignore[arg-type]
+
+
+def _floor(kind: str, truth: Tensor, seed: int) -> float:
+    clips, rows, _ = truth.shape
+    order = torch.from_numpy(generator(seed, "halves").permutation(clips))
+    one, other = truth[order[: clips // 2]], truth[order[clips // 2 : clips // 2 * 2]]
+    return _measure(kind, len(one) * rows, SUBSETS, seed)(one.flatten(0, 1), other.flatten(0, 1))
+
+
+def _interval(
+    kind: str, value: float, generated: Tensor, truth: Tensor, episodes: Sequence[str], draws: int, seed: int
+) -> tuple[float | None, float | None]:
+    count = len(set(episodes))
+    if draws < 1 or count < 2:
+        return None, None
+    quick, drawn = _measure(kind, truth.shape[0] * truth.shape[1], DRAW_SUBSETS, seed), []
+    for chosen in drawn_clips(episodes, draws=draws, seed=seed):
+        drawn.append(quick(generated[chosen].flatten(0, 1), truth[chosen].flatten(0, 1)))
+    low, high = value + widened(np.quantile(drawn, [0.025, 0.975]) - np.mean(drawn), count)
+    return float(low), float(high)
 
 
 def _measure(kind: str, rows: int, subsets: int, seed: int) -> Callable[[Tensor, Tensor], float]:

@@ -21,6 +21,8 @@ from wm_lightning.worlds.world import motion_measure
 Generate = Callable[[Clip], Pixels]
 # A gap of fewer standard errors than this is none (for eight clips and more: about one in twenty at most).
 SURE = 2.0
+# Where actions explain less of real motion than this, what a ridge regression expects of a probe is chance.
+EXPLAINED = 0.05
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,10 @@ class Fidelity:
     report: Mapping[str, Any]
 
     @property
-    def ignored(self) -> bool:
-        """Whether the shuffled-action gap is not above 0 by two standard errors."""
+    def ignored(self) -> bool | None:
+        """Whether the shuffled-action gap is not above 0 by two standard errors; None where there is no error."""
         gap, error = self.scalars["action_gap"], self.scalars["action_gap_error"]
-        return not gap > SURE * error
+        return None if math.isnan(gap) or math.isnan(error) else gap <= SURE * error
 
 
 def measure_fidelity(
@@ -128,9 +130,10 @@ def _sweep(generate: Generate, clip: Clip, context: int, ruler: Ruler) -> tuple[
     else:
         still, at_rest, motions, expected = motions[0], expected[0], motions[1:], expected[1:]
     wanted = expected - at_rest
+    told = ruler.model.r2 >= EXPLAINED
     sweep = ActionSweep(probes=len(motions), horizon=still.shape[1], sync_on_compute=False)
     for place, motion in enumerate(motions):
-        sweep.update(place, motion, still, wanted[place])
+        sweep.update(place, motion, still, wanted[place] if told else torch.zeros_like(wanted[place]))
     scalars = {"sweep_gain": sweep.gain(), "sweep_sign": sweep.sign()}
     by_probe = zip(ruler.probes, sweep.by_probe(), wanted.tolist(), strict=True)
     report = {

@@ -88,8 +88,8 @@ class Ladder:
     ) -> dict[str, float | None]:
         """All measures of one set of clips, as one number each; `truth`, `real` are features by extractor."""
         scores = self.scores(clip)
-        scores.add(video, clip.video, truth)
-        found = {name: entry["mean"] for name, entry in scores.measured().items()}
+        scores.add(video, clip.video, [str(index) for index in clip.index.tolist()], truth)
+        found = {name: entry["mean"] for name, entry in scores.measured(draws=0, seed=self.seed).items()}
         kernels = scores.kernel_distances(real, minimum=self.minimum, draws=2, seed=self.seed)
         found |= {entry["name"]: entry["value"] for entry in scores.distances(draws=0, seed=self.seed) + kernels}
         if data.world is not None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
+from jaxtyping import UInt8
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress, track
-from rich.table import Table
 from torch import Tensor
 
 from wm_lightning.callbacks.action_fidelity import ActionFidelity, warn_if_ignored
@@ -31,10 +31,13 @@ from wm_lightning.results.results import write_whole
 from wm_lightning.sampling.samplers import described
 from wm_lightning.tasks.build import build_data, device_of, kind_of, plain_node
 from wm_lightning.tasks.evaluate import read_checkpoint
+from wm_lightning.tasks.protocol_table import show
 from wm_lightning.tasks.rollout import Use, build_subject
 from wm_lightning.tasks.subjects import Subject, baseline_copy
 
 log = logging.getLogger(__name__)
+# Clips of another size than those they were made from.
+Sized = UInt8[Tensor, "b f c rows columns"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +86,11 @@ class Protocol:
         file = read_checkpoint(config, data, kind)
         frames = entries[0].length
         subject = build_subject(config, file, data, Use(self.context, frames), device)
+        family = self.family(config, data, frames)
         write_index(Path(config.run_dir) / "eval_index.json", entries)
         with precise(device, str(config.trainer.precision)):
             scored = self.score(data, entries, subject, device)
-            scored["actions"] = self.actions(config, data, entries, subject, device)
+            scored["actions"] = None if family is None else self.actions(family, data, entries, subject, device)
         sampler = described(subject.sampler)
         result = {
             "protocol": self.name, "checkpoint": file.sha256, "kind": kind, "sampler": sampler,
@@ -140,7 +144,7 @@ class Protocol:
     ) -> dict[str, Any]:
         """All measures of the model, of holding the last given frame, and of latents decoded where there are some."""
         frames = entries[0].length
-        asked, size = self.asked(frames), self.size or data.pixels
+        asked, size = self.asked(frames), self.scored_size(data)
         makers: dict[str, Callable[[Clip], Pixels]] = {
             "model": lambda clip: subject.generate(clip, self.context, self.seed, device),
             "copy_last_frame": lambda clip: baseline_copy(clip, self.context),
@@ -153,8 +157,9 @@ class Protocol:
             task = progress.add_task(f"protocol {self.name}", total=len(entries))
             for clip in self.batches(data, entries):
                 truth, made = self.sized(clip.video, data), {name: make(clip) for name, make in makers.items()}
+                episodes = [entries[place].episode for place in clip.index.tolist()]
                 for name, video in made.items():
-                    scores[name].add(self.sized(video, data), truth)
+                    scores[name].add(self.sized(video, data), truth, episodes)
                 for name, values in world_measures(data, made["model"], clip, self.context).items():
                     worlds.setdefault(name, []).append(values)
                 progress.advance(task, len(clip))
@@ -163,19 +168,28 @@ class Protocol:
         for name, own in scores.items():
             distances = own.distances(draws=self.draws, seed=self.seed)
             distances += own.kernel_distances(real, minimum=self.minimum, draws=self.draws, seed=self.seed)
-            found[name] = {"frames": own.measured(), "distances": distances}
+            found[name] = {"frames": own.measured(draws=self.draws, seed=self.seed), "distances": distances}
         judged = {name: _listed(torch.cat(values).nanmean(0)) for name, values in worlds.items()}
         return {"frames_scored": list(asked.image_frames), "video_frames": asked.video_frames, **found,
                 "world": judged, "missing": scores["model"].missing}  # fmt: skip
 
-    def actions(
-        self, config: DictConfig, data: ClipDataModule, entries: Sequence[Entry], subject: Subject,
-        device: torch.device,
-    ) -> dict[str, Any] | None:  # fmt: skip
-        """Whether actions drive the video; None where the run has no `callbacks.action_fidelity`."""
-        if "action_fidelity" not in config.callbacks:
+    def family(self, config: DictConfig, data: ClipDataModule, frames: int) -> ActionFidelity | None:
+        """What tells whether actions drive the video, checked before any frame is made.
+
+        None where the run has no `callbacks.action_fidelity`, or null there.
+        """
+        node = plain_node(config, "callbacks").get("action_fidelity")
+        if node is None:
             return None
-        family: ActionFidelity = instantiate(plain_node(config, "callbacks")["action_fidelity"], _convert_="all")
+        made: ActionFidelity = instantiate(node, _convert_="all")
+        made.prepare(data, min(frames, self.context + made.frames))
+        return made
+
+    def actions(
+        self, family: ActionFidelity, data: ClipDataModule, entries: Sequence[Entry], subject: Subject,
+        device: torch.device,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Whether actions drive the video."""
         frames = min(entries[0].length, self.context + family.frames)
         clip = Clip.cat(list(self.batches(data, entries[: self.action_clips]))).frames(0, frames)
 
@@ -189,7 +203,7 @@ class Protocol:
         scalars = {name: value if np.isfinite(value) else None for name, value in found.scalars.items()}
         return {"ignored": found.ignored, "means": scalars, **found.report}
 
-    def real(self, data: ClipDataModule, frames: int, clips: int) -> Pixels:
+    def real(self, data: ClipDataModule, frames: int, clips: int) -> Sized:
         """Training clips of the scored size: the reference of kernel distances, and what sets their scale."""
         batches = data.clips("train", clips + self.scale_clips, frames, self.batch_size)
         return torch.cat([self.sized(clip.video, data) for clip in track(batches, "real clips", transient=True)])
@@ -199,7 +213,7 @@ class Protocol:
         windows = windows_of(data.reader("test"), entries)
         yield from evaluation_loader(data.windows("test", truth=True), windows, self.batch_size, 0)
 
-    def sized(self, video: Pixels, data: ClipDataModule) -> Pixels:
+    def sized(self, video: Pixels, data: ClipDataModule) -> Sized:
         """Frames as they are scored: padding and resize undone to `native`, then of `size`."""
         if self.native is not None and isinstance(data, SourceDataModule):
             flat = video.flatten(0, 1).numpy()
@@ -208,17 +222,26 @@ class Protocol:
             return video
         return resized(video, *self.size)
 
+    def scored_size(self, data: ClipDataModule) -> Sequence[int]:
+        """Height and width of what `sized` returns."""
+        native = self.native if isinstance(data, SourceDataModule) else None
+        return self.size or native or data.pixels
+
     def described(self, data: ClipDataModule, entries: Sequence[Entry], departures: Sequence[str]) -> dict[str, Any]:
         """Every choice, as plain values."""
         policy = data.frame_cache.resize.policy if isinstance(data, SourceDataModule) else "none"
-        unsized = f"{data.pixels[0]}x{data.pixels[1]} ({policy})"
+        sizes = {
+            "model": f"{data.pixels[0]}x{data.pixels[1]} ({policy})", "native": self.native,
+            "scored": list(self.scored_size(data)), "kernel": "area or bilinear, antialiased",
+        }  # fmt: skip
         return {
             "data": data.name, "simulated": data.simulated, "content": data.manifest["hash"],
             "clips": len(entries), "clips_asked": self.clips, "index": index_hash(entries), "context": self.context,
-            "frames": entries[0].length, "resized": {"model": unsized, "native": self.native, "scored": self.size,
-                                                     "kernel": "area or bilinear, antialiased"},
-            "weighting": "every clip once", "seed": self.seed, "draws": self.draws, "paper": dict(self.paper),
-            "departures": list(departures), "comparable_with_the_paper": not departures,
+            "frames": entries[0].length, "resized": sizes, "weighting": "every clip once",
+            "episodes": len({entry.episode for entry in entries}),
+            "intervals": "95 %, by bootstrap over whole episodes; kd_NAME: over clips",
+            "seed": self.seed, "draws": self.draws, "paper": dict(self.paper), "departures": list(departures),
+            "comparable_with_the_paper": not departures,
         }  # fmt: skip
 
     def written(self, result: Mapping[str, Any], folder: Path, data: ClipDataModule) -> dict[str, float]:
@@ -241,40 +264,11 @@ def world_measures(data: ClipDataModule, video: Pixels, clip: Clip, context: int
     return {name: getattr(judged, name)[:, context:] for name in ("action_error", "object_error", "presence")}
 
 
-def resized(video: Pixels, height: int, width: int) -> Pixels:
+def resized(video: Pixels, height: int, width: int) -> Sized:
     """Clips of another size, bilinear and antialiased."""
     flat = video.flatten(0, 1).float()
     small = torch.nn.functional.interpolate(flat, size=(height, width), mode="bilinear", antialias=True)
     return small.round().clamp(0, 255).to(torch.uint8).unflatten(0, video.shape[:2])
-
-
-def show(result: Mapping[str, Any], console: Console) -> None:
-    """The result in a table: model, baseline, floor, N and extractor."""
-    kind = "simulated" if result["simulated"] else "real"
-    table = Table(
-        title=f"{result['protocol']}: {result['clips']} of {result['clips_asked']} clips, {result['data']} ({kind})"
-    )
-    beside = [name for name in ("copy_last_frame", "reconstruction") if name in result]
-    for column in ("", "model", "95 %", *(name.replace("_", " ") for name in beside), "floor", "features"):
-        table.add_column(column, justify="left" if column in ("", "features") else "right")
-    for name, entry in result["model"]["frames"].items():
-        others = [_text(result[other]["frames"][name]["mean"]) for other in beside]
-        table.add_row(name, _text(entry["mean"]), "", *others, "", (entry["extractor"] or "")[:12])
-    for place, entry in enumerate(result["model"]["distances"]):
-        low, high = entry["low"], entry["high"]
-        interval = "" if low is None else f"{_text(low)} .. {_text(high)}" + (" (excess)" if "excess" in entry else "")
-        others = [_text(result[other]["distances"][place]["value"]) for other in beside]
-        row = (_text(entry["value"]), interval, *others, _text(entry["floor"]))
-        table.add_row(entry["name"], *row, entry["extractor"][:12])
-    for name, value in (result["actions"] or {"means": {}})["means"].items():
-        table.add_row(name.replace("_", " "), _text(value))
-    console.print(table)
-    for name, reason in result["missing"].items():
-        console.print(f"{name}: {reason}")
-
-
-def _text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _listed(values: Tensor) -> list[float | None]:
