@@ -20,11 +20,11 @@ FIRST_BOXES = ("ftyp", "styp", "moov", "mdat", "free", "skip", "wide")
 
 
 class BadFile(ValueError):
-    """A file that cannot be used: which one, and why."""
+    """A file that cannot be used: which one, and why; and the name of the episode that is lost, where that is known."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path, reason: str, episode: str | None = None) -> None:
         super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
+        self.path, self.reason, self.episode = path, reason, episode
 
 
 @dataclass(frozen=True)

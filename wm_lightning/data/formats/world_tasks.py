@@ -74,7 +74,11 @@ class TaskSet:
     def picture(self, row: TaskRow) -> UInt8[np.ndarray, "h w 3"]:
         """The first frame. Raises BadFile where it cannot be decoded."""
         path = self.folder / row.image
-        return from_bytes(path, path.read_bytes())
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadFile(path, f"cannot be read ({error})") from error
+        return from_bytes(path, data)
 
 
 def read_tasks(folder: Path) -> TaskSet:
