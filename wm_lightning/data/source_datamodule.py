@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -213,7 +214,15 @@ class SourceDataModule(ClipDataModule):
         clipped = {split: self._opened(split).clipped for split in SPLITS}
         own = {"subset": self.label, "format": self.format, "reading": self.reading(), "clipped_values": clipped}
         own |= {} if self.latents is None else {"latents": self.latent_key.sha256}
-        return super().manifest | own
+        return super().manifest | own | {"decoders": self.decoders}
+
+    @property
+    def decoders(self) -> Mapping[str, int]:
+        """How many episodes each decoder gave; stores that were made before this was noted say nothing."""
+        counts: Counter[str] = Counter()
+        for store in self._stores.values():
+            counts.update(store.index.decoders)
+        return dict(counts)
 
     def _opened(self, split: str) -> StoreReader:
         reader = self.reader(split)

@@ -66,7 +66,7 @@ class LeRobotSource:
         rows = table.filter(pc.field("episode_index") == place.index).sort_by("frame_index")
         try:
             values = np.array(rows["action"].to_pylist(), np.float32)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise BadFile(place.table, f"episode {place.index} has actions of several lengths ({error})") from error
         if len(values) != place.length:
             raise BadFile(place.table, f"episode {place.index} has {len(values)} rows, {place.length} are declared")
@@ -76,7 +76,8 @@ class LeRobotSource:
         """The whole episode."""
         place = self.places[episode]
         actions = self.actions(episode)
-        return StoredEpisode(decode_span(place.video, place.start, place.length, float(self.info["fps"])), actions)
+        video = decode_span(place.video, place.start, place.length, float(self.info["fps"]))
+        return StoredEpisode(video, actions, decoder="pyav")
 
 
 def splits(folder: Path) -> tuple[str, ...]:

@@ -85,6 +85,9 @@ def read_places(folder: Path, info: Mapping[str, Any], camera: str) -> dict[int,
         place = _place(folder, info, camera, where, values)
         if place.index in places:
             raise ValueError(f"{where} has episode {place.index} twice; remove one of its rows")
+        if place.index >= info.get("total_episodes", math.inf):
+            total = f"total_episodes={info['total_episodes']} in {folder / INFO}"
+            raise ValueError(f"{where} has a row of episode {place.index}, but {total}; correct one of the two")
         places[place.index] = place
     if not places:
         raise ValueError(f"{folder / EPISODES[info['codebase_version'][:2]]} holds no table of episodes")

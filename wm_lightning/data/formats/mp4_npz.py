@@ -24,7 +24,7 @@ from wm_lightning.data.formats.source import (
     stamp,
     trimmed,
 )
-from wm_lightning.data.formats.video_files import BadFile, Decoder, Encoding, decode, encode
+from wm_lightning.data.formats.video_files import BadFile, Decoder, Encoding, decoded, encode
 
 ORDER = "oxe10"
 COLUMNS = len(columns(ORDER))
@@ -116,9 +116,10 @@ def read_episode(files: EpisodeFiles, *, decoder: Decoder, trim_tail: bool) -> S
 
     `trim_tail` lets video and actions differ by one frame: the longer one loses its last.
     """
-    actions, video = read_actions(files), decode(files.video, decoder)
-    frames = trimmed(files.video, len(video), len(actions), trim_tail=trim_tail)
-    return StoredEpisode(video[:frames], actions[:frames], hidden_state(files.state, frames))
+    actions, found = read_actions(files), decoded(files.video, decoder)
+    frames = trimmed(files.video, len(found.video), len(actions), trim_tail=trim_tail)
+    truth = hidden_state(files.state, frames)
+    return StoredEpisode(found.video[:frames], actions[:frames], truth, found.decoder)
 
 
 def write_episode(

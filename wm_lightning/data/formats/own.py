@@ -23,7 +23,7 @@ from wm_lightning.data.formats.source import (
     stamp,
     trimmed,
 )
-from wm_lightning.data.formats.video_files import BadFile, Decoder, decode
+from wm_lightning.data.formats.video_files import BadFile, Decoder, decoded
 
 SPEC = "actions.yaml"
 
@@ -89,9 +89,9 @@ class OwnSource:
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode."""
         path, actions = self.pairs[episode][0], self.actions(episode)
-        video = decode(path, self.decoder)
-        frames = trimmed(path, len(video), len(actions), trim_tail=self.trim_tail)
-        return StoredEpisode(video[:frames], actions[:frames])
+        found = decoded(path, self.decoder)
+        frames = trimmed(path, len(found.video), len(actions), trim_tail=self.trim_tail)
+        return StoredEpisode(found.video[:frames], actions[:frames], decoder=found.decoder)
 
     def _csv(self, path: Path) -> np.ndarray:
         try:

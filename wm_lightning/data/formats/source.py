@@ -27,12 +27,14 @@ UNREADABLE = (
 class StoredEpisode:
     """An episode as it stands on disk: all arrays have the same number of frames.
 
-    `actions[k]` is stored at the observation k; `truth` is a simulator's hidden state, for evaluation only.
+    `actions[k]` is stored at the observation k; `truth` is a simulator's hidden state, for evaluation only; `decoder`
+    is who decoded a video, nobody where pictures are not stored as one.
     """
 
     video: UInt8[np.ndarray, "f h w 3"]
     actions: Float32[np.ndarray, "f a"]
     truth: Mapping[str, Shaped[np.ndarray, "f ..."]] = field(default_factory=dict)
+    decoder: str | None = None
 
 
 @runtime_checkable
