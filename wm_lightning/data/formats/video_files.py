@@ -222,4 +222,6 @@ def _decode_decord(path: Path) -> UInt8[np.ndarray, "f h w 3"]:
         reader = decord.VideoReader(str(path), num_threads=1)
         return reader.get_batch(range(len(reader))).asnumpy()
     except (RuntimeError, IndexError, decord.DECORDError) as error:
-        raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error
+        # It also fails on sound files whose width it does not like, 48 pixels for one.
+        reason = "cannot be decoded by decord, it may be truncated or damaged, or need data.decoder=auto or pyav"
+        raise BadFile(path, f"{reason} ({error})") from error
