@@ -121,11 +121,15 @@ def csgo_set(root: Path) -> None:
     (root / "test_split.txt").write_text("\n".join(names) + "\n")
 
 
+# As the published ones, which say what they hold.
+TARS = ("hdf5_dm_july2021_0_to_2.tar", "hdf5_dm_july2021_3_to_5.tar", "hdf5_dm_july2021_6_to_7.tar")
+
+
 def tar_set(root: Path) -> None:
     csgo_set(root)
     files = sorted(root.glob("*.hdf5"))
     for number, part in enumerate((files[:3], files[3:TRAIN], files[TRAIN:])):
-        with tarfile.open(root / f"part_{number}.tar", "w") as tar:
+        with tarfile.open(root / TARS[number], "w") as tar:
             for path in part:
                 tar.add(path, arcname=f"1-200/{path.name}")
                 path.unlink()

@@ -114,7 +114,7 @@ def _left_out(clean: Clean, form: str, root: Path, folder: Path, injected: Injec
     lost = clean.served.keys() - found.keys()
     if not lost or not lost <= allowed:
         return f"lost are {sorted(lost)}, touched were {sorted(allowed)}"
-    if listed is not None and (listed != len(lost) if form != "tar" else listed < 1):
+    if listed is not None and listed != len(lost):
         return f"{listed} are listed, {len(lost)} are lost"
     return _same(clean, found, without=lost)
 

@@ -17,7 +17,7 @@ from wm_lightning.worlds.faults.catalogue import FAULTS, inject
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/data.md"
 FEW = {
-    "mp4": ("mp4 cut at 99.5%", "one action too few, allowed", "wrong rate of the container"),
+    "mp4": ("mp4 cut at 99.5%", "one action too few, allowed", "container too slow"),
     "npz": ("damaged bytes", "NaN", "outlier", "red and blue swapped"),
     "rlds": ("other file cut at 70.0%", "file missing"),
     "csgo": ("last frames missing", "mouse labels no one-hot", "opposite keys", "in two splits"),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,9 @@ class RT1DataModule(SourceDataModule):
         return open_source(self.format, self.home, split, self.opening)
 
     def reading(self) -> str:
-        return f"{self.format} {self.opening}"
+        # Only clips in files of their own are given to whom `decoder` names; see `formats/lerobot.py`.
+        opening = self.opening if self.format == "mp4" else replace(self.opening, decoder="pyav")
+        return f"{self.format} {opening}"
 
     def declared_spec(self) -> ActionSpec:
         if self.world is not None and self._order is None:

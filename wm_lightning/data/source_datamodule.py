@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -32,7 +33,8 @@ class SourceDataModule(ClipDataModule):
     """Episodes of `<root>/<subset>` (or of `root` itself) in one of a data set's formats, or a simulator's.
 
     Where `val` or `test` are not stored, `val_share` and `test_share` of the training episodes (at least one each)
-    take their place and are not trained on; an episode's part hangs on its name alone. Frames are resized by `resize`
+    take their place and are not trained on. Names are ranked by their hash, those of unusable episodes too, so that an
+    episode keeps its part whatever happens to the files of others. Frames are resized by `resize`
     and decoded once, by `decode_workers` threads, into a cache of at most `cache_gib`. Unusable files are refused or
     left out by `on_error` and `max_bad_share`.
 
@@ -116,8 +118,7 @@ class SourceDataModule(ClipDataModule):
         store = self._stores[stored]
         chosen: Sequence[int] = range(len(store.index.names))
         if stored == "train":
-            # Parts are drawn from all that are there, so that what is unusable makes a part smaller, and never other.
-            part = set(self._share(source.names, split))
+            part = set(self.share(source, split))
             chosen = [place for place, name in enumerate(store.index.names) if name in part]
         if not chosen:
             raise ValueError(f"{self.home}: no episode of {split} is usable; repair them, or raise data.{split}_share")
@@ -213,16 +214,36 @@ class SourceDataModule(ClipDataModule):
         clipped = {split: self._opened(split).clipped for split in SPLITS}
         own = {"subset": self.label, "format": self.format, "reading": self.reading(), "clipped_values": clipped}
         own |= {} if self.latents is None else {"latents": self.latent_key.sha256}
-        return super().manifest | own
+        return super().manifest | own | {"decoders": self.decoders}
+
+    @property
+    def decoders(self) -> Mapping[str, int]:
+        """How many episodes each decoder gave; stores that were made before this was noted say nothing."""
+        counts: Counter[str] = Counter()
+        for store in self._stores.values():
+            counts.update(store.index.decoders)
+        return dict(counts)
 
     def _opened(self, split: str) -> StoreReader:
         reader = self.reader(split)
         assert isinstance(reader, StoreReader)
         return reader
 
-    def _share(self, names: Sequence[str], split: str) -> list[str]:
-        """The names of a split's episodes among those of training."""
+    def share(self, source: EpisodeSource, split: str) -> list[str]:
+        """The names of a split's episodes among those of training: usable ones and others.
+
+        Parts are drawn from all names that belong to the set, so that what is unusable makes a part smaller, and never
+        other. Raises ValueError where it cannot be told which names are lost, for then parts would shift.
+        """
         wanted = {name: share for name, share in self.shares.items() if name not in self.stored_splits()}
+        unknown = next((error for error in source.bad if error.episode is None), None)
+        if wanted and unknown is not None:
+            raise ValueError(
+                f"{unknown}; which episodes are lost with it cannot be told, and {' and '.join(wanted)} are drawn from "
+                f"the names of all training episodes, so others would change their part: repair this file, or store "
+                f"{' and '.join(wanted)} as splits of their own"
+            )
+        names = sorted({*source.names, *(error.episode for error in source.bad if error.episode is not None)})
         if len(names) < len(wanted) + 1:
             raise ValueError(
                 f"{self.home} has {len(names)} training episodes, one each is needed for train and "

@@ -23,8 +23,8 @@ class WorldTasksDataModule(ClipDataModule):
 
     A clip's `texts` hold the prompt (`[Agent]: instruction`), the solution and the task's id, by which `row` gives all
     else, its verifier too. Where val or test are not stored, `val_share` and `test_share` of the sources of train (at
-    least one each) take their place: a source's part hangs on its name alone. Unusable rows are refused or left out by
-    `on_error` and `max_bad_share`.
+    least one each) take their place: a source keeps its part whatever rows of others are unusable. Unusable rows are
+    refused or left out by `on_error` and `max_bad_share`.
     """
 
     spec = TaskReader.spec
@@ -70,8 +70,9 @@ class WorldTasksDataModule(ClipDataModule):
     def parts(self) -> Mapping[str, tuple[TaskRow, ...]]:
         """The rows of every split."""
         stored = {split: tuple(row for row in self.tasks.rows if row.split == split) for split in SPLITS}
-        missing = [split for split in self.shares if not stored[split]]
-        sources = sorted({row.source for row in stored["train"]}, key=lambda s: hashlib.sha256(s.encode()).digest())
+        named = self.tasks.sources  # of unusable rows too, so that these move no other source into another part
+        missing = [split for split in self.shares if split not in named]
+        sources = sorted(named.get("train", ()), key=lambda source: hashlib.sha256(source.encode()).digest())
         if len(sources) <= len(missing):
             raise ValueError(
                 f"{self.home / TABLE} has tasks of {len(sources)} sources in train, one each is needed for train and "
@@ -85,7 +86,10 @@ class WorldTasksDataModule(ClipDataModule):
             stored[split] = tuple(row for row in stored["train"] if row.source in chosen)
             start += len(chosen)
         left = set(sources[start:])
-        return stored | {"train": tuple(row for row in stored["train"] if row.source in left)}
+        parts = stored | {"train": tuple(row for row in stored["train"] if row.source in left)}
+        if empty := [split for split, rows in parts.items() if not rows]:
+            raise ValueError(f"{self.home / TABLE}: no row of {' and '.join(empty)} is usable; repair or add some")
+        return parts
 
     def row(self, task: str) -> TaskRow:
         """The task of that id. Raises KeyError where there is none."""

@@ -27,7 +27,7 @@ def parts(data: SourceDataModule, findings: Findings) -> dict[Place, str]:
         for split in SPLITS if stored == "train" else (stored,):
             if stored == "train" and split != "train" and split in findings:
                 continue
-            own = set(data._share(names, split)) if stored == "train" else set(names)
+            own = set(data.share(finding.source, split)) if stored == "train" else set(names)
             found |= {(stored, episode): split for episode, name in enumerate(names) if name in own}
     return found
 

@@ -6,6 +6,7 @@
 
 import io
 import logging
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +20,21 @@ from jaxtyping import Float32, UInt8
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.atomic import atomic_file
-from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, hidden_state, stamp, state_beside
+from wm_lightning.data.formats.source import (
+    Stamp,
+    StoredEpisode,
+    checked_actions,
+    hidden_state,
+    names_faults,
+    require_unique,
+    stamp,
+    state_beside,
+)
 from wm_lightning.data.formats.video_files import BadFile
 
 log = logging.getLogger(__name__)
 
+TAR = re.compile(r"(.+)_(\d+)_to_(\d+)\.tar")
 Colours = Literal["bgr", "rgb"]
 # What h5py raises for damaged files, by where the damage lies.
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)
@@ -95,9 +106,11 @@ class Stretch(io.RawIOBase):
         return len(data)
 
 
+@names_faults
 class CSGOSource:
     """All HDF5 files under a folder, in tars too: those named in `names`, or (`inside=False`) all but those.
 
+    Raises ValueError where a name occurs twice, as where a tar was unpacked beside itself.
     `colours` is the order of the channels on disk: BGR in the published files.
     """
 
@@ -112,9 +125,15 @@ class CSGOSource:
         places = [*_files(folder), *self._tars(folder)]
         if not places:
             raise ValueError(f"{folder} holds neither hdf5 files nor tars of them")
-        kept = [place for place in places if names is None or (place.name in names) == inside]
-        self.places = sorted(kept, key=lambda place: place.name)
+        require_unique((place.name, place.path) for place in places)
+        asked = lambda name: names is None or name is None or (name in names) == inside  # noqa: E731
+        self.places = sorted((place for place in places if asked(place.name)), key=lambda place: place.name)
         self.names: Sequence[str] = tuple(place.name for place in self.places)
+        known = {*self.names, *(error.episode for error in self.bad)}
+        self.bad = [error for error in self.bad if asked(error.episode)]
+        advice = "is in the list of test files and not there; get it, or correct the list"
+        absent = sorted((names or frozenset()) - known) if inside else []
+        self.bad += [BadFile(folder / name, advice, name) for name in absent]
 
     def _tars(self, folder: Path) -> Iterator[Place]:
         for path in sorted(folder.rglob("*.tar")):
@@ -124,7 +143,7 @@ class CSGOSource:
                     for member in tar:  # one after the other: what stands before a tear is kept
                         members += [member] if member.isfile() and member.name.endswith(".hdf5") else []
             except (tarfile.TarError, OSError) as error:
-                self.bad.append(BadFile(path, f"cannot be read as tar after {len(members)} files ({error})"))
+                self.bad += _lost(path, [Path(member.name).name for member in members], error)
             for member in members:
                 yield Place(path, Path(member.name).name, member.offset_data, member.size)
 
@@ -210,7 +229,18 @@ def write_csgo(path: Path, video: UInt8[np.ndarray, "f h w 3"], actions: Float32
 
 
 def _files(folder: Path) -> list[Place]:
-    return [Place(path, path.name, 0, path.stat().st_size) for path in sorted(folder.rglob("*.hdf5"))]
+    return [Place(path, path.name, 0, stamp(path)[1]) for path in sorted(folder.rglob("*.hdf5"))]
+
+
+def _lost(path: Path, found: Sequence[str], error: Exception) -> list[BadFile]:
+    """One fault for each file that a torn tar's own name (STEM_A_to_B.tar) promises; an unnamed one under another."""
+    reason = f"cannot be read as tar after {len(found)} files ({error})"
+    promised = TAR.fullmatch(path.name)
+    if promised is None:
+        return [BadFile(path, reason)]
+    stem, first, last = promised[1], int(promised[2]), int(promised[3])
+    lost = sorted({f"{stem}_{number}.hdf5" for number in range(first, last + 1)} - set(found))
+    return [BadFile(path, reason, name) for name in lost]
 
 
 def _stacked(file: h5py.File, key: str, frames: int) -> np.ndarray:

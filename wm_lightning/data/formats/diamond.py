@@ -10,11 +10,20 @@ import torch
 from jaxtyping import Float32
 
 from wm_lightning.data.formats.csgo import COLUMNS, Odd, note, one_hot_mouse
-from wm_lightning.data.formats.source import UNREADABLE, Stamp, StoredEpisode, checked_actions, stamp
+from wm_lightning.data.formats.source import (
+    UNREADABLE,
+    Stamp,
+    StoredEpisode,
+    checked_actions,
+    names_faults,
+    require_unique,
+    stamp,
+)
 from wm_lightning.data.formats.video_files import BadFile
 from wm_lightning.plain_files import read_plain
 
 
+@names_faults
 class DiamondSource:
     """The episodes of one split's folder."""
 
@@ -24,6 +33,7 @@ class DiamondSource:
         self.paths = sorted((path for path in folder.rglob("*.pt") if path.stem.isdigit()), key=lambda p: int(p.stem))
         if not self.paths:
             raise ValueError(f"{folder} holds no episode HHH/TT/U/ID.pt")
+        require_unique((path.stem, path) for path in self.paths)
         self.names: Sequence[str] = tuple(path.stem for path in self.paths)
         self.bad: Sequence[BadFile] = ()
         self.odd: dict[str, Odd] = {}  # by name: labels that were mended or are strange
@@ -39,12 +49,12 @@ class DiamondSource:
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode."""
         path, content = self.paths[episode], self._content(episode)
-        actions, video = self._actions(path, content), content.get("obs")
-        if not isinstance(video, torch.Tensor) or video.dtype != torch.uint8 or video.ndim != 4 or video.shape[1] != 3:
+        actions, video = self._actions(path, content), _array(path, content, "obs")
+        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[1] != 3:
             raise BadFile(path, "has no obs of uint8 [frames, 3, height, width]")
         if len(video) != len(actions):
             raise BadFile(path, f"has {len(video)} frames for {len(actions)} actions")
-        return StoredEpisode(np.moveaxis(video.numpy(), 1, -1), actions)
+        return StoredEpisode(np.moveaxis(video, 1, -1), actions)
 
     def _content(self, episode: int) -> Mapping[str, Any]:
         path = self.paths[episode]
@@ -60,9 +70,18 @@ class DiamondSource:
             raise BadFile(path, str(error)) from error
 
     def _actions(self, path: Path, content: Mapping[str, Any]) -> Float32[np.ndarray, "f 51"]:
-        actions = content.get("act")
-        if not isinstance(actions, torch.Tensor):
-            raise BadFile(path, "has no act of [frames, 51]")
-        checked = checked_actions(path, actions.numpy(), len(COLUMNS))
+        checked = checked_actions(path, _array(path, content, "act"), len(COLUMNS))
         note(self.odd, path.stem, path, checked)
         return one_hot_mouse(checked)
+
+
+def _array(path: Path, content: Mapping[str, Any], key: str) -> np.ndarray:
+    """A tensor of a file. Raises BadFile where there is none, or one that NumPy cannot hold (sparse, bfloat16)."""
+    found = content.get(key)
+    if not isinstance(found, torch.Tensor):
+        raise BadFile(path, f"has no {key}, a tensor of one row a frame is expected")
+    try:
+        return found.detach().numpy()
+    except (TypeError, RuntimeError) as error:
+        kind = f"a tensor of {found.dtype}, {found.layout}"
+        raise BadFile(path, f"{key} is {kind}; a dense one of a type that NumPy knows is expected") from error

@@ -6,11 +6,12 @@ and `index.json`. It is written beside its place, then renamed.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
@@ -24,28 +25,50 @@ INDEX = "index.json"
 
 
 @dataclass(frozen=True)
-class Named:
+class SmallEpisode:
+    """An episode whose frames have the size of the store; see `StoredEpisode`."""
+
+    frames: UInt8[np.ndarray, "f 3 h w"]
+    actions: Float32[np.ndarray, "f a"]
+    truth: Mapping[str, Shaped[np.ndarray, "f ..."]]
+    decoder: str | None
+
+    @classmethod
+    def of(cls, episode: StoredEpisode, resize: Resize) -> "SmallEpisode":
+        """The resized episode."""
+        return cls(resize(episode.video), episode.actions, episode.truth, episode.decoder)
+
+
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class Named(Generic[Content]):
     """An episode that could be read, under its name, or the file that forbade it."""
 
     name: str
-    content: StoredEpisode | BadFile
+    content: Content | BadFile
 
 
 @dataclass(frozen=True)
 class Index:
-    """What a store holds: episodes by name with length and content hash, and files left out with reasons."""
+    """What a store holds: episodes by name with length and content hash, and files left out with reasons.
+
+    `decoders` counts episodes by who decoded their video.
+    """
 
     names: tuple[str, ...]
     lengths: tuple[int, ...]
     digests: tuple[str, ...]
     quarantine: Mapping[str, str]
+    decoders: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
         """Inverse of what `write_store` puts into `index.json`."""
         values = json.loads((folder / INDEX).read_text())
         lists = {key: tuple(values[key]) for key in ("names", "lengths", "digests")}
-        return cls(**lists, quarantine=values["quarantine"])
+        return cls(**lists, quarantine=values["quarantine"], decoders=values.get("decoders", {}))
 
 
 class FrameStore:
@@ -77,8 +100,10 @@ class FrameStore:
         return {key: value for key, value in self.__dict__.items() if key not in ("frames", "actions", "truth")}
 
 
-def write_store(folder: Path, episodes: Iterable[Named], *, most_frames: int, resize: Resize, allowed: int) -> None:
-    """Writes the store of `episodes`, of at most `most_frames` frames in total.
+def write_store(
+    folder: Path, episodes: Iterable[Named[SmallEpisode]], *, most_frames: int, resize: Resize, allowed: int
+) -> None:
+    """Writes the store of `episodes`, of at most `most_frames` frames in total, made by `resize`.
 
     Episodes that could not be read are left out and reported in the index. Raises BadBudget as soon as
     there are more than `allowed` of them; then nothing is left behind.
@@ -95,10 +120,10 @@ def write_store(folder: Path, episodes: Iterable[Named], *, most_frames: int, re
                 bad.append(content)
                 check_budget(bad, allowed)
                 continue
-            small = resize(content.video)
-            frames[place : place + len(small)] = small
-            place += len(small)
-            kept.append(_Kept(episode.name, content.actions, content.truth, episode_digest(small, content.actions)))
+            frames[place : place + len(content.frames)] = content.frames
+            place += len(content.frames)
+            digest = episode_digest(content.frames, content.actions)
+            kept.append(_Kept(episode.name, content.actions, content.truth, digest, content.decoder))
         frames.flush()
         _save_columns(partial, kept)
         index = Index(
@@ -106,6 +131,7 @@ def write_store(folder: Path, episodes: Iterable[Named], *, most_frames: int, re
             lengths=tuple(len(episode.actions) for episode in kept),
             digests=tuple(episode.digest for episode in kept),
             quarantine=listed(bad),
+            decoders=dict(Counter(episode.decoder for episode in kept if episode.decoder is not None)),
         )
         (partial / INDEX).write_text(json.dumps(asdict(index), indent=1))
 
@@ -129,9 +155,10 @@ class _Kept:
     actions: Float32[np.ndarray, "f a"]
     truth: Mapping[str, np.ndarray]
     digest: str
+    decoder: str | None
 
 
-def _of_one_kind(episode: Named, first: Mapping[str, np.ndarray] | None) -> StoredEpisode | BadFile:
+def _of_one_kind(episode: Named[SmallEpisode], first: Mapping[str, np.ndarray] | None) -> SmallEpisode | BadFile:
     """The episode, or BadFile where its hidden state has other arrays than the first episode's."""
     if isinstance(episode.content, BadFile) or first is None:
         return episode.content

@@ -19,11 +19,12 @@ from wm_lightning.data.formats.source import (
     checked_actions,
     hidden_state,
     load_arrays,
+    names_faults,
     save_arrays,
     stamp,
     trimmed,
 )
-from wm_lightning.data.formats.video_files import BadFile, Decoder, Encoding, decode, encode
+from wm_lightning.data.formats.video_files import BadFile, Decoder, Encoding, decoded, encode
 
 ORDER = "oxe10"
 COLUMNS = len(columns(ORDER))
@@ -66,15 +67,17 @@ def find_episodes(folder: Path) -> Found:
     actions = {path.stem for path in folder.glob("*.npz") if not path.name.endswith(STATE)}
     if not videos | actions:
         raise ValueError(f"{folder} holds no episode; expected NNNNNNNNN.mp4 beside NNNNNNNNN.npz")
-    bad = [BadFile(folder / f"{name}.mp4", f"has no {name}.npz beside it") for name in videos - actions]
-    bad += [BadFile(folder / f"{name}.npz", f"has no {name}.mp4 beside it") for name in actions - videos]
+    bad = [BadFile(folder / f"{name}.mp4", f"has no {name}.npz beside it", name) for name in videos - actions]
+    bad += [BadFile(folder / f"{name}.npz", f"has no {name}.mp4 beside it", name) for name in actions - videos]
     pairs = sorted(videos & actions)
     if states:  # a judge that knows the truth of some episodes only would compare unlike things
-        bad += [BadFile(folder / f"{name}.mp4", f"has no {name}{STATE}, others do") for name in set(pairs) - states]
+        alone = set(pairs) - states
+        bad += [BadFile(folder / f"{name}.mp4", f"has no {name}{STATE}, others do", name) for name in alone]
         pairs = [name for name in pairs if name in states]
     return Found(tuple(EpisodeFiles.of(folder, name) for name in pairs), tuple(sorted(bad, key=lambda b: b.path)))
 
 
+@names_faults
 class Mp4NpzSource:
     """The episodes of one split's folder. `trim_tail` lets video and actions differ by one frame."""
 
@@ -113,9 +116,10 @@ def read_episode(files: EpisodeFiles, *, decoder: Decoder, trim_tail: bool) -> S
 
     `trim_tail` lets video and actions differ by one frame: the longer one loses its last.
     """
-    actions, video = read_actions(files), decode(files.video, decoder)
-    frames = trimmed(files.video, len(video), len(actions), trim_tail=trim_tail)
-    return StoredEpisode(video[:frames], actions[:frames], hidden_state(files.state, frames))
+    actions, found = read_actions(files), decoded(files.video, decoder)
+    frames = trimmed(files.video, len(found.video), len(actions), trim_tail=trim_tail)
+    truth = hidden_state(files.state, frames)
+    return StoredEpisode(found.video[:frames], actions[:frames], truth, found.decoder)
 
 
 def write_episode(

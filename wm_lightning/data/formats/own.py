@@ -14,8 +14,16 @@ import yaml
 from jaxtyping import Float32
 
 from wm_lightning.clip import ActionSpec
-from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, load_arrays, stamp, trimmed
-from wm_lightning.data.formats.video_files import BadFile, Decoder, decode
+from wm_lightning.data.formats.source import (
+    Stamp,
+    StoredEpisode,
+    checked_actions,
+    load_arrays,
+    names_faults,
+    stamp,
+    trimmed,
+)
+from wm_lightning.data.formats.video_files import BadFile, Decoder, decoded
 
 SPEC = "actions.yaml"
 
@@ -40,6 +48,7 @@ def read_spec(folder: Path) -> ActionSpec:
     return spec
 
 
+@names_faults
 class OwnSource:
     """The episodes of one folder, in the order of their names."""
 
@@ -50,12 +59,13 @@ class OwnSource:
         self.decoder: Decoder = decoder
         videos = sorted(folder.glob("*.mp4"))
         tables = {path.stem: path for suffix in ("csv", "npz") for path in sorted(folder.glob(f"*.{suffix}"))}
+        there = {path.stem: path for path in videos}
         self.bad = [
-            BadFile(path, f"has no {path.stem}.csv or .npz beside it") for path in videos if path.stem not in tables
-        ]
-        there = {path.stem for path in videos}
+            BadFile(path, f"has no {stem}.csv or .npz beside it", stem)
+            for stem, path in there.items() if stem not in tables
+        ]  # fmt: skip
         self.bad += [
-            BadFile(path, f"has no {stem}.mp4 beside it") for stem, path in tables.items() if stem not in there
+            BadFile(path, f"has no {stem}.mp4 beside it", stem) for stem, path in tables.items() if stem not in there
         ]
         self.pairs = [(path, tables[path.stem]) for path in videos if path.stem in tables]
         if not self.pairs and not self.bad:
@@ -79,9 +89,9 @@ class OwnSource:
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode."""
         path, actions = self.pairs[episode][0], self.actions(episode)
-        video = decode(path, self.decoder)
-        frames = trimmed(path, len(video), len(actions), trim_tail=self.trim_tail)
-        return StoredEpisode(video[:frames], actions[:frames])
+        found = decoded(path, self.decoder)
+        frames = trimmed(path, len(found.video), len(actions), trim_tail=self.trim_tail)
+        return StoredEpisode(found.video[:frames], actions[:frames], decoder=found.decoder)
 
     def _csv(self, path: Path) -> np.ndarray:
         try:

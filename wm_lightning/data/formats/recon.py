@@ -23,6 +23,8 @@ from wm_lightning.data.formats.source import (
     checked_actions,
     hidden_state,
     load_arrays,
+    names_faults,
+    require_unique,
     stamp,
     state_beside,
 )
@@ -68,6 +70,7 @@ def wrapped(angle: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f"]:
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
+@names_faults
 class RECONSource:
     """The HDF5 files, or trajectory folders, of a folder; `names` keeps those of a split's list."""
 
@@ -75,17 +78,23 @@ class RECONSource:
 
     def __init__(self, folder: Path, *, names: frozenset[str] | None) -> None:
         files = [path for path in sorted(folder.rglob("*.hdf5")) if names is None or path.stem in names]
-        found = sorted(path.parent for path in folder.glob("*/traj_data.*"))
-        folders = [path for path in dict.fromkeys(found) if names is None or path.name in names]
-        self.paths = files or folders
+        found = dict.fromkeys(sorted(path.parent for path in folder.glob("*/traj_data.*")))
+        self.paths = files or [path for path in found if names is None or path.name in names]
         if not self.paths:
             raise ValueError(
                 f"{folder} holds neither hdf5 files nor folders with traj_data.pkl, of the names asked for"
             )
         self.names: Sequence[str] = tuple(path.stem if path.suffix == ".hdf5" else path.name for path in self.paths)
-        there = set(self.names)
+        require_unique(zip(self.names, self.paths, strict=True))
+        without = set() if files else _pictured(folder, names) - found.keys()
         self.bad = [
-            BadFile(folder / name, "is in the split's list and not there") for name in sorted((names or there) - there)
+            BadFile(path, "has pictures and neither traj_data.npz nor traj_data.pkl", path.name)
+            for path in sorted(without)
+        ]
+        known = {*self.names, *(path.name for path in without)}
+        self.bad += [
+            BadFile(folder / name, "is in the split's list and not there", name)
+            for name in sorted((names or known) - known)
         ]
 
     def stamps(self) -> Sequence[Stamp]:
@@ -204,10 +213,15 @@ def _jpegs_of_file(path: Path) -> list[bytes]:
         raise BadFile(path, f"cannot be read as RECON's HDF5 ({error})") from error
 
 
+def _pictured(folder: Path, names: frozenset[str] | None) -> set[Path]:
+    """Folders (of the names asked for) that hold pictures, whatever poses they hold."""
+    chosen = (path for path in folder.iterdir() if path.is_dir() and (names is None or path.name in names))
+    return {path for path in chosen if next(path.glob("*.jpg"), None) is not None}
+
+
 def _listed(folder: Path) -> list[Stamp]:
     with os.scandir(folder) as entries:
-        found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".jpg")]
-    return sorted((name, status.st_size, status.st_mtime_ns) for name, status in found)
+        return sorted(stamp(Path(entry)) for entry in entries if entry.name.endswith(".jpg"))
 
 
 def _jpegs_there(folder: Path, frames: int) -> None:

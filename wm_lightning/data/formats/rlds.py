@@ -5,6 +5,7 @@ one episode. Images are JPEG or PNG; actions are one vector of seven numbers, or
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.picture_files import from_bytes, to_jpeg
 from wm_lightning.data.formats.rlds_meta import describe_features, describe_set, described_split
 from wm_lightning.data.formats.robot_actions import FIELDS, columns
-from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, stamp, trimmed
+from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, names_faults, stamp, trimmed
 from wm_lightning.data.formats.tfrecord import Feature, index_records, parse_example, read_record, write_records
 from wm_lightning.data.formats.video_files import BadFile
 
-INFO = "dataset_info.json"
+INFO, FEATURES = "dataset_info.json", "features.json"
+SHARD = re.compile(r".+\.tfrecord-(\d+)-of-(\d+)")
 IMAGES = ("image", "image_0")  # RT-1's and Bridge's main camera
 
 
@@ -42,14 +44,13 @@ def version_folder(folder: Path) -> Path | None:
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".")], default=None)
 
 
+@names_faults
 class RLDSSource:
     """One split of a set; `image` names the camera, null takes the main one."""
 
     def __init__(self, folder: Path, split: str, *, image: str | None = None) -> None:
         self.folder = folder
-        self.shards = sorted(folder.glob(f"*-{split}.tfrecord-*"))
-        if not self.shards:
-            raise ValueError(f"{folder} has no shard of the split {split} (*-{split}.tfrecord-XXXXX-of-YYYYY)")
+        self.shards = _shards(folder, split)
         declared = _declared(folder, split)
         self.bad: list[BadFile] = list(_missing_shards(self.shards, declared))
         self.places: list[Place] = []
@@ -57,11 +58,12 @@ class RLDSSource:
         for shard in self.shards:
             found, number = index_records(shard), _number(shard)
             self.places += [Place(shard, int(offset), int(length)) for offset, length in found.places]
-            names += [f"{number:05d}-{record:05d}" for record in range(len(found.places))]
-            if found.fault is not None:  # one fault for each episode that is lost, so that shares are of episodes
-                self.bad += [found.fault] * max(1, declared.get(number, 0) - len(found.places))
+            names += [_name(number, record) for record in range(len(found.places))]
+            self.bad += _lost(shard, len(found.places), declared.get(number), found.fault)
         self.names: Sequence[str] = tuple(names)
         steps = _features(folder)
+        if "action" not in steps:
+            raise ValueError(f"{folder / FEATURES} has no feature steps/action, only {sorted(steps)}; none can be read")
         self.image = _image_key(steps, image, folder)
         self.fields = isinstance(steps["action"], dict)
         self.columns = columns("vid2world13" if self.fields else "lerobot7")
@@ -80,6 +82,8 @@ class RLDSSource:
         place = self.places[episode]
         found = parse_example(place.path, read_record(place.path, place.offset, place.length))
         actions, pictures = self._actions(place.path, found), found.get(self.image, [])
+        if not isinstance(pictures, list):
+            raise BadFile(place.path, f"a record has numbers in {self.image}, coded pictures are expected")
         trimmed(place.path, len(pictures), len(actions), trim_tail=None)
         video = [from_bytes(place.path, bytes(data)) for data in pictures]
         if len({picture.shape for picture in video}) > 1:
@@ -92,6 +96,8 @@ class RLDSSource:
             raise BadFile(path, "a record has no steps/is_first, so it is no RLDS episode")
         # In the alphabetical order of the fields, which is that of vid2world13.
         keys = [f"steps/action/{field}" for field in sorted(FIELDS)] if self.fields else ["steps/action"]
+        if texts := [key for key in keys if isinstance(found.get(key), list) and found[key]]:
+            raise BadFile(path, f"a record has bytes in {texts[0]}, numbers are expected")
         parts = [np.asarray(found.get(key, []), np.float32) for key in keys]
         if any(part.size == 0 or part.size % frames for part in parts):
             raise BadFile(path, f"a record's actions do not fit its {frames} steps")
@@ -127,13 +133,38 @@ def _write_info(folder: Path, name: str, split: str, lengths: Sequence[int], sha
     before = json.loads((folder / INFO).read_text()) if (folder / INFO).is_file() else {}
     size = sum(path.stat().st_size for path in folder.glob(f"{name}-{split}.tfrecord-*"))
     info = describe_set(before, name, folder.name, described_split(split, lengths, size))
-    for path, content in ((folder / INFO, info), (folder / "features.json", describe_features(shape))):
+    for path, content in ((folder / INFO, info), (folder / FEATURES, describe_features(shape))):
         with atomic_file(path) as partial:
             partial.write_text(json.dumps(content, indent=1))
 
 
+def _shards(folder: Path, split: str) -> list[Path]:
+    """The shards of a split. Raises ValueError where there is none, or where a name does not say which it is."""
+    found = sorted(folder.glob(f"*-{split}.tfrecord-*"))
+    if not found:
+        raise ValueError(f"{folder} has no shard of the split {split} (*-{split}.tfrecord-XXXXX-of-YYYYY)")
+    if odd := next((path for path in found if not SHARD.fullmatch(path.name)), None):
+        raise ValueError(f"{odd} is no name of a shard, NAME-{split}.tfrecord-XXXXX-of-YYYYY is; rename or remove it")
+    return found
+
+
 def _number(shard: Path) -> int:
-    return int(shard.name.split(".tfrecord-")[1].split("-of-")[0])
+    return int(shard.name.rsplit("-", 3)[1])
+
+
+def _name(shard: int, record: int) -> str:
+    return f"{shard:05d}-{record:05d}"
+
+
+def _lost(shard: Path, found: int, declared: int | None, fault: BadFile | None) -> list[BadFile]:
+    """One fault for each record that a shard lacks, so that shares are of episodes; unnamed where none is declared."""
+    if fault is None and found >= (declared or 0):
+        return []
+    if declared is None:
+        return [] if fault is None else [fault]
+    reason = f"holds {found} records, {declared} are declared in {INFO}" if fault is None else fault.reason
+    number = _number(shard)
+    return [BadFile(shard, reason, _name(number, record)) for record in range(found, max(declared, found + 1))]
 
 
 def _declared(folder: Path, split: str) -> Mapping[int, int]:
@@ -147,27 +178,25 @@ def _declared(folder: Path, split: str) -> Mapping[int, int]:
 
 
 def _missing_shards(shards: Sequence[Path], declared: Mapping[int, int]) -> list[BadFile]:
-    """One for each episode of every shard that is not there."""
-    total = int(shards[0].name.rsplit("-of-", 1)[1])
-    lost = sorted(set(range(total)) - {_number(shard) for shard in shards})
-    return [
-        BadFile(
-            shards[0].with_name(shards[0].name.replace(f"-{_number(shards[0]):05d}-of-", f"-{number:05d}-of-")),
-            f"is not there: shard {number} of {total} is missing",
-        )
-        for number in lost
-        for _ in range(declared.get(number, 1))
-    ]
+    """One for each episode of every shard that is not there; unnamed where it is not declared how many those are."""
+    total = int(shards[0].name.rsplit("-", 1)[1])
+    base = shards[0].name.rsplit("-", 3)[0]
+    bad = []
+    for number in sorted(set(range(total)) - {_number(shard) for shard in shards}):
+        path, reason = shards[0].with_name(f"{base}-{number:05d}-of-{total:05d}"), f"shard {number} of {total}"
+        names = [_name(number, record) for record in range(declared[number])] if number in declared else [None]
+        bad += [BadFile(path, f"is not there: {reason} is missing", name) for name in names]
+    return bad
 
 
 def _features(folder: Path) -> dict[str, Any]:
     """What a step holds, nested by name; a leaf is anything but a dict."""
-    path = folder / "features.json"
+    path = folder / FEATURES
     try:
         content = json.loads(path.read_text())
-        steps = content["featuresDict"]["features"]["steps"]["sequence"]["feature"]
-        return _nested(steps)
-    except (OSError, ValueError, KeyError) as error:
+        steps = _nested(content["featuresDict"]["features"]["steps"]["sequence"]["feature"])
+        return dict(steps.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not describe an RLDS set ({error!r})") from error
 
 
@@ -178,7 +207,8 @@ def _nested(feature: dict[str, Any]) -> Any:
 
 
 def _image_key(steps: dict[str, Any], image: str | None, folder: Path) -> str:
-    cameras = [name for name, kind in steps.get("observation", {}).items() if kind == "image"]
+    seen = steps.get("observation")
+    cameras = [name for name, kind in seen.items() if kind == "image"] if isinstance(seen, dict) else []
     chosen = image or next((name for name in IMAGES if name in cameras), None)
     if chosen not in cameras:
         raise ValueError(f"{folder} has no camera {chosen or IMAGES}; set data.image to one of {cameras}")

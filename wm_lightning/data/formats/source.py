@@ -2,10 +2,11 @@
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
@@ -26,12 +27,14 @@ UNREADABLE = (
 class StoredEpisode:
     """An episode as it stands on disk: all arrays have the same number of frames.
 
-    `actions[k]` is stored at the observation k; `truth` is a simulator's hidden state, for evaluation only.
+    `actions[k]` is stored at the observation k; `truth` is a simulator's hidden state, for evaluation only; `decoder`
+    is who decoded a video, nobody where pictures are not stored as one.
     """
 
     video: UInt8[np.ndarray, "f h w 3"]
     actions: Float32[np.ndarray, "f a"]
     truth: Mapping[str, Shaped[np.ndarray, "f ..."]] = field(default_factory=dict)
+    decoder: str | None = None
 
 
 @runtime_checkable
@@ -50,7 +53,10 @@ class EpisodeSource(Protocol):
 
     @property
     def bad(self) -> Sequence[BadFile]:
-        """What was found unusable without decoding."""
+        """What was found unusable without decoding, one for each episode that is lost, under its name if it is known.
+
+        Parts of a split are drawn from these names too, so that a bad file moves no other episode into another part.
+        """
         ...
 
     def stamps(self) -> Sequence[Stamp]:
@@ -100,9 +106,46 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def stamp(path: Path) -> Stamp:
-    """Name, size and time of a file."""
-    status = path.stat()
+    """Name, size and time of a file; -1 and 0 where it cannot be looked at, as where a link leads nowhere."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path.name, -1, 0
     return path.name, status.st_size, status.st_mtime_ns
+
+
+def require_unique(places: Iterable[tuple[str, Path]]) -> None:
+    """Raises ValueError where a name is that of two episodes: one would be trained on twice, or be in two parts."""
+    seen: dict[str, Path] = {}
+    for name, path in places:
+        if name in seen:
+            raise ValueError(f"{path}: {name} is there twice, in {seen[name]} too; remove one of the two")
+        seen[name] = path
+
+
+S = TypeVar("S", bound=type)
+
+
+def names_faults(source: S) -> S:
+    """The class of a source, of which `actions` and `read` raise BadFile where the storage fails (OSError) too.
+
+    So a file that cannot be opened is tried again, left out and listed like one that is damaged.
+    """
+    for name in ("actions", "read"):
+        setattr(source, name, _named(getattr(source, name)))
+    return source
+
+
+def _named(reading: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
+    @wraps(reading)
+    def read(self: Any, episode: int) -> Any:
+        try:
+            return reading(self, episode)
+        except OSError as error:
+            named = error.filename if isinstance(error.filename, str) else self.names[episode]
+            raise BadFile(Path(named), f"cannot be read ({error})") from error
+
+    return read
 
 
 def checked_actions(path: Path, actions: np.ndarray, width: int) -> Float32[np.ndarray, "f a"]:

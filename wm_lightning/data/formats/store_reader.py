@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +13,20 @@ from jaxtyping import Float32, UInt8
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.episode import Episode, produced_actions
-from wm_lightning.data.formats.frame_store import FrameStore, Named, check_budget, write_store
+from wm_lightning.data.formats.frame_store import (
+    Content,
+    FrameStore,
+    Named,
+    SmallEpisode,
+    check_budget,
+    write_store,
+)
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.robot_actions import convert
 from wm_lightning.data.formats.source import EpisodeSource, StoredEpisode
 from wm_lightning.data.formats.video_files import BadFile
 
 VERSION = 2  # part of a store's key: raise it when the same files would give other stores
-TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -58,27 +65,50 @@ def build_store(
     Raises BadBudget where more than `allowed` episodes are bad, before any decoding if that is known.
     """
     check_budget(plan.bad, allowed)
-    bad = (Named(error.path.stem, error) for error in plan.bad)
+    bad = (Named[SmallEpisode](error.path.stem, error) for error in plan.bad)
 
-    def episodes() -> Iterator[Named]:
+    def small(episode: StoredEpisode) -> SmallEpisode:
+        return SmallEpisode.of(episode, resize)
+
+    def episodes() -> Iterator[Named[SmallEpisode]]:
         yield from bad
-        for episode in read_all(source, plan.episodes, workers):
+        for episode in read_each(source, plan.episodes, workers, small):
             yield episode
             report(1)
 
     write_store(place, episodes(), most_frames=plan.frames, resize=resize, allowed=allowed)
 
 
-def read_all(source: EpisodeSource, episodes: Sequence[int], workers: int) -> Iterator[Named]:
-    """Some episodes in their order, or why they cannot be read, by `workers` threads that read ahead."""
+def read_all(source: EpisodeSource, episodes: Sequence[int], workers: int) -> Iterator[Named[StoredEpisode]]:
+    """Some episodes in their order as they are stored, or why they cannot be read: see `read_each`."""
+    return read_each(source, episodes, workers, lambda episode: episode)
 
-    def read(episode: int) -> Named:
-        return Named(source.names[episode], attempt(source, episode))
 
+def read_each(
+    source: EpisodeSource, episodes: Sequence[int], workers: int, change: Callable[[StoredEpisode], Content]
+) -> Iterator[Named[Content]]:
+    """What `change` makes of some episodes, in their order, or why they cannot be read, by `workers` threads.
+
+    They read ahead, but twice as many episodes as threads at most: these wait in memory until they are taken, and so
+    they are changed (made smaller, as a rule) by the thread that read them.
+    """
+
+    def read(episode: int) -> Named[Content]:
+        found = attempt(source, episode)
+        return Named(source.names[episode], found if isinstance(found, BadFile) else change(found))
+
+    waiting: deque[Future[Named[Content]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
-        # In portions: decoded frames wait in memory until they are taken.
-        for start in range(0, len(episodes), TOGETHER):
-            yield from pool.map(read, episodes[start : start + TOGETHER])
+        try:
+            for episode in episodes:
+                waiting.append(pool.submit(read, episode))
+                if len(waiting) == 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # where the taker gives up, nobody needs the rest
+            for future in waiting:
+                future.cancel()
 
 
 def attempt(source: EpisodeSource, episode: int) -> StoredEpisode | BadFile:

@@ -46,6 +46,8 @@ def index_records(path: Path) -> Records:
         fault = None if found else BadFile(path, "holds no record")
     except BadFile as error:
         fault = error
+    except OSError as error:
+        fault = BadFile(path, f"cannot be read ({error})")
     return Records(np.array(found, np.int64).reshape(-1, 2), fault)
 
 

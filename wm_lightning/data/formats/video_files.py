@@ -1,30 +1,43 @@
 """mp4 files to frames and back, without trusting anything the container says about time or length."""
 
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from wm_lightning.data.formats.atomic import atomic_file
 
-Decoder = Literal["pyav", "decord"]
+Decoder = Literal["auto", "pyav", "decord"]
+BEYOND_DECORD = ("av1",)  # codecs that its FFmpeg does not know
+DRIFT = 0.25  # frames: an episode's pictures may be as much nearer together or farther apart than declared
 FIRST_BOXES = ("ftyp", "styp", "moov", "mdat", "free", "skip", "wide")
 
 
 class BadFile(ValueError):
-    """A file that cannot be used: which one, and why."""
+    """A file that cannot be used: which one, and why; and the name of the episode that is lost, where that is known."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path, reason: str, episode: str | None = None) -> None:
         super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
+        self.path, self.reason, self.episode = path, reason, episode
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """All RGB frames of a file, in order, and which decoder gave them."""
+
+    video: UInt8[np.ndarray, "f h w 3"]
+    decoder: Decoder
 
 
 @dataclass(frozen=True)
@@ -37,56 +50,107 @@ class Encoding:
 
 
 def decoder_named(name: str) -> Decoder:
-    """The decoder of that name. Raises ValueError where it is unknown or not installed."""
-    if name == "pyav":
-        return "pyav"
-    if name != "decord":
-        raise ValueError(f"data.decoder={name} is not one of pyav, decord")
-    if find_spec("decord") is None:
-        raise ValueError("data.decoder=decord, but decord is not installed here; use data.decoder=pyav")
-    return "decord"
+    """The decoder of that name; `auto` is PyAV where decord is not installed.
+
+    Raises ValueError where it is unknown or not installed.
+    """
+    if name not in ("auto", "pyav", "decord"):
+        raise ValueError(f"data.decoder={name} is not one of auto, pyav, decord")
+    if name == "decord" and find_spec("decord") is None:
+        raise ValueError("data.decoder=decord, but decord is not installed here; use data.decoder=pyav or auto")
+    return "decord" if name == "decord" else "auto" if name == "auto" and find_spec("decord") else "pyav"
 
 
 def decode(path: Path, decoder: Decoder) -> UInt8[np.ndarray, "f h w 3"]:
+    """All RGB frames of a file, in order: see `decoded`."""
+    return decoded(path, decoder).video
+
+
+def decoded(path: Path, decoder: Decoder) -> Decoded:
     """All RGB frames of a file, in order. Raises BadFile where any of them is damaged.
 
-    PyAV is strict: it refuses a damaged stream which decord hides by repeating pixels. The reader lives
-    inside this call only, since a decord reader that meets a fork hangs.
+    PyAV is strict: it refuses a damaged stream which decord hides by repeating pixels. `auto` gives a file to decord,
+    and to PyAV where that cannot open it; AV1 goes to PyAV at once. The reader lives inside this call only, since a
+    decord reader that meets a fork hangs.
     """
     require_whole(path)
-    frames = _decode_decord(path) if decoder == "decord" else _decode_pyav(path)
-    if not len(frames):
+    chosen: Decoder = "pyav" if decoder == "auto" and codec_of(path) in BEYOND_DECORD else decoder
+    try:
+        video = _decode_pyav(path) if chosen == "pyav" else _decode_decord(path)
+    except BadFile as error:
+        if decoder == "decord" and codec_of(path) in BEYOND_DECORD:
+            reason = f"is coded as {codec_of(path)}, which decord cannot decode; use data.decoder=auto or pyav"
+            raise BadFile(path, reason) from error
+        if chosen != "auto":
+            raise
+        chosen, video = "pyav", _decode_pyav(path)
+    if not len(video):
         raise BadFile(path, "holds no video frame")
-    return frames
+    return Decoded(video, "decord" if chosen == "auto" else chosen)
+
+
+def codec_of(path: Path) -> str | None:
+    """The name of the codec of a file's video; None where it cannot be opened or holds none."""
+    try:
+        with av.open(str(path)) as container:
+            return container.streams.video[0].codec_context.codec.canonical_name if container.streams.video else None
+    except FFmpegError:
+        return None
 
 
 def decode_span(path: Path, start: float, frames: int, fps: float) -> UInt8[np.ndarray, "f h w 3"]:
     """Frames at `start`, `start` + 1 / fps, ... (seconds) of a file that several episodes share.
 
-    Raises BadFile where one is missing: no picture within half a frame of its time.
+    Raises BadFile unless there is one picture within half a frame of each of these times, and they are as far apart:
+    a container that runs at another rate has other pictures there.
     """
     require_whole(path)
     found: dict[int, np.ndarray] = {}
+    offsets: list[float] = []  # of every picture from its time, in frames
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            stream.codec_context.options = {"err_detect": "explode"}
+            stream = _stream(path, container)
+            _require_rate(path, stream, fps)
             assert stream.time_base is not None
             container.seek(max(0, int((start - 0.5 / fps) / stream.time_base)), stream=stream)
             reformatter = VideoReformatter()
             for frame in container.decode(stream):
-                place = round((frame.time - start) * fps)
-                if 0 <= place < frames and abs(frame.time - start - place / fps) <= 0.5 / fps:
+                exact = (frame.time - start) * fps
+                place = round(exact)
+                if place >= frames:
+                    break  # one past the last, so that a second picture at its time is seen
+                if place in found:
+                    raise BadFile(
+                        path, f"has two pictures at {start + place / fps:.3f} s, {fps:g} a second are declared"
+                    )
+                if place >= 0:
                     found[place] = _picture(path, frame, reformatter)
-                if place >= frames - 1:
-                    break
+                    offsets.append(exact - place)
     except (FFmpegError, IndexError) as error:
         raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error
     missing = [place for place in range(frames) if place not in found]
     if missing:
         raise BadFile(path, f"has no picture at {start + missing[0] / fps:.3f} s ({len(missing)} of {frames} missing)")
+    if max(offsets) - min(offsets) > DRIFT:
+        raise BadFile(path, f"has pictures that drift from their times, {fps:g} a second are declared")
     return np.stack([found[place] for place in range(frames)])
+
+
+def _stream(path: Path, container: InputContainer) -> VideoStream:
+    """The video, decoded by one thread that refuses what is damaged. Raises BadFile where there is none."""
+    if not container.streams.video:
+        raise BadFile(path, "holds no video stream")
+    stream = container.streams.video[0]
+    stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"err_detect": "explode"}
+    return stream
+
+
+def _require_rate(path: Path, stream: VideoStream, fps: float) -> None:
+    """Raises BadFile where a container, by its own account, runs at another rate: late episodes would be others'."""
+    rate = stream.average_rate
+    if rate and abs(rate / fps - 1) > 0.01 and stream.frames * abs(1 / rate - 1 / fps) * fps > 1.5:
+        raise BadFile(path, f"runs at {float(rate):g} pictures a second, {fps:g} are declared")
 
 
 def require_whole(path: Path) -> None:
@@ -94,21 +158,28 @@ def require_whole(path: Path) -> None:
 
     Decoders find that out only where what is missing is needed for pictures. Other containers are left to them.
     """
-    size, place = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while place < size:
-            file.seek(place)
-            head = file.read(16)
-            length, name = int.from_bytes(head[:4], "big"), head[4:8].decode("latin-1")
-            if length == 1:  # the length stands behind the name
-                length = int.from_bytes(head[8:16], "big")
-            other = place == 0 and name not in FIRST_BOXES
-            if other or length == 0:  # 0: to the end of the file
-                return
-            if length < 8 or place + length > size:
-                ends = f"it ends within its box {name!r} at byte {place}"
-                raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({ends})")
-            place += length
+    try:
+        with path.open("rb") as file:
+            _walk_boxes(path, file)
+    except OSError as error:
+        raise BadFile(path, f"cannot be read ({error})") from error
+
+
+def _walk_boxes(path: Path, file: BinaryIO) -> None:
+    size, place = os.fstat(file.fileno()).st_size, 0
+    while place < size:
+        file.seek(place)
+        head = file.read(16)
+        length, name = int.from_bytes(head[:4], "big"), head[4:8].decode("latin-1")
+        if length == 1:  # the length stands behind the name
+            length = int.from_bytes(head[8:16], "big")
+        other = place == 0 and name not in FIRST_BOXES
+        if other or length == 0:  # 0: to the end of the file
+            return
+        if length < 8 or place + length > size:
+            ends = f"it ends within its box {name!r} at byte {place}"
+            raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({ends})")
+        place += length
 
 
 def encode(path: Path, video: UInt8[np.ndarray, "f h w 3"], encoding: Encoding) -> None:
@@ -129,11 +200,7 @@ def encode(path: Path, video: UInt8[np.ndarray, "f h w 3"], encoding: Encoding) 
 def _decode_pyav(path: Path) -> UInt8[np.ndarray, "f h w 3"]:
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise BadFile(path, "holds no video stream")
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            stream.codec_context.options = {"err_detect": "explode"}
+            stream = _stream(path, container)
             reformatter = VideoReformatter()  # one a file: a new one a frame takes four fifths of the time
             frames = [_picture(path, frame, reformatter) for frame in container.decode(stream)]
     except FFmpegError as error:
@@ -155,4 +222,6 @@ def _decode_decord(path: Path) -> UInt8[np.ndarray, "f h w 3"]:
         reader = decord.VideoReader(str(path), num_threads=1)
         return reader.get_batch(range(len(reader))).asnumpy()
     except (RuntimeError, IndexError, decord.DECORDError) as error:
-        raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error
+        # It also fails on sound files whose width it does not like, 48 pixels for one.
+        reason = "cannot be decoded by decord, it may be truncated or damaged, or need data.decoder=auto or pyav"
+        raise BadFile(path, f"{reason} ({error})") from error

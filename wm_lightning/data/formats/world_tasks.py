@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,12 @@ COLUMNS = tuple(field.name for field in fields(TaskRow))
 
 @dataclass(frozen=True)
 class TaskSet:
-    """The rows that can be used, and what was left out."""
+    """The rows that can be used, and what was left out; `sources` are those of all rows, by split."""
 
     folder: Path
     rows: tuple[TaskRow, ...]
     bad: tuple[BadFile, ...]
+    sources: Mapping[str, frozenset[str]]
 
     def split(self, name: str) -> tuple[TaskRow, ...]:
         """The rows of one split. Raises ValueError where there is none."""
@@ -74,7 +75,11 @@ class TaskSet:
     def picture(self, row: TaskRow) -> UInt8[np.ndarray, "h w 3"]:
         """The first frame. Raises BadFile where it cannot be decoded."""
         path = self.folder / row.image
-        return from_bytes(path, path.read_bytes())
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadFile(path, f"cannot be read ({error})") from error
+        return from_bytes(path, data)
 
 
 def read_tasks(folder: Path) -> TaskSet:
@@ -95,7 +100,10 @@ def read_tasks(folder: Path) -> TaskSet:
     rows: list[TaskRow] = []
     bad: list[BadFile] = []
     seen: set[str] = set()
-    for number, values in enumerate(table.to_pylist()):
+    listed = table.to_pylist()
+    owned = [(str(values["split"]), str(values["source"])) for values in listed if values["split"] and values["source"]]
+    sources = {split: frozenset(source for own, source in owned if own == split) for split, _ in owned}
+    for number, values in enumerate(listed):
         fault = _fault(folder, values, seen)
         if fault is None:
             verifier = json.loads(values["verifier"]) if values.get("verifier") else None
@@ -104,7 +112,7 @@ def read_tasks(folder: Path) -> TaskSet:
         else:
             bad.append(BadFile(path, f"row {number} ({values.get('id')}) {fault}"))
     _require_apart(path, rows)
-    return TaskSet(folder, tuple(rows), tuple(bad))
+    return TaskSet(folder, tuple(rows), tuple(bad), sources)
 
 
 def sound(tasks: TaskSet, workers: int) -> TaskSet:
@@ -123,7 +131,7 @@ def sound(tasks: TaskSet, workers: int) -> TaskSet:
     damaged = {image: error for image, error in zip(first, found, strict=True) if error is not None}
     kept = tuple(row for row in tasks.rows if row.image not in damaged)
     lost = [damaged[row.image] for row in tasks.rows if row.image in damaged]
-    return TaskSet(tasks.folder, kept, (*tasks.bad, *lost))
+    return replace(tasks, rows=kept, bad=(*tasks.bad, *lost))
 
 
 class TaskReader:

@@ -176,8 +176,11 @@ FAULTS: Mapping[str, Fault] = {
     "three actions too few, one allowed": Fault(
         Answer.LEFT_OUT, _rows(lambda rows, _: rows[:-3]), ("mp4", "own"), True
     ),
-    "wrong rate of the container": Fault(Answer.UNMOVED, _special("rate"), ("mp4", "own")),
-    "wrong rate of a timed container": Fault(Answer.LEFT_OUT, _special("rate"), ("lerobot2", "lerobot3")),
+    # By the rate of the container; the pictures are the same.
+    "container too slow": Fault(Answer.UNMOVED, _special("slow"), ("mp4", "own")),
+    "container too fast": Fault(Answer.UNMOVED, _special("fast"), ("mp4", "own")),
+    "timed container too slow": Fault(Answer.LEFT_OUT, _special("slow"), ("lerobot2", "lerobot3")),
+    "timed container too fast": Fault(Answer.LEFT_OUT, _special("fast"), ("lerobot2", "lerobot3")),
     "yaw as a column": Fault(Answer.UNMOVED, _special("yaw as a column"), WALKS),
     "yaw beyond a turn": Fault(Answer.UNMOVED, _special("yaw beyond a turn"), WALKS),
     "mouse labels no one-hot": Fault(Answer.MENDED, _rows(_no_one_hot), GAMES),

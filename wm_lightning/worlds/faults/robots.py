@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -46,14 +47,23 @@ def _rewrite_csv(stand: Stand, change: Change) -> None:
     stand.table.write_text("\n".join([",".join(head), *(",".join(map(repr, row)) for row in found.tolist())]) + "\n")
 
 
-def _other_rate(stand: Stand, source: np.random.Generator) -> None:
-    """The same coded pictures, with times seven times as far apart."""
+def _slow(stand: Stand, source: np.random.Generator) -> None:
+    _other_rate(stand, Fraction(7))
+
+
+def _fast(stand: Stand, source: np.random.Generator) -> None:
+    _other_rate(stand, Fraction(1, int(source.integers(2, 5))))
+
+
+def _other_rate(stand: Stand, factor: Fraction) -> None:
+    """The same coded pictures, with times `factor` times as far apart."""
     copy = stand.pictures.with_suffix(".other.mp4")
     with av.open(str(stand.pictures)) as old, av.open(str(copy), "w", format="mp4") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux(old.streams.video[0]):
             if packet.dts is not None and packet.pts is not None:
-                packet.pts, packet.dts, packet.duration = packet.pts * 7, packet.dts * 7, (packet.duration or 1) * 7
+                packet.pts, packet.dts = round(packet.pts * factor), round(packet.dts * factor)
+                packet.duration = round((packet.duration or 1) * factor)
                 packet.stream = stream
                 new.mux(packet)
     copy.replace(stand.pictures)
@@ -154,10 +164,11 @@ def _overlapping_spans(stand: Stand, source: np.random.Generator) -> None:
     path.write_text(json.dumps(info))
 
 
-_TIMED = {"rate": _other_rate, "in two splits": _overlapping_spans}
+_RATES = {"slow": _slow, "fast": _fast}
+_TIMED = {**_RATES, "in two splits": _overlapping_spans}
 FORMS = {
-    "mp4": Form(_beside((".npz",)), _rewrite_npz("arr_0"), {"rate": _other_rate, "in two splits": _copied_beside}),
-    "own": Form(_beside((".csv", ".npz")), _rewrite_csv, {"rate": _other_rate, "in two splits": _copied_beside}),
+    "mp4": Form(_beside((".npz",)), _rewrite_npz("arr_0"), {**_RATES, "in two splits": _copied_beside}),
+    "own": Form(_beside((".csv", ".npz")), _rewrite_csv, {**_RATES, "in two splits": _copied_beside}),
     "npz": Form(_npz, _rewrite_npz("action"), {"swapped": _swap_npz}),
     "rlds": Form(_record, _rewrite_rlds, {"picture missing": _no_picture_rlds, "in two splits": _copied_record}),
     "lerobot2": Form(_lerobot, _rewrite_lerobot, _TIMED),
