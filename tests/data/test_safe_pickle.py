@@ -29,7 +29,7 @@ def test_arrays_of_a_pickle_come_back_as_they_were(tmp_path: Path, protocol: int
         assert np.array_equal(first[name], array) and first[name].dtype == array.dtype, name
 
 
-FUNCTION = b"cnumpy.core.multiarray\n_reconstruct\n"  # a function, as a pickle names it
+FUNCTION = b"cnumpy._core.multiarray\n_reconstruct\n"  # a function, as a pickle names it
 TYPE = b"cnumpy\ndtype\n(X\x02\x00\x00\x00f8tR"  # numpy.dtype("f8")
 HARMFUL = {
     "a function itself": FUNCTION + b".",

@@ -131,9 +131,8 @@ def _finished(value: Any, done: dict[int, tuple[Any, Any]]) -> Any:
         made: Any = value.found
     elif type(value) is dict:
         made = {_finished(key, done): _finished(entry, done) for key, entry in value.items()}
-    elif type(value) in (list, tuple, set, frozenset):
-        kind: Any = type(value)
-        made = kind(_finished(entry, done) for entry in value)
+    elif isinstance(value, list | tuple | set | frozenset):
+        made = type(value)(_finished(entry, done) for entry in value)
     else:
         raise pickle.UnpicklingError(f"it holds a {type(value).__name__}, which is neither an array nor a plain value")
     done[id(value)] = (value, made)
