@@ -17,7 +17,7 @@ from wm_lightning.worlds.faults.catalogue import FAULTS, Answer, Injected, injec
 OUTSIDE = re.compile(r"│ +[1-9]\d* +│$", re.MULTILINE)  # the last column of the table of actions
 FEW = (
     ("mp4", "mp4 cut at 95.0%"), ("mp4", "three actions too few, one allowed"), ("mp4", "one action too few, allowed"),
-    ("mp4", "wrong rate of the container"), ("own", "one action too many"), ("npz", "damaged bytes"), ("npz", "NaN"),
+    ("mp4", "container too fast"), ("own", "one action too many"), ("npz", "damaged bytes"), ("npz", "NaN"),
     ("npz", "outlier"), ("npz", "red and blue swapped"), ("rlds", "other file cut at 70.0%"),
     ("lerobot3", "in two splits"), ("csgo", "frame missing"), ("csgo", "opposite keys"), ("csgo", "in two splits"),
     ("folders", "picture missing"), ("tasks", "picture missing"), ("map", "damaged map"), ("map", "in two splits"),

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from wm_lightning.clip import ActionSpec, Encoded, Pixels
+from wm_lightning.data.cache import MARKER
 from wm_lightning.data.datamodule import SPLITS, ClipDataModule
 from wm_lightning.data.formats.frame_store import FrameStore
 from wm_lightning.data.formats.latent_reader import LatentReader
@@ -79,6 +80,11 @@ class SourceDataModule(ClipDataModule):
     @abstractmethod
     def home(self) -> Path:
         """The folder of the episodes. Raises ValueError where there is none."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a simulator made the data: the marker may stand beside the episodes, below the root."""
+        return super().simulated or (self.folder / self.label / MARKER).is_file()
 
     @property
     @abstractmethod
