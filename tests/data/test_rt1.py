@@ -1,5 +1,6 @@
 import wm_lightning  # noqa: F401, I001  (before lightning: it makes a CPU torch and torchvision agree)
 
+import json
 import os
 import shutil
 from itertools import islice
@@ -11,6 +12,7 @@ import torch
 
 from wm_lightning.clip import ActionState
 from wm_lightning.data import frame_cache
+from wm_lightning.data.cache import MARKER
 from wm_lightning.data.formats.mp4_npz import EpisodeFiles
 from wm_lightning.data.rt1 import RT1DataModule
 from wm_lightning.worlds.pusher import PusherWorld
@@ -167,6 +169,15 @@ def test_a_simulated_folder_named_as_root_stays_simulated(cache: Path, tmp_path:
     data.prepare_data()
     assert data.simulated and data.world is not None and "simulated" in data.name
     assert all("simulated" in path.name for path in (tmp_path / "c").iterdir())
+
+
+def test_a_mark_below_the_root_counts_and_the_judge_asks_for_its_own_world(real: Path, tmp_path: Path):
+    mark = real / "bridge" / MARKER
+    assert not make_data(tmp_path / "c", root=str(real), subset="bridge").simulated
+    for world, judged in (("pusher", True), ("pusher without hidden state", False)):
+        mark.write_text(json.dumps({"world": world}))
+        data = make_data(tmp_path / "c", root=str(real), subset="bridge")
+        assert data.simulated and data.name == "simulated-bridge" and (data.world is not None) == judged
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from wm_lightning.config_check import check
 from wm_lightning.config_record import save_record
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.rt1 import RT1DataModule
+from wm_lightning.results.freshness import Freshness
+from wm_lightning.results.protocols import protocol_groups, protocol_table, read_protocols
 from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.evaluate import evaluate
 from wm_lightning.tasks.fit import fit
@@ -94,6 +96,7 @@ def test_the_result_says_every_choice_and_what_is_not_the_papers(trained: Path, 
     wanted = float((held[:, 0] - held[:, 1]).square().mean())
     assert found["copy_last_frame"]["frames"]["mse"]["mean"] == pytest.approx(wanted)
     assert found["model"]["frames"]["mse"]["mean"] != pytest.approx(wanted)
+    assert found["name"] == "teacher" and "wm_lightning/tasks/protocol.py" in found["code"]
     assert len(found["world"]["action_error"]) == 1 and found["sampler"] and len(found["checkpoint"]) == 64
 
 
@@ -151,6 +154,15 @@ def test_frames_are_brought_to_their_native_size_and_then_to_that_of_scoring() -
     assert torch.equal(small.sized(fitted, source), resized(undone, 10, 20))
     assert list(small.scored_size(source)) == [10, 20]
     assert list(replace(whole, native=[20, 40]).scored_size(source)) == [20, 40]
+
+
+def test_a_report_joins_protocols(trained: Path, tmp_path: Path) -> None:
+    evaluate(asked(trained, tmp_path / "run"))
+    [group] = protocol_groups(read_protocols(["run"], root=tmp_path, age=lambda *_: Freshness(False, "")))
+    text = protocol_table(group)
+    assert (
+        f"teacher {written(tmp_path / 'run')['checkpoint'][:8]}" in text and "kd rand" in text and "action gap" in text
+    )
 
 
 def test_a_committed_list_gives_the_same_numbers_whatever_the_batches(trained: Path, tmp_path: Path) -> None:

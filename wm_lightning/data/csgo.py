@@ -45,7 +45,7 @@ class CSGODataModule(SourceDataModule):
         self.colours: Colours = colours
         self._format: Form | None = format
         # Doom has no judge, as real recordings have none.
-        self.world: MazeWorld | None = world if self.simulated and isinstance(world, MazeWorld) else None
+        self.world: MazeWorld | None = world if isinstance(world, MazeWorld) and self.made_by(world.name) else None
 
     @cached_property
     def home(self) -> Path:

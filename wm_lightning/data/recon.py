@@ -51,7 +51,7 @@ class RECONDataModule(SourceDataModule):
             )
         self._simulator, self._lists = world, lists
         self._format: Form | None = format
-        self.world: RoverWorld | None = world if self.simulated else None
+        self.world: RoverWorld | None = world if self.made_by(world.name) else None
 
     @cached_property
     def home(self) -> Path:

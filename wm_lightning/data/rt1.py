@@ -1,6 +1,5 @@
 """The DataModule of robot clips with RT-1's action fields: real ones in four forms, or the simulated pusher's."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -49,7 +48,7 @@ class RT1DataModule(SourceDataModule):
             )
         self._simulator, self._order, self._bounds = world, order, bounds
         self._format: Format | None = format
-        self.world: PusherWorld | None = world if self._of_this_world() else None
+        self.world: PusherWorld | None = world if self.made_by(world.name) else None
         self.opening = Opening(decoder_named(decoder), trim_tail, image)
 
     @cached_property
@@ -109,9 +108,3 @@ class RT1DataModule(SourceDataModule):
         """The pusher's own simulation."""
         world = self._simulator
         return cache.Recipe(world.name, world.settings, world.size, sum(world.episodes.values()), world.write)
-
-    def _of_this_world(self) -> bool:
-        if self.root is None:
-            return True
-        marker = Path(self.root) / cache.MARKER
-        return marker.is_file() and json.loads(marker.read_text())["world"] == self._simulator.name

@@ -84,7 +84,18 @@ class SourceDataModule(ClipDataModule):
     @property
     def simulated(self) -> bool:
         """Whether a simulator made the data: the marker may stand beside the episodes, below the root."""
-        return super().simulated or (self.folder / self.label / MARKER).is_file()
+        return self.root is None or self._marker is not None
+
+    def made_by(self, world: str) -> bool:
+        """Whether that simulator made the data and its hidden state lies beside them, as its judge asks."""
+        return self.root is None or (
+            self._marker is not None and json.loads(self._marker.read_text()).get("world") == world
+        )
+
+    @property
+    def _marker(self) -> Path | None:
+        places = (self.folder / MARKER, self.folder / self.label / MARKER)
+        return next((place for place in places if place.is_file()), None)
 
     @property
     @abstractmethod

@@ -24,7 +24,7 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.eval_index import Entry, index_hash, make_index, read_index, windows_of, write_index
 from wm_lightning.data.loader import evaluation_loader
 from wm_lightning.data.source_datamodule import SourceDataModule
-from wm_lightning.environment import revision
+from wm_lightning.environment import chosen_config, loaded_code, revision
 from wm_lightning.metrics.protocol_scores import Asked, ProtocolScores
 from wm_lightning.metrics.weights import Weights
 from wm_lightning.results.results import write_whole
@@ -93,9 +93,10 @@ class Protocol:
             scored["actions"] = None if family is None else self.actions(family, data, entries, subject, device)
         sampler = described(subject.sampler)
         result = {
-            "protocol": self.name, "checkpoint": file.sha256, "kind": kind, "sampler": sampler,
+            "protocol": self.name, "name": config.name, "checkpoint": file.sha256, "kind": kind, "sampler": sampler,
             "iterations": file.card.iterations, "chunk": subject.plan.chunk, "revision": revision(),
-            "config_hash": config_hash(plain(config)), **self.described(data, entries, departures), **scored,
+            "code": [*loaded_code(), *chosen_config()], "config_hash": config_hash(plain(config)),
+            **self.described(data, entries, departures), **scored,
         }  # fmt: skip
         return self.written(result, Path(config.run_dir), data)
 
