@@ -92,7 +92,7 @@ def test_some_faults_are_told(
     assert wrongly(clean, form, fault, tmp_path, capsys) is None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("fault", FAULTS)
 def test_all_faults_are_told(clean: Path, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("wm_lightning").setLevel(logging.ERROR)
