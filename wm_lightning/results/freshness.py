@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wm_lightning.environment import NO_NUMBERS, git
 
+STALE = "*(stale)*"  # beside the name of such numbers in tables
 PROJECT = Path(__file__).resolve().parents[2]
 # What is measured, unless a result names the files that made it.
 ALL = ("wm_lightning", "conf")

@@ -11,11 +11,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from wm_lightning.results.curves import PALETTE
-from wm_lightning.results.freshness import Freshness, freshness
-from wm_lightning.results.seeds import Age, matching
+from wm_lightning.results.freshness import STALE, Freshness, freshness
+from wm_lightning.results.seeds import Age, matching, of_protocol
 from wm_lightning.results.table import grid
 
-STALE = "*(stale)*"
 BESIDE = ("copy_last_frame", "reconstruction")
 # What a measure and the features it was taken on are called: numbers of different features share no column.
 Measure = tuple[str, str]
@@ -72,7 +71,7 @@ def read_protocols(patterns: Sequence[str], *, root: Path, age: Age = freshness)
     for pattern in patterns:
         for path in matching(pattern, root):
             files |= dict.fromkeys(sorted(path.glob("protocol_*.json")) if path.is_dir() else [path])
-    return tuple(_read(path, age) for path in files if path.name.startswith("protocol_") and path.suffix == ".json")
+    return tuple(_read(path, age) for path in files if of_protocol(path))
 
 
 def protocol_groups(found: Sequence[Scored]) -> list[list[Scored]]:

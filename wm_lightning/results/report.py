@@ -17,6 +17,7 @@ import yaml
 
 from wm_lightning.config import CONFIG_DIR
 from wm_lightning.results import comparison
+from wm_lightning.results.freshness import STALE
 from wm_lightning.results.ladder import Ladder, claim_lines, loss_lines, published_lines
 from wm_lightning.results.protocols import protocol_groups, protocol_table, read_protocols
 from wm_lightning.results.results import Results, Row, write_whole
@@ -24,7 +25,6 @@ from wm_lightning.results.seeds import Group, family, groups, read_runs, spread
 from wm_lightning.results.table import Column, Footnotes, columns, grid, heads
 from wm_lightning.results.targets import Statement, Targets, judge
 
-STALE = "*(stale)*"
 _ABSENT = object()
 _BLOCK = re.compile(r"<!-- results:(?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- /results:(?P=name) -->", re.DOTALL)
 _RECIPE = re.compile(r"<!-- made from (?P<json>\{.*\}) -->")

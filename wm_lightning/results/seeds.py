@@ -72,8 +72,8 @@ def read_runs(patterns: Iterable[str], *, root: Path, age: Age = freshness) -> t
     files: dict[Path, None] = {}
     for pattern in patterns:
         found = [path / "results.json" if path.is_dir() else path for path in matching(pattern, root)]
-        found = [path for path in found if path.is_file() and path.suffix == ".json" and not _of_protocol(path)]
-        if not found and not any(_of_protocol(path) for path in _below(pattern, root)):
+        found = [path for path in found if path.is_file() and path.suffix == ".json" and not of_protocol(path)]
+        if not found and not any(of_protocol(path) for path in _below(pattern, root)):
             raise ValueError(f"{pattern} leads to no results.json from {root}; name run folders, or the files")
         files |= dict.fromkeys(found)
     return tuple(
@@ -122,5 +122,6 @@ def _below(pattern: str, root: Path) -> list[Path]:
     return [file for path in matching(pattern, root) for file in (path.iterdir() if path.is_dir() else [path])]
 
 
-def _of_protocol(path: Path) -> bool:
+def of_protocol(path: Path) -> bool:
+    """Whether a file's name is that of a protocol's result."""
     return path.name.startswith("protocol_") and path.suffix == ".json"
