@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -20,6 +19,7 @@ from wm_lightning.data.datamodule import SPLITS, ClipDataModule
 from wm_lightning.data.formats.action_npz import write_action_npz
 from wm_lightning.data.formats.csgo import COLUMNS, MOUSE, write_csgo
 from wm_lightning.data.formats.episode import Episode
+from wm_lightning.data.formats.game_writers import write_diamond
 from wm_lightning.data.formats.lerobot_writer import LeRobotWriter
 from wm_lightning.data.formats.mp4_npz import EpisodeFiles, write_episode
 from wm_lightning.data.formats.recon import write_recon_file, write_recon_folder
@@ -137,10 +137,7 @@ def tar_set(root: Path) -> None:
 
 def diamond_set(root: Path) -> None:
     for number, (video, actions) in enumerate(games()):
-        path = root / split_of(number) / f"000/00/{number}/{number}.pt"
-        path.parent.mkdir(parents=True)
-        obs = torch.from_numpy(np.moveaxis(video, -1, 1).copy())
-        torch.save({"obs": obs, "act": torch.from_numpy(actions), "info": {"original_file_id": str(number)}}, path)
+        write_diamond(root / split_of(number), number, video, actions, str(number))
 
 
 def recon_set(write):
