@@ -59,14 +59,41 @@ class ActionSpec:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a network made for image-to-video is told of a video's first frame, beside its frames and actions.
+
+    `latent` is that frame, clean (s = 1), or one for every frame; `image` and `text` are tokens as frozen encoders give
+    them, None where a network takes none.
+    """
+
+    latent: Float[Tensor, "b s c h w"]
+    image: Float[Tensor, "b n e"] | None = None
+    text: Float[Tensor, "b m d"] | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Start":
+        """The same change made to all tensors."""
+        image, text = (None if value is None else change(value) for value in (self.image, self.text))
+        return Start(change(self.latent), image, text)
+
+    @classmethod
+    def cat(cls, parts: Sequence["Start"]) -> "Start":
+        """Joins over the batch."""
+        tokens = [[value for p in parts if (value := getattr(p, name)) is not None] for name in ("image", "text")]
+        image, text = (torch.cat(values) if len(values) == len(parts) else None for values in tokens)
+        return cls(torch.cat([p.latent for p in parts]), image, text)
+
+
+@dataclass(frozen=True)
 class Condition:
     """What drives a video: `actions[:, f]` is the action that *produced* frame f.
 
-    `state[:, f]` is an `ActionState`. Actions may be longer than the video.
+    `state[:, f]` is an `ActionState`. Actions may be longer than the video. `start` is made by networks that need it
+    (`Denoises.begun`), from the first given frame.
     """
 
     actions: Float[Tensor, "b f a"]
     state: Int[Tensor, "b f"]
+    start: Start | None = None
 
     def frames(self, start: int, stop: int) -> "Condition":
         """The condition of frames start..stop-1. Raises ValueError where actions end earlier."""
@@ -85,19 +112,25 @@ class Condition:
         return replace(self, state=self.state.masked_fill(mask, int(ActionState.DROPPED)))
 
     def to(self, *args: Any, **kwargs: Any) -> "Condition":
-        """Moves both tensors to a device (dtype conversion would change `state`, so devices only)."""
-        return replace(self, actions=self.actions.to(*args, **kwargs), state=self.state.to(*args, **kwargs))
+        """Moves all tensors to a device (dtype conversion would change `state`, so devices only)."""
+        return self._each(lambda value: value.to(*args, **kwargs))
 
     def __len__(self) -> int:
         return self.actions.shape[0]
 
     def __getitem__(self, rows: slice | Tensor) -> "Condition":
-        return replace(self, actions=self.actions[rows], state=self.state[rows])
+        return self._each(lambda value: value[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        start = None if self.start is None else self.start.each(change)
+        return Condition(change(self.actions), change(self.state), start)
 
     @classmethod
     def cat(cls, parts: Sequence["Condition"], dim: int = 0) -> "Condition":
-        """Joins conditions over the batch (dim 0) or over time (dim 1)."""
-        return cls(torch.cat([p.actions for p in parts], dim), torch.cat([p.state for p in parts], dim))
+        """Joins conditions over the batch (dim 0) or over time (dim 1, where the first one's start holds for all)."""
+        starts = [p.start for p in parts if p.start is not None]
+        start = None if len(starts) < len(parts) else starts[0] if dim == 1 else Start.cat(starts)
+        return cls(torch.cat([p.actions for p in parts], dim), torch.cat([p.state for p in parts], dim), start)
 
 
 @dataclass(frozen=True)

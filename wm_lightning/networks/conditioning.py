@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wm_lightning.clip import ActionState, Condition, Levels
 
 Embedding = Float[Tensor, "b f d"]
+ActionKind = Literal["linear", "mlp", "deep", "table"]
 
 
 class LevelEmbedder(nn.Module):
@@ -32,8 +33,9 @@ class LevelEmbedder(nn.Module):
 class ActionEmbedder(nn.Module):
     """Actions per frame; what *none* and *dropped* feed is a setting.
 
-    `none`: "input_zero" sends a zero action through the layers, "learned" adds a vector of its own.
-    `dropped`: "zero" is a zero embedding, "learned" a vector of its own.
+    `kind`: "linear" is one layer, "mlp" two, "deep" three, the first of width `hidden`, and "table" adds up a row of
+    that width for every named choice (a multi-hot), then two layers. `none`: "input_zero" sends a zero action through
+    the layers, "learned" adds a vector of its own. `dropped`: "zero" is a zero embedding, "learned" a vector of its own.
     """
 
     def __init__(
@@ -41,15 +43,13 @@ class ActionEmbedder(nn.Module):
         actions: int,
         dim: int,
         *,
-        kind: Literal["linear", "mlp"],
+        kind: ActionKind,
         none: Literal["input_zero", "learned"],
         dropped: Literal["zero", "learned"],
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
-        layers = [nn.Linear(actions, dim)]
-        if kind == "mlp":
-            layers += [nn.SiLU(), nn.Linear(dim, dim)]  # type: ignore[list-item]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*_action_layers(actions, dim, kind, hidden or dim))
         self.none = nn.Parameter(torch.randn(dim) * 0.02) if none == "learned" else None
         self.dropped = nn.Parameter(torch.randn(dim) * 0.02) if dropped == "learned" else None
 
@@ -61,3 +61,12 @@ class ActionEmbedder(nn.Module):
             embedding = torch.where(state == int(ActionState.NONE), self.none.to(embedding.dtype), embedding)
         dropped = torch.zeros_like(embedding[:1, :1]) if self.dropped is None else self.dropped.to(embedding.dtype)
         return torch.where(state == int(ActionState.DROPPED), dropped, embedding)
+
+
+def _action_layers(actions: int, dim: int, kind: ActionKind, hidden: int) -> list[nn.Module]:
+    if kind == "linear":
+        return [nn.Linear(actions, dim)]
+    if kind == "mlp":
+        return [nn.Linear(actions, dim), nn.SiLU(), nn.Linear(dim, dim)]
+    first = [nn.Linear(actions, hidden), nn.SiLU()] if kind == "deep" else [nn.Linear(actions, hidden, bias=False)]
+    return [*first, nn.Linear(hidden, dim), nn.SiLU(), nn.Linear(dim, dim)]

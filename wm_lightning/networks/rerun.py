@@ -1,9 +1,12 @@
 """A network without cache: it remembers its raw inputs and runs them again with every call."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from wm_lightning.clip import Condition, Latents, Levels
+from wm_lightning.networks.begins import Begins
 from wm_lightning.networks.masks import ExplicitMask, FrameMask
 from wm_lightning.networks.state import State, empty_state
 
@@ -18,6 +21,10 @@ class Rerun(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+
+    def begun(self, context: Latents, condition: Condition) -> Condition:
+        """As the network's own; see `Denoises.begun`."""
+        return self.network.begun(context, condition) if isinstance(self.network, Begins) else condition
 
     def forward(
         self,
@@ -44,7 +51,7 @@ class Rerun(nn.Module):
         state = state.advanced({name: value.detach() for name, value in inputs.items()}, frames)
         if memory_only:
             return None, state
-        whole = Condition(inputs["actions"], inputs["state"])
+        whole = replace(condition, actions=inputs["actions"], state=inputs["state"])
         bidirectional = mask.chunk is None
         every = mask if bidirectional else _blocks_given(mask, inputs["block"][0])
         prediction, _ = self.network(inputs["x_t"], inputs["label"], whole, None, mask=every)

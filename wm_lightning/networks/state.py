@@ -1,7 +1,7 @@
 """What a network remembers of the frames it has seen, as a value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,12 +14,14 @@ class State:
 
     A call of a network never alters the state it is given; it returns one that includes its own
     frames. Dropping that is denoising, keeping it is committing. `frame` is the absolute index of
-    the next frame of every slot; `valid` is None while every slot remembers every frame.
+    the next frame of every slot; `valid` is None while every slot remembers every frame. `last` is kept of the newest
+    frames alone, whatever is dropped of `memory`: the last inputs of causal convolutions, sums of cumulative norms.
     """
 
     memory: Mapping[str, Tensor]
     frame: Int[Tensor, "b"]
     valid: Bool[Tensor, "b f"] | None = None
+    last: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -27,22 +29,32 @@ class State:
         return next(iter(self.memory.values())).shape[1] if self.memory else 0
 
     def reset(self, slots: Bool[Tensor, "b"]) -> "State":
-        """The state in which the named slots have seen nothing."""
+        """The state in which the named slots have seen nothing: their frame is 0, by which a network knows them."""
         every = torch.ones(len(slots), self.length, dtype=torch.bool, device=slots.device)
         valid = every if self.valid is None else self.valid
         return replace(self, valid=valid & ~slots[:, None], frame=self.frame.masked_fill(slots, 0))
 
-    def advanced(self, memory: Mapping[str, Tensor], frames: int) -> "State":
+    def advanced(
+        self, memory: Mapping[str, Tensor], frames: int, last: Mapping[str, Tensor] | None = None
+    ) -> "State":
         """The state after `frames` more frames, with their memory already appended."""
         valid = self.valid
         if valid is not None:
             valid = torch.cat([valid, valid.new_ones(len(valid), frames)], dim=1)
-        return replace(self, memory=memory, frame=self.frame + frames, valid=valid)
+        return replace(self, memory=memory, frame=self.frame + frames, valid=valid, last=last or {})
 
     def subset(self, prefix: str) -> "State":
         """The part of the memory whose names start with `prefix`, under the names without it."""
-        memory = {k.removeprefix(prefix): v for k, v in self.memory.items() if k.startswith(prefix)}
-        return replace(self, memory=memory)
+        own = ({k.removeprefix(prefix): v for k, v in m.items() if k.startswith(prefix)} for m in (self.memory, self.last))
+        return replace(self, memory=next(own), last=next(own))
+
+    def joined(self, other: "State", own: str, others: str) -> "State":
+        """This state with the memory of another beside it, under the prefixes `own` and `others`; see `subset`."""
+        both = (
+            {own + k: v for k, v in mine.items()} | {others + k: v for k, v in theirs.items()}
+            for mine, theirs in ((self.memory, other.memory), (self.last, other.last))
+        )
+        return replace(self, memory=next(both), last=next(both))
 
 
 def empty_state(batch: int) -> State:

@@ -1,6 +1,6 @@
 """Classifier-free guidance on actions, as a denoiser around a denoiser."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from wm_lightning.clip import Condition, Latents, Levels
@@ -37,6 +37,9 @@ class Guided:
         """The path of the model inside."""
         return self.model.path
 
+    def begun(self, context: Latents, condition: Condition) -> Condition:
+        return self.model.begun(context, condition)
+
     def x0(
         self, x_t: Latents, t: Levels, condition: Condition, past: State | None, mask: FrameMask
     ) -> tuple[Latents, State]:
@@ -60,5 +63,4 @@ class Guided:
     def _joined(self, state: State, other: State) -> State:
         if self.null == "newest":
             return state
-        memory = {f"given/{k}": v for k, v in state.memory.items()} | {f"null/{k}": v for k, v in other.memory.items()}
-        return replace(state, memory=memory)
+        return state.joined(other, "given/", "null/")

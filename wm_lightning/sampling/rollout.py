@@ -206,7 +206,7 @@ def remember_context(model: Denoises, context: Latents, condition: Condition, pl
     shape = tuple(context.shape[2:])
     whole, t = plan.commit.inputs(model.path, context, lambda: noise(shape, [0] * batch, frames, COMMIT_DRAW))
     past = replace(empty_state(batch), frame=torch.full((batch,), frames - len(rows)))
-    kept = Condition(condition.actions[:, rows], condition.state[:, rows])
+    kept = replace(condition, actions=condition.actions[:, rows], state=condition.state[:, rows])
     return model.remember(whole[:, rows], t[:, rows], kept, past, plan.mask)
 
 
@@ -242,6 +242,7 @@ def rollout(
     shape = tuple(context.shape[2:])
     if exits is not None:
         _check_exits(exits, chunks=-(-(total - given) // plan.chunk), steps=len(sampler.levels(model.path, 1)) - 1)
+    condition = model.begun(context, condition)
     past = remember_context(model, context, condition, plan, noise)
     made = [context]
     for index, start in enumerate(range(given, total, plan.chunk)):

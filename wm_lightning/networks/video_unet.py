@@ -1,0 +1,246 @@
+"""The latent video UNet of DynamiCrafter (2310.12190), as it is or made causal and action-conditioned (2505.14357)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from wm_lightning.clip import Condition, Latents, Levels, Start
+from wm_lightning.networks.conditioning import ActionEmbedder, ActionKind, Embedding, LevelEmbedder
+from wm_lightning.networks.geometry import frame_visibility
+from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.state import State, empty_state
+from wm_lightning.networks.unet_spatial import ResBlock, SpatialTransformer, Stage, Upsample
+from wm_lightning.networks.unet_temporal import (
+    Features,
+    NormScope,
+    Padding,
+    Run,
+    TemporalAttention,
+    TemporalConv,
+    TemporalNorm,
+    TemporalTransformer,
+    per_frame,
+)
+
+GROUP = 16  # image tokens of one frame
+ImageGroups = Literal["frame", "all", "official"]
+
+
+class Head(nn.Module):
+    """Norm, SiLU and a convolution over each frame, zero-initialised.
+
+    With `height_causal` it sees the two rows above and none below, as Vid2World's published weights ask for.
+    """
+
+    def __init__(self, channels: int, out: int, *, groups: int, height_causal: bool) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.GroupNorm(groups, channels), nn.Conv2d(channels, out, 3)
+        self.around = (1, 1, 2, 0) if height_causal else (1, 1, 1, 1)
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h w"]:
+        return self.conv(F.pad(F.silu(self.norm(x)), self.around))
+
+
+class VideoUNet(nn.Module):
+    """Predicts what its path asks for, of every new frame, given the remembered ones.
+
+    With `causal`, convolutions along time see the past and the present alone, so that it works under the framewise
+    mask and remembers keys and values of all attentions along time and the last inputs of all convolutions along time.
+    Without, it is the bidirectional network that causal ones start from. `norm_scope="clip"` pools statistics over
+    frames, as pretrained networks do: no frame is then free of later ones, and nothing can be remembered.
+
+    `start`: the clean first frame joins the channels of every frame. `tokens` is the width of text and image tokens,
+    None without; `image_groups` says which image tokens a frame is given. `rate` is the frame rate it is told.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        height: int,
+        width: int,
+        patch: int,
+        dim: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention_at: Sequence[int],
+        head_dim: int,
+        opening_heads: int,
+        groups: int,
+        causal: bool,
+        pad: Padding,
+        norm_scope: NormScope,
+        head_height_causal: bool,
+        start: bool,
+        tokens: int | None,
+        image_groups: ImageGroups,
+        rate: float | None,
+        actions: int,
+        actions_seen: bool,
+        action_kind: ActionKind,
+        gradient_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        smallest = patch * 2 ** (len(multipliers) - 1)
+        if height % smallest or width % smallest:
+            raise ValueError(f"{height=} and {width=} must be multiples of {smallest}, by {patch=} and {multipliers=}")
+        self.patch, self.causal, self.rate_value, self.image_groups = patch, causal, rate, image_groups
+        self.remembers = causal and norm_scope != "clip"
+        self.start, self.gradient_checkpointing = start, gradient_checkpointing
+        embedder = partial(LevelEmbedder, 4 * dim, frequencies=dim)
+        self.level, self.rate = embedder(), None if rate is None else embedder()
+        self.action = None
+        if actions_seen:
+            own = {"kind": action_kind, "none": "input_zero", "dropped": "zero", "hidden": dim}
+            self.action = ActionEmbedder(actions, 4 * dim, **own)  # type: ignore[arg-type]
+        folded = channels * patch**2
+        self.stem = nn.Conv2d(folded * (2 if start else 1), dim, 3, padding=1)
+        make = _Parts(head_dim, 4 * dim, groups, causal, pad, norm_scope, tokens)
+        self.opening = TemporalTransformer(dim, opening_heads * head_dim, opening_heads, groups=groups, scope=norm_scope)
+        self.down, self.middle, self.up = make.stages(dim, multipliers, blocks, tuple(attention_at))
+        self.head = Head(dim * multipliers[0], folded, groups=groups, height_causal=head_height_causal)
+        for name, module in self.named_modules():
+            if isinstance(module, TemporalAttention | TemporalConv | TemporalNorm):
+                module.key = name
+
+    def begun(self, context: Latents, condition: Condition) -> Condition:
+        """The condition with the first given frame as its start, where this network takes one (zeros: none is given)."""
+        if not self.start or condition.start is not None:
+            return condition
+        first = context[:, :1] if context.shape[1] else context.new_zeros(len(context), 1, *context.shape[2:])
+        return replace(condition, start=Start(first))
+
+    def forward(
+        self,
+        x_t: Latents,
+        label: Levels,
+        condition: Condition,
+        past: State | None = None,
+        *,
+        mask: FrameMask,
+        memory_only: bool = False,
+    ) -> tuple[Latents | None, State]:
+        """Prediction for the new frames and the state that includes them; see `VideoDiT.forward`.
+
+        Raises ValueError for a mask or a past that this network cannot have, and without a start where it takes one.
+        """
+        state = empty_state(len(x_t)) if past is None else past
+        self._check(mask, state, condition)
+        frames = x_t.shape[1]
+        run = self._run(self._embedding(label, condition), condition, state, mask, frames)
+        x = x_t
+        if condition.start is not None and self.start:
+            x = torch.cat([x, condition.start.latent.to(x.dtype).expand(-1, frames, -1, -1, -1)], dim=2)
+        x = self.opening(per_frame(self.stem, self._folded(x)), run)
+        skips = [x]
+        for stage in self.down:
+            skips.append(x := self._through(stage, x, run))
+        for stage in self.middle:
+            x = self._through(stage, x, run)
+        for stage in self.up:
+            x = self._through(stage, torch.cat([x, skips.pop()], dim=2), run)
+        state = state.advanced(run.kept_memory, frames, run.kept_last)
+        if memory_only:
+            return None, state
+        made = rearrange(per_frame(self.head, x), "b f (c p q) y x -> b f c (y p) (x q)", p=self.patch, q=self.patch)
+        return made.to(torch.promote_types(x_t.dtype, torch.float32)), state
+
+    def _folded(self, x: Latents) -> Features:
+        return rearrange(x, "b f c (y p) (x q) -> b f (c p q) y x", p=self.patch, q=self.patch)
+
+    def _embedding(self, label: Levels, condition: Condition) -> Embedding:
+        embedding = self.level(label)
+        if self.rate is not None and self.rate_value is not None:
+            embedding = embedding + self.rate(torch.full_like(label, self.rate_value))
+        return embedding if self.action is None else embedding + self.action(condition)
+
+    def _run(
+        self, embedding: Embedding, condition: Condition, state: State, mask: FrameMask, frames: int
+    ) -> Run:
+        seen, start = frame_visibility(mask, state.length, frames, state.valid), condition.start
+        first = state.frame.to(embedding.device)
+        image = None if start is None or start.image is None else self._image_tokens(start.image, first, frames)
+        return Run(
+            embedding, state.memory, state.last, None if seen is None else seen.to(embedding.device),
+            first == 0 if state.last else None, None if start is None else start.text, image,
+        )  # fmt: skip
+
+    def _image_tokens(
+        self, tokens: Float[Tensor, "b n d"], first: Tensor, frames: int
+    ) -> Float[Tensor, "b f m d"]:
+        """Each frame's own group by its absolute place (the last group for all beyond), or all groups for every frame."""
+        groups = rearrange(tokens, "b (g m) d -> b g m d", m=GROUP)
+        own = self.image_groups == "frame" or (self.image_groups == "official" and frames == groups.shape[1])
+        if not own:
+            return tokens[:, None].expand(-1, frames, -1, -1)
+        place = (first[:, None] + torch.arange(frames, device=tokens.device)).clamp(max=groups.shape[1] - 1)
+        return groups[torch.arange(len(tokens), device=tokens.device)[:, None], place]
+
+    def _through(self, stage: nn.Module, x: Features, run: Run) -> Features:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(stage, x, run, use_reentrant=False)  # type: ignore[return-value]
+        return stage(x, run)
+
+    def _check(self, mask: FrameMask, state: State, condition: Condition) -> None:
+        if mask.chunk != (1 if self.causal else None):
+            raise ValueError(
+                f"a {'causal' if self.causal else 'bidirectional'} VideoUNet works under the mask "
+                f"{'framewise (chunk 1)' if self.causal else 'bidirectional (chunk null)'}, not {mask}; set "
+                f"rollout.mask.chunk and module.masks.chunks, or network.causal"
+            )
+        if state.length and not self.remembers:
+            raise ValueError("norms over the clip and bidirectional layers leave nothing to remember; run it in Rerun")
+        if self.start and condition.start is None:
+            raise ValueError("this VideoUNet is told of the first frame; give it a condition from `begun`")
+
+
+class _Parts:
+    """Makes the stages of a UNet, all with the same kinds of layers."""
+
+    def __init__(
+        self, head_dim: int, embedding: int, groups: int, causal: bool, pad: Padding, scope: NormScope, tokens: int | None
+    ) -> None:
+        self.head_dim, self.groups, self.scope, self.tokens = head_dim, groups, scope, tokens
+        self.res: Callable[[int, int], ResBlock] = partial(
+            ResBlock, embedding=embedding, groups=groups, causal=causal, pad=pad, scope=scope
+        )
+
+    def stages(
+        self, dim: int, multipliers: Sequence[int], blocks: int, attention_at: tuple[int, ...]
+    ) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
+        """Down, middle and up. The outputs of the stem and of every stage down go to the stages up, last first."""
+        down, skips, width = [], [dim], dim
+        for level, multiplier in enumerate(multipliers):
+            for _ in range(blocks):
+                down.append(self.stage(width, dim * multiplier, 2**level in attention_at))
+                skips.append(width := dim * multiplier)
+            if level + 1 < len(multipliers):
+                down.append(Stage(resize=nn.Conv2d(width, width, 3, stride=2, padding=1)))
+                skips.append(width)
+        middle = [self.stage(width, width, True), self.stage(width, width, False)]
+        up = []
+        for level, multiplier in reversed(list(enumerate(multipliers))):
+            for block in range(blocks + 1):
+                grows = level > 0 and block == blocks
+                up.append(self.stage(width + skips.pop(), dim * multiplier, 2**level in attention_at, grows))
+                width = dim * multiplier
+        return nn.ModuleList(down), nn.ModuleList(middle), nn.ModuleList(up)
+
+    def stage(self, channels: int, out: int, attends: bool, grows: bool = False) -> Stage:
+        """A residual block to `out` channels, attention behind it, and twice the size where it grows."""
+        spatial = temporal = None
+        if attends:
+            heads = out // self.head_dim
+            spatial = SpatialTransformer(out, heads, groups=self.groups, tokens=self.tokens)
+            temporal = TemporalTransformer(out, out, heads, groups=self.groups, scope=self.scope)
+        return Stage(self.res(channels, out), spatial, temporal, Upsample(out, out, 3, padding=1) if grows else None)
