@@ -34,9 +34,7 @@ class State:
         valid = every if self.valid is None else self.valid
         return replace(self, valid=valid & ~slots[:, None], frame=self.frame.masked_fill(slots, 0))
 
-    def advanced(
-        self, memory: Mapping[str, Tensor], frames: int, last: Mapping[str, Tensor] | None = None
-    ) -> "State":
+    def advanced(self, memory: Mapping[str, Tensor], frames: int, last: Mapping[str, Tensor] | None = None) -> "State":
         """The state after `frames` more frames, with their memory already appended."""
         valid = self.valid
         if valid is not None:
@@ -45,7 +43,9 @@ class State:
 
     def subset(self, prefix: str) -> "State":
         """The part of the memory whose names start with `prefix`, under the names without it."""
-        own = ({k.removeprefix(prefix): v for k, v in m.items() if k.startswith(prefix)} for m in (self.memory, self.last))
+        own = (
+            {k.removeprefix(prefix): v for k, v in m.items() if k.startswith(prefix)} for m in (self.memory, self.last)
+        )
         return replace(self, memory=next(own), last=next(own))
 
     def joined(self, other: "State", own: str, others: str) -> "State":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from wm_lightning.networks.attention import attend
 from wm_lightning.networks.unet_temporal import (
+    Changed,
     ConvStep,
     Features,
     NormScope,
@@ -19,6 +20,7 @@ from wm_lightning.networks.unet_temporal import (
 )
 
 Places = Float[Tensor, "bf n d"]
+Given = Float[Tensor, "bf m e"]
 
 
 class ResBlock(nn.Module):
@@ -38,7 +40,7 @@ class ResBlock(nn.Module):
         for parameter in (*self.conv2.parameters(), self.temporal[-1].conv.weight, self.temporal[-1].conv.bias):  # type: ignore[union-attr]
             nn.init.zeros_(parameter)  # type: ignore[arg-type]
 
-    def forward(self, x: Features, run: Run) -> Features:
+    def forward(self, x: Features, run: Run) -> Changed:
         y = per_frame(self.conv1, F.silu(per_frame(self.norm1, x)))
         y = y + self.embed(F.silu(run.embedding))[..., None, None]
         y = per_frame(self.skip, x) + per_frame(self.conv2, F.silu(per_frame(self.norm2, y)))
@@ -67,7 +69,7 @@ class PlaceAttention(nn.Module):
         """Self-attention."""
         return self.out(self._to(self.q(x), self.k(x), self.v(x)))
 
-    def to_tokens(self, x: Places, text: Places | None, image: Places | None) -> Places:
+    def to_tokens(self, x: Places, text: Given | None, image: Float[Tensor, "bf k e"] | None) -> Places:
         """Attention to a text's tokens and to an image's; one that is not there adds nothing."""
         q, answer = self.q(x), torch.zeros_like(x)
         if text is not None:
@@ -76,7 +78,7 @@ class PlaceAttention(nn.Module):
             answer = answer + self._to(q, self.image_k(image), self.image_v(image))
         return self.out(answer)
 
-    def _to(self, q: Places, k: Places, v: Places) -> Places:
+    def _to(self, q: Places, k: Float[Tensor, "bf m d"], v: Float[Tensor, "bf m d"]) -> Places:
         q, k, v = (rearrange(y, "b n (h e) -> b h n e", h=self.heads) for y in (q, k, v))
         return rearrange(attend(q, k, v, None), "b h n e -> b n (h e)")
 
@@ -115,7 +117,7 @@ class SpatialTransformer(nn.Module):
 class Upsample(nn.Conv2d):
     """Twice as high and wide, then a convolution."""
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:  # type: ignore[override]
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out rows columns"]:  # type: ignore[override]
         return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -132,7 +134,7 @@ class Stage(nn.Module):
         super().__init__()
         self.res, self.spatial, self.temporal, self.resize = res, spatial, temporal, resize
 
-    def forward(self, x: Features, run: Run) -> Features:
+    def forward(self, x: Features, run: Run) -> Changed:
         for layer in (self.res, self.spatial, self.temporal):
             x = x if layer is None else layer(x, run)
         return x if self.resize is None else per_frame(self.resize, x)

@@ -14,6 +14,7 @@ from wm_lightning.networks.attention import attend
 from wm_lightning.networks.conditioning import Embedding
 
 Features = Float[Tensor, "b f c h w"]
+Changed = Float[Tensor, "b f out rows columns"]  # other channels, another size
 Tokens = Float[Tensor, "b f n d"]
 NormScope = Literal["frame", "clip", "cumulative"]
 Padding = Literal["zeros", "replicate"]
@@ -33,8 +34,8 @@ class Run:
     last: Mapping[str, Tensor] = field(default_factory=dict)
     seen: Bool[Tensor, "..."] | None = None
     fresh: Bool[Tensor, "b"] | None = None
-    text: Float[Tensor, "b n d"] | None = None
-    image: Float[Tensor, "b f n d"] | None = None
+    text: Float[Tensor, "b m e"] | None = None
+    image: Float[Tensor, "b f n e"] | None = None
     kept_memory: dict[str, Tensor] = field(default_factory=dict)
     kept_last: dict[str, Tensor] = field(default_factory=dict)
 
@@ -46,7 +47,7 @@ class Run:
         return past if self.fresh is None else torch.where(self.fresh.view(-1, *[1] * (past.ndim - 1)), otherwise, past)
 
 
-def per_frame(layer: Callable[[Tensor], Tensor], x: Features) -> Features:
+def per_frame(layer: Callable[[Tensor], Tensor], x: Features) -> Changed:
     """A layer for images, on every frame by itself."""
     return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
@@ -57,7 +58,7 @@ class TemporalNorm(nn.GroupNorm):
     "clip" is what pretrained video models have; it lets every frame see every other, so it is not causal.
     """
 
-    key: str
+    key: str = ""  # its name in the network, under which it remembers
 
     def __init__(self, groups: int, channels: int, *, eps: float, scope: NormScope) -> None:
         super().__init__(groups, channels, eps=eps)
@@ -88,7 +89,7 @@ class TemporalConv(nn.Module):
     `pad` is what stands before the first frame (and, centred, behind the last): zeros, or the frame itself.
     """
 
-    key: str
+    key: str = ""  # its name in the network, under which it remembers
 
     def __init__(self, channels: int, out: int, *, taps: int, causal: bool, pad: Padding) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class TemporalConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
-    def forward(self, x: Features, run: Run) -> Features:
+    def forward(self, x: Features, run: Run) -> Float[Tensor, "b f out h w"]:
         frames, taps = x.shape[1], self.weight.shape[2]
         if self.causal:
             before = run.before(self.key, self._beside(x[:, :1], taps - 1))
@@ -112,7 +113,7 @@ class TemporalConv(nn.Module):
         weight = rearrange(self.weight, "o i k -> o (k i) 1 1")
         return F.conv2d(stacked.flatten(0, 1), weight, self.bias).unflatten(0, x.shape[:2])
 
-    def _beside(self, edge: Features, frames: int) -> Features:
+    def _beside(self, edge: Float[Tensor, "b 1 c h w"], frames: int) -> Float[Tensor, "b beside c h w"]:
         wide = edge.expand(-1, frames, -1, -1, -1)
         return torch.zeros_like(wide) if self.pad == "zeros" else wide
 
@@ -145,7 +146,7 @@ def gated_mlp(dim: int) -> nn.Sequential:
 class TemporalAttention(nn.Module):
     """Every place attends to itself in the frames it may see; there are no positions in time."""
 
-    key: str
+    key: str = ""  # its name in the network, under which it remembers
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -161,7 +162,7 @@ class TemporalAttention(nn.Module):
             seen = seen.repeat_interleave(x.shape[2], dim=0)[:, None]
         return self.out(rearrange(attend(q, k, v, seen), "(b n) h f e -> b f n (h e)", n=x.shape[2]))
 
-    def _with_past(self, name: str, new: Tokens, run: Run) -> Tokens:
+    def _with_past(self, name: str, new: Tokens, run: Run) -> Float[Tensor, "b total n d"]:
         past = run.memory.get(f"{self.key}.{name}")
         every = new if past is None else torch.cat([past.to(new.dtype), new], dim=1)
         run.kept_memory[f"{self.key}.{name}"] = every.detach()

@@ -19,6 +19,7 @@ from wm_lightning.networks.masks import FrameMask
 from wm_lightning.networks.state import State, empty_state
 from wm_lightning.networks.unet_spatial import ResBlock, SpatialTransformer, Stage, Upsample
 from wm_lightning.networks.unet_temporal import (
+    Changed,
     Features,
     NormScope,
     Padding,
@@ -106,7 +107,9 @@ class VideoUNet(nn.Module):
         folded = channels * patch**2
         self.stem = nn.Conv2d(folded * (2 if start else 1), dim, 3, padding=1)
         make = _Parts(head_dim, 4 * dim, groups, causal, pad, norm_scope, tokens)
-        self.opening = TemporalTransformer(dim, opening_heads * head_dim, opening_heads, groups=groups, scope=norm_scope)
+        self.opening = TemporalTransformer(
+            dim, opening_heads * head_dim, opening_heads, groups=groups, scope=norm_scope
+        )
         self.down, self.middle, self.up = make.stages(dim, multipliers, blocks, tuple(attention_at))
         self.head = Head(dim * multipliers[0], folded, groups=groups, height_causal=head_height_causal)
         for name, module in self.named_modules():
@@ -155,7 +158,7 @@ class VideoUNet(nn.Module):
         made = rearrange(per_frame(self.head, x), "b f (c p q) y x -> b f c (y p) (x q)", p=self.patch, q=self.patch)
         return made.to(torch.promote_types(x_t.dtype, torch.float32)), state
 
-    def _folded(self, x: Latents) -> Features:
+    def _folded(self, x: Latents) -> Changed:
         return rearrange(x, "b f c (y p) (x q) -> b f (c p q) y x", p=self.patch, q=self.patch)
 
     def _embedding(self, label: Levels, condition: Condition) -> Embedding:
@@ -164,9 +167,7 @@ class VideoUNet(nn.Module):
             embedding = embedding + self.rate(torch.full_like(label, self.rate_value))
         return embedding if self.action is None else embedding + self.action(condition)
 
-    def _run(
-        self, embedding: Embedding, condition: Condition, state: State, mask: FrameMask, frames: int
-    ) -> Run:
+    def _run(self, embedding: Embedding, condition: Condition, state: State, mask: FrameMask, frames: int) -> Run:
         seen, start = frame_visibility(mask, state.length, frames, state.valid), condition.start
         first = state.frame.to(embedding.device)
         image = None if start is None or start.image is None else self._image_tokens(start.image, first, frames)
@@ -175,9 +176,7 @@ class VideoUNet(nn.Module):
             first == 0 if state.last else None, None if start is None else start.text, image,
         )  # fmt: skip
 
-    def _image_tokens(
-        self, tokens: Float[Tensor, "b n d"], first: Tensor, frames: int
-    ) -> Float[Tensor, "b f m d"]:
+    def _image_tokens(self, tokens: Float[Tensor, "b n d"], first: Tensor, frames: int) -> Float[Tensor, "b f m d"]:
         """Each frame's own group by its absolute place (the last group for all beyond), or all groups for every frame."""
         groups = rearrange(tokens, "b (g m) d -> b g m d", m=GROUP)
         own = self.image_groups == "frame" or (self.image_groups == "official" and frames == groups.shape[1])
@@ -186,7 +185,7 @@ class VideoUNet(nn.Module):
         place = (first[:, None] + torch.arange(frames, device=tokens.device)).clamp(max=groups.shape[1] - 1)
         return groups[torch.arange(len(tokens), device=tokens.device)[:, None], place]
 
-    def _through(self, stage: nn.Module, x: Features, run: Run) -> Features:
+    def _through(self, stage: nn.Module, x: Features, run: Run) -> Changed:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(stage, x, run, use_reentrant=False)  # type: ignore[return-value]
         return stage(x, run)
@@ -208,7 +207,14 @@ class _Parts:
     """Makes the stages of a UNet, all with the same kinds of layers."""
 
     def __init__(
-        self, head_dim: int, embedding: int, groups: int, causal: bool, pad: Padding, scope: NormScope, tokens: int | None
+        self,
+        head_dim: int,
+        embedding: int,
+        groups: int,
+        causal: bool,
+        pad: Padding,
+        scope: NormScope,
+        tokens: int | None,
     ) -> None:
         self.head_dim, self.groups, self.scope, self.tokens = head_dim, groups, scope, tokens
         self.res: Callable[[int, int], ResBlock] = partial(
