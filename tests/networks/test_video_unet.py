@@ -162,7 +162,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 
 def test_frames_are_given_their_own_image_tokens() -> None:
-    network, (x_t, label, given) = tiny_unet(), inputs(5)
+    network, (_, _, given) = tiny_unet(), inputs(5)
     assert given.start is not None and given.start.image is not None
     image = given.start.image.clone()
     image[:, 16:32] += 1  # the group of frame 1

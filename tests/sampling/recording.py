@@ -63,6 +63,9 @@ class Recorder:
     def path(self) -> GaussianPath:
         return self.model.path
 
+    def begun(self, context: Tensor, condition: Condition) -> Condition:
+        return self.model.begun(context, condition)
+
     def x0(
         self, x_t: Tensor, t: Tensor, condition: Condition, past: State | None, mask: FrameMask
     ) -> tuple[Tensor, State]:

@@ -35,7 +35,7 @@ class ActionEmbedder(nn.Module):
 
     `kind`: "linear" is one layer, "mlp" two, "deep" three, the first of width `hidden`, and "table" adds up a row of
     that width for every named choice (a multi-hot), then two layers. `none`: "input_zero" sends a zero action through
-    the layers, "learned" adds a vector of its own. `dropped`: "zero" is a zero embedding, "learned" a vector of its own.
+    the layers, "learned" adds a vector of its own. `dropped`: "zero" is a zero embedding, "learned" one of its own.
     """
 
     def __init__(

@@ -117,7 +117,7 @@ class VideoUNet(nn.Module):
                 module.key = name
 
     def begun(self, context: Latents, condition: Condition) -> Condition:
-        """The condition with the first given frame as its start, where this network takes one (zeros: none is given)."""
+        """The condition with the first given frame as its start, where the network takes one; zeros if none is given."""
         if not self.start or condition.start is not None:
             return condition
         first = context[:, :1] if context.shape[1] else context.new_zeros(len(context), 1, *context.shape[2:])
@@ -177,7 +177,7 @@ class VideoUNet(nn.Module):
         )  # fmt: skip
 
     def _image_tokens(self, tokens: Float[Tensor, "b n d"], first: Tensor, frames: int) -> Float[Tensor, "b f m d"]:
-        """Each frame's own group by its absolute place (the last group for all beyond), or all groups for every frame."""
+        """Each frame's own group by its absolute place (beyond the last group that one), or all for every frame."""
         groups = rearrange(tokens, "b (g m) d -> b g m d", m=GROUP)
         own = self.image_groups == "frame" or (self.image_groups == "official" and frames == groups.shape[1])
         if not own:
@@ -216,7 +216,8 @@ class _Parts:
         scope: NormScope,
         tokens: int | None,
     ) -> None:
-        self.head_dim, self.groups, self.scope, self.tokens = head_dim, groups, scope, tokens
+        self.head_dim, self.groups, self.tokens = head_dim, groups, tokens
+        self.scope: NormScope = scope
         self.res: Callable[[int, int], ResBlock] = partial(
             ResBlock, embedding=embedding, groups=groups, causal=causal, pad=pad, scope=scope
         )
