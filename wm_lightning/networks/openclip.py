@@ -5,6 +5,7 @@ computed once and kept in a file (`write_empty_text`, `read_empty_text`).
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,9 @@ def _smoothed(frames: Frames, dim: int, deviation: float) -> Frames:
 
 def write_empty_text(encoder: OpenClipText, path: Path) -> None:
     """Writes the states of the empty text, `1 77 width`, with the hash of the weights that made them."""
-    save_file({EMPTY_TEXT: encoder([""]).contiguous().cpu()}, path, metadata={"sha256": encoder.sha256})
+    partial = path.with_suffix(path.suffix + ".partial")
+    save_file({EMPTY_TEXT: encoder([""]).contiguous().cpu()}, partial, metadata={"sha256": encoder.sha256})
+    os.replace(partial, path)
 
 
 def read_empty_text(path: Path, sha256: str | None) -> Float[Tensor, "1 length width"]:
