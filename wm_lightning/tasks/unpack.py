@@ -19,7 +19,7 @@ from wm_lightning.plain_files import read_plain
 
 log = logging.getLogger(__name__)
 
-ADVICE = "name the model.ckpt that was published, and download it again if its size is not the published one"
+ADVICE = "name the model.ckpt as it was published, whole, or one saved anew with its state_dict alone"
 EMPTY_TEXT = "empty_text.safetensors"
 
 
