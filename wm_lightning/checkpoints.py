@@ -176,10 +176,15 @@ def rewrite_card(path: Path, card: Card) -> None:
 
 
 def _write(values: Mapping[str, Tensor], card: Card, path: Path) -> None:
+    write_weights(path, values, {"card": json.dumps(card.to_dict())})
+
+
+def write_weights(path: Path, values: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes tensors by name as safetensors, with `metadata` in the header, and the file whole or not at all."""
     weights = {name: value.detach().contiguous().cpu() for name, value in values.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(path.suffix + ".partial")
-    save_file(weights, partial, metadata={"card": json.dumps(card.to_dict())})
+    save_file(weights, partial, metadata=dict(metadata))
     # safetensors writes for the owner alone; the file is as open as any other of the run.
     mask = os.umask(0)
     os.umask(mask)

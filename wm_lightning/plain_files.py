@@ -9,13 +9,17 @@ from zipfile import is_zipfile
 
 import torch
 
+OWN = "try previous.ckpt or best.ckpt beside it"
 
-def read_plain(path: Path, map_location: Callable | None = None, *, mmap: bool = False) -> dict[str, Any]:
+
+def read_plain(
+    path: Path, map_location: Callable | None = None, *, mmap: bool = False, advice: str = OWN
+) -> dict[str, Any]:
     """The content of a checkpoint. Raises ValueError unless it is a whole file with a dict of plain values and tensors.
 
-    With `mmap` tensors are read from the disk when they are used.
+    With `mmap` tensors are read from the disk when they are used. `advice` is what to do about a file that is refused.
     """
-    expected = "a whole checkpoint of plain containers and tensors; try previous.ckpt or best.ckpt beside it"
+    expected = f"a whole checkpoint of plain containers and tensors; {advice}"
     if not is_zipfile(path):
         raise ValueError(f"{path} is not {expected}")
     try:
