@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 
@@ -16,10 +17,14 @@ _ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PA
 def prepare_cpu(*, matmul_precision: str, threads: int) -> None:
     """Sets the precision of fp32 matrix products and the number of threads, and logs what holds.
 
-    An OMP_NUM_THREADS that the user set keeps its say over `threads`.
+    "medium" sends products to oneDNN, which is twice as fast as torch's MKL on AMD and no faster on Intel, where it makes
+    attention two to ten times as slow (and on a CPU with AMX would compute in bf16); "auto" chooses by the maker. An
+    OMP_NUM_THREADS that the user set keeps its say over `threads`.
     """
     if threads < 1:
         raise ValueError(f"compute.threads is {threads}, at least 1 is needed; give compute.threads=1 or more")
+    if matmul_precision == "auto":
+        matmul_precision = "medium" if cpu_maker() == "AuthenticAMD" else "highest"
     torch.set_float32_matmul_precision(matmul_precision)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
     allocator = "large blocks kept" if all(name in os.environ for name in _ALLOCATOR) else "default"
@@ -32,6 +37,15 @@ def prepare_cpu(*, matmul_precision: str, threads: int) -> None:
     )
     if allocator == "default" and platform.libc_ver()[0] == "glibc":
         log.info("Started without ./wm, which sets allocator and threads before Python starts: slower on a CPU")
+
+
+def cpu_maker() -> str:
+    """The processor's vendor as Linux knows it ("AuthenticAMD", "GenuineIntel"); empty where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def prepare_gpu(*, matmul_precision: str) -> None:

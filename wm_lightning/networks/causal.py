@@ -32,8 +32,8 @@ def masked(weight: Kernel) -> Kernel:
 def extrapolative(weight: Kernel, window: int) -> Kernel:
     """As `masked`, the future frames being extrapolated from the last `window` by a straight line (least squares).
 
-    The frame k ahead is sum_j gamma[k, j] of the frame j back (`line_weights`), so every tap of the past takes its share
-    of every tap of the future. Exact on signals that are affine in time. Raises ValueError for a window of fewer than
+    The frame k ahead is sum_j gamma[k, j] of the frame j back (`line_weights`), so a tap of the past takes its share of
+    every tap of the future. Exact on signals that are affine in time. Raises ValueError for a window of fewer than
     two frames, or of more than the kernel has taps.
     """
     taps, half = weight.shape[2], weight.shape[2] // 2
@@ -51,7 +51,7 @@ def extrapolative(weight: Kernel, window: int) -> Kernel:
 def line_weights(ahead: int, window: int) -> Float[Tensor, "ahead window"]:
     """gamma[k − 1, j]: what the frame j back weighs in the line through the last `window` frames, taken k frames ahead.
 
-    1 / window + (k − mu)(tau_j − mu) / S, with times counted from now, their mean mu, and S = window (window² − 1) / 12.
+    1 / window + (k − mu)(tau_j − mu) / S, times counted from now, with mean mu, and S = window (window² − 1) / 12.
     """
     back = torch.arange(window, dtype=torch.float64)
     mean, spread = -(window - 1) / 2, window * (window**2 - 1) / 12

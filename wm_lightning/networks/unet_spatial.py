@@ -53,7 +53,7 @@ class ResBlock(nn.Module):
 class PlaceAttention(nn.Module):
     """Attention of the places of a frame to each other, or to given tokens.
 
-    Those of an image have weights of their own; the answers to text and image are added (IP-Adapter, 2308.06721, eq. 5).
+    Those of an image have weights of their own; answers to text and image are added (IP-Adapter, 2308.06721, eq. 5).
     """
 
     def __init__(self, dim: int, heads: int, *, tokens: int | None) -> None:

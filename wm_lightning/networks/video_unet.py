@@ -117,7 +117,7 @@ class VideoUNet(nn.Module):
                 module.key = name
 
     def begun(self, context: Latents, condition: Condition) -> Condition:
-        """The condition with the first given frame as its start, where the network takes one; zeros if none is given."""
+        """The condition with the first given frame as its start, where it takes one; zeros if none is given."""
         if not self.start or condition.start is not None:
             return condition
         first = context[:, :1] if context.shape[1] else context.new_zeros(len(context), 1, *context.shape[2:])
