@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wm_lightning.card import Card
 from wm_lightning.networks.adapters.worldgym import from_worldgym
+from wm_lightning.networks.causal import Transfer
 from wm_lightning.plain_files import read_plain, why
 
 # Where a run's checkpoint keeps the network it would deploy.
@@ -163,6 +164,15 @@ def load_into(network: nn.Module, file: NetworkFile, source: str, *, new: Sequen
     # A network without storage (built to be checked before work begins) has been checked and has no place for values.
     if not any(value.is_meta for value in own.values()):
         network.load_state_dict({**{name: own[name] for name in missing}, **file.weights})
+
+
+def made_causal(file: NetworkFile, transfer: Transfer, source: str) -> NetworkFile:
+    """The file with its convolutions along time made causal. Raises ValueError where they are, or where there are none."""
+    causal = file.card.network.get("causal")
+    if causal is not False:
+        what = "is causal already" if causal else "has no convolutions along time"
+        raise ValueError(f"{source} {what} ({file.card.network.get('_target_')}); give module.transfer=null")
+    return replace(file, weights=transfer.weights(file.weights), card=replace(file.card, network={**file.card.network, "causal": True}))
 
 
 def save_network(path: Path, network: nn.Module, card: Card, dtype: torch.dtype) -> None:

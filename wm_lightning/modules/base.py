@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -152,6 +152,10 @@ class WorldModelModule(LightningModule):
             groups.append(flat[start : start + size])
             start += size
         return groups
+
+    def on_after_batch_transfer(self, batch: Clip, dataloader_idx: int) -> Clip:
+        """The batch, its condition with the start that this module's network is told of."""
+        return replace(batch, condition=self.denoiser(self.deployed).begun(batch.x0[:, :1], batch.condition))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Logs the module's own count beside what the step logged: the x of every curve."""

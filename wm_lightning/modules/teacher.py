@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wm_lightning.checkpoints import NetworkFile, load_into
+from wm_lightning.checkpoints import NetworkFile, load_into, made_causal
 from wm_lightning.clip import Clip, Condition
 from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.optimizers import Schedule
+from wm_lightning.networks.causal import Transfer
 from wm_lightning.networks.masks import FrameMask, chunk_blocks
 from wm_lightning.objectives.denoising import FrameLevels, Scalar, denoising_weight, weighted_mse
 from wm_lightning.randomness import generator
@@ -64,6 +65,7 @@ class TeacherModule(WorldModelModule):
         network: Callable[[], nn.Module],
         start: NetworkFile | None,
         start_new: Sequence[str],
+        transfer: Transfer | None,
         masks: MaskMixture,
         levels: FrameLevels,
         action_dropout: ActionDropout,
@@ -80,6 +82,7 @@ class TeacherModule(WorldModelModule):
         super().__init__(**shared)
         self.network = network()
         if start is not None:
+            start = start if transfer is None else made_causal(start, transfer, "module.start")
             load_into(self.network, start, "module.start", new=start_new)
         self.average = Average(self.network, decay=ema_decay, start=ema_start)
         if compile:

@@ -66,6 +66,7 @@ def passes(subject: Subject, clip: Clip, context: int, seed: int, device: torch.
     """
     noise = SeededNoise(seed, "evaluation", tuple(clip.index.tolist()), device)
     given, condition = clip.frames(0, context).x0.to(device), clip.condition.to(device)
+    condition = subject.model.begun(given, condition)
     past = remember_context(subject.model, given, condition, subject.plan, noise)
     chunk = next_chunk(
         subject.model, subject.sampler, past, condition.frames(context, clip.video.shape[1]), subject.plan, noise,

@@ -19,9 +19,10 @@ def prepare_start(config: DictConfig, data: ClipDataModule) -> NetworkFile | Non
 
 
 def pretraining_of(config: DictConfig) -> DictConfig | None:
-    """The config of the training that comes first: this one but for `module.start.network` and its iterations.
+    """The config of the training that comes first: this one but for `network` and other nodes of `module.start`.
 
-    None where there is none.
+    `module.start.module` is that training's whole module, and nothing then depends on this one's; without it, it is
+    this module with `module.start.iterations`. None where nothing comes first.
     """
     first = config.module.get("start")
     if not isinstance(first, DictConfig):
@@ -29,7 +30,10 @@ def pretraining_of(config: DictConfig) -> DictConfig | None:
     recipe = without(config, {"name": "pretraining", "ckpt_path": "last"})
     with open_dict(recipe):
         recipe.network.update(first.network)
-        recipe.module.iterations = first.iterations
-        recipe.module.validate_every = min(config.module.validate_every, first.iterations)
-        recipe.module.start, recipe.module.start_new = None, []
+        for key in ("module", "rollout", "seed"):
+            recipe[key] = first.get(key, recipe[key])
+        if "module" not in first:
+            recipe.module.iterations = first.iterations
+            recipe.module.validate_every = min(config.module.validate_every, first.iterations)
+        recipe.module.start, recipe.module.start_new, recipe.module.transfer = None, [], None
     return recipe

@@ -92,6 +92,7 @@ def _chunk_time(subject: Subject, clip: Clip, context: int, device: torch.device
     given = max(context, frames - plan.chunk)
     noise = SeededNoise(0, "speed", tuple(range(len(clip))), device)
     seen, condition = clip.frames(0, given).x0.to(device), clip.condition.to(device)
+    condition = model.begun(seen, condition)
     past = remember_context(model, seen, condition, plan, noise)
     ahead = [condition.frames(given, given + plan.chunk)] * chunks
     start = now(device)
