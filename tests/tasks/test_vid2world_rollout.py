@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from tests.tiny_run import tiny, tiny_teacher
+from wm_lightning.clip import ActionState
 from wm_lightning.sampling.guidance import Guidance
 from wm_lightning.sampling.rollout import Commit, Plan
 from wm_lightning.tasks.build import build_data
@@ -20,7 +21,7 @@ WORDS = [
     "noising=vid2world", "rollout=vid2world", "sampler@module.sampler=ddim_vid2world", "module.sampler.steps.steps=2",
     "module.levels.context=0", "module.levels.clean_history=0.0", "module.levels.law.uniform_share=1.0",
     "module.levels.law.shift=1.0", "module.masks={chunks: [1], shares: [1.0]}",
-    "module.action_dropout={share: 0.2, granularity: frame}",
+    "module.action_dropout={share: 0.2, granularity: frame}", "data.first_action=none",
 ]  # fmt: skip
 TABLE = [
     "metrics.clips=4", "metrics.scale_clips=4", "metrics.horizon=6", "metrics.teacher_steps=[2]", "metrics.repeats=1",
@@ -52,6 +53,21 @@ def test_the_plans_are_vid2worlds(trained: Path) -> None:
     together = plan_of(trained, "rollout=vid2world_nar", "rollout.window=null")
     assert (together.mask.chunk, together.window, together.first_chunk(15)) == (1, None, 15)
     assert together.guidance == alone.guidance
+
+
+def test_neither_training_nor_test_clips_say_what_led_to_their_first_frame(trained: Path) -> None:
+    config = tiny(trained, "experiment=teacher", *WORDS)
+    config.ckpt_path = str(trained / "run/checkpoints/last.ckpt")
+    data = build_data(config)
+    clips = [next(iter(data.train_dataloader())), next(iter(data.val_dataloader())), next(data.clips("test", 4, 7, 4))]
+    for clip in clips:
+        assert (clip.condition.state[:, 0] == ActionState.NONE).all() and not clip.condition.actions[:, 0].any()
+        assert (clip.condition.state[:, 1:] == ActionState.GIVEN).all()
+    stored = build_data(tiny(trained, "experiment=teacher", *WORDS, "data.first_action=stored"))
+    assert (next(stored.clips("test", 4, 7, 4)).condition.state[:, 0] == ActionState.GIVEN).any()
+    assert (data.manifest["first_action"], stored.manifest["first_action"]) == ("none", "stored")
+    card = read_checkpoint(config, data, "teacher").card
+    assert card.first_action == "none"
 
 
 def test_videos_are_guided(trained: Path) -> None:
