@@ -101,6 +101,7 @@ def test_equal_cards_do_not_differ_however_they_were_stored() -> None:
         ({"network": {"_target_": "some.Network", "dim": 24, "new": 1}}, "network.new: None against 1"),
         ({"path": {"_target_": "other.Path", "shift": 1.0}}, "path._target_: 'some.Path' against 'other.Path'"),
         ({"action_shift": 0}, "action_shift: 1 against 0"),
+        ({"first_action": "none"}, "first_action: 'stored' against 'none'"),
         ({"autoencoder": {"kind": "patch"}}, "autoencoder.kind: None against 'patch'"),
         ({"frame_shape": (3, 32, 24)}, "frame_shape: [3, 24, 24] against [3, 32, 24]"),
         (

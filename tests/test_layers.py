@@ -10,7 +10,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "wm_lightning"
 # Bottom first; the longest name that fits a module decides.
 LAYERS = (
-    ("torchvision_hook", "card", "clip", "noising", "randomness", "compute", "environment", "plain_files")
+    (
+        "torchvision_hook",
+        "card",
+        "clip",
+        "noise_tables",
+        "noising",
+        "randomness",
+        "compute",
+        "environment",
+        "plain_files",
+    )
     + ("config", "config_check", "config_errors", "config_help", "config_overrides", "config_record"),
     ("networks", "objectives"),
     ("data.formats", "checkpoints", "checkpoint_io", "rewards", "metrics", "sampling", "results"),

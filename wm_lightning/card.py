@@ -19,7 +19,8 @@ class Card:
     `network` and `path` are plain configs (`_target_` and arguments). `autoencoder` says what made the latents that the
     network is of (empty: it is of pixels). `trained_for` holds `chunks`
     (null: bidirectional), `frames` of a clip, `context`, `clean_history`, `history_level`, `shared`, `steps`, `commit`
-    (modes with t) and `action_dropout` (share, granularity).
+    (modes with t) and `action_dropout` (share, granularity). `first_action` is the data's: "none" where no clip was told
+    what led to its first frame.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Card:
     command: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     autoencoder: Mapping[str, Any] = field(default_factory=dict)
+    first_action: str = "stored"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, fit for JSON and for checkpoints loaded with weights_only."""
@@ -49,7 +51,7 @@ class Card:
 
     def differences(self, other: "Card") -> list[str]:
         """What keeps the two from being used for one another: kind, network, path, autoencoder, actions, frame size."""
-        named = ("kind", "network", "path", "autoencoder", "action_spec", "action_shift", "frame_shape")
+        named = ("kind", "network", "path", "autoencoder", "action_spec", "action_shift", "frame_shape", "first_action")
         pairs = [(name, _plain(getattr(self, name)), _plain(getattr(other, name))) for name in named]
         return [line for name, own, theirs in pairs if own != theirs for line in _explain(name, own, theirs)]
 

@@ -15,6 +15,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from wm_lightning.clip import Latents, Levels
+from wm_lightning.noise_tables import (
+    cosine_alphas_cumprod,
+    scaled_linear_alphas_cumprod,
+    sigmoid_alphas_cumprod,
+)
 
 Prediction = Literal["velocity", "v", "x0", "noise"]
 SMALLEST_SIGMA = 1e-5
@@ -75,10 +80,23 @@ class GaussianPath(ABC):
         tiny = torch.finfo(determinant.dtype).tiny
         return (q * x_t - sigma * prediction) / determinant.clamp_min(tiny)
 
+    def prediction_of(self, x_t: Latents, x0: Latents, t: Levels) -> Latents:
+        """What the network must have predicted for x_t to give this x0; inverse of `x0` wherever there is noise."""
+        return self.target(x0, self.noise(x_t, x0, t), t)
+
     def noise(self, x_t: Latents, x0: Latents, t: Levels) -> Latents:
         """The noise that x_t holds if x0 is what it says; 0/0 at t = 0 is answered with finite values."""
         alpha, sigma = map(per_pixel, self.alpha_sigma(t))
         return (x_t - alpha * x0) / sigma.clamp_min(SMALLEST_SIGMA)
+
+    def kept_noise(self, t: Levels, t_next: Levels) -> Levels:
+        """alpha(t) sigma(t_next) / (alpha(t_next) sigma(t)): the share of the noise at t_next that is that of t.
+
+        What an ancestral step from t to t_next draws anew has the standard deviation sigma(t_next) sqrt(1 − share²).
+        """
+        alpha, sigma = self.alpha_sigma(t)
+        alpha_next, sigma_next = self.alpha_sigma(t_next)
+        return (alpha * sigma_next / (alpha_next * sigma).clamp_min(1e-12)).clamp(max=1)
 
     def level(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Flow-equivalent noise level sigma / (alpha + sigma): equal levels have equal log-SNR."""
@@ -127,27 +145,6 @@ class RectifiedFlow(GaussianPath):
 
     def time(self, level: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return level
-
-
-def sigmoid_alphas_cumprod(steps: int, *, start: float, end: float, tau: float) -> Float[np.ndarray, "steps"]:
-    """Cumulative alphas of the sigmoid schedule (Jabri et al. 2212.11972), betas clipped to [0, 0.999], float64."""
-    grid = np.linspace(0.0, 1.0, steps + 1)
-
-    def sigmoid(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        return 1.0 / (1.0 + np.exp(-x))
-
-    cumulative = sigmoid(np.array([end / tau])) - sigmoid((grid * (end - start) + start) / tau)
-    cumulative = cumulative / cumulative[0]
-    betas = np.clip(1 - cumulative[1:] / cumulative[:-1], 0.0, 0.999)
-    return np.cumprod(1 - betas)
-
-
-def cosine_alphas_cumprod(steps: int, *, offset: float) -> Float[np.ndarray, "steps"]:
-    """Cumulative alphas of the cosine schedule (Nichol & Dhariwal 2102.09672, eq. 17), betas clipped to 0.999."""
-    angle = (np.linspace(0.0, 1.0, steps + 1) + offset) / (1 + offset) * np.pi / 2
-    cumulative = np.cos(angle) ** 2
-    betas = np.clip(1 - cumulative[1:] / cumulative[:-1], 0.0, 0.999)
-    return np.cumprod(1 - betas)
 
 
 class TabledDiffusion(GaussianPath):
@@ -212,6 +209,71 @@ class CosineDiffusion(TabledDiffusion):
     def __init__(self, *, prediction: Prediction, loss_sigma_floor: float, steps: int, offset: float) -> None:
         table = cosine_alphas_cumprod(steps, offset=offset)
         super().__init__(prediction=prediction, loss_sigma_floor=loss_sigma_floor, alphas_cumprod=table)
+
+
+@dataclass(frozen=True)
+class DynamicRescale:
+    """x0 is shrunk as noise grows: by 1 at diffusion index 0, falling evenly to `floor` at index `steps` − 1, then so.
+
+    DynamiCrafter's (2310.12190), which Vid2World trains with.
+    """
+
+    floor: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.floor <= 1 or self.steps < 1:
+            raise ValueError(f"{self.floor=} must lie in (0, 1] and {self.steps=} be at least 1")
+
+    def table(self, steps: int) -> Float[np.ndarray, "steps"]:
+        """The factor of every diffusion index."""
+        falling = np.linspace(1.0, self.floor, self.steps)[:steps]
+        return np.concatenate([falling, np.full(steps - len(falling), self.floor)])
+
+
+class ScaledLinearDiffusion(TabledDiffusion):
+    """DDPM on the scaled-linear schedule of latent diffusion, with zero terminal SNR or without.
+
+    With `rescale` a frame at index k is noised as alpha c_k x0 + sigma noise and v = alpha noise − sigma c_k x0, with
+    alpha² + sigma² = 1 as without. The factor is part of the path: `x0` gives the true x0, and a DDIM step carries
+    x0 from c_k to the next factor by itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        prediction: Prediction,
+        loss_sigma_floor: float,
+        steps: int,
+        start: float,
+        end: float,
+        zero_terminal_snr: bool,
+        rescale: DynamicRescale | None,
+    ) -> None:
+        if prediction == "noise" and zero_terminal_snr:
+            raise ValueError("prediction='noise' says nothing of x0 where zero_terminal_snr leaves none of it; use 'v'")
+        table = scaled_linear_alphas_cumprod(steps, start=start, end=end, zero_terminal_snr=zero_terminal_snr)
+        super().__init__(prediction=prediction, loss_sigma_floor=loss_sigma_floor, alphas_cumprod=table)
+        factors = np.ones(steps) if rescale is None else rescale.table(steps)
+        self.factors = torch.from_numpy(np.concatenate([[1.0], factors]))
+
+    def factor(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What x0 is multiplied by at times t: 1 on clean frames, and everywhere without `rescale`."""
+        return self.factors.to(t.device)[self.index(t)].to(t.dtype)
+
+    def alpha_sigma(self, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+        alpha, sigma = super().alpha_sigma(t)
+        return alpha * self.factor(t), sigma
+
+    def mixture(self, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+        if self.prediction != "v":
+            return super().mixture(t)
+        alpha, sigma = TabledDiffusion.alpha_sigma(self, t)
+        return -sigma * self.factor(t), alpha
+
+    def kept_noise(self, t: Levels, t_next: Levels) -> Levels:
+        # The official sampler takes its standard deviation from the schedule without the factor.
+        return (super().kept_noise(t, t_next) * self.factor(t_next) / self.factor(t)).clamp(max=1)
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,21 @@ def test_a_window_becomes_the_frames_it_names() -> None:
     assert torch.equal(windows[Window(1, 3, 4, 9)].video, clip.video[1:])
 
 
+def test_no_window_is_told_what_led_to_its_first_frame_where_that_is_asked() -> None:
+    """Two windows inside an episode: the reader, which knows more, and the frames after the first stay as they are."""
+    reader = CountingReader((9, 9))
+    chosen = [Window(1, 3, 4, 9), Window(1, 4, 4, 2)]
+    told, untold = (
+        Windows(reader, truth=True, first_action=which).__getitems__(chosen) for which in ("stored", "none")
+    )
+    assert untold.condition.state.tolist() == [[ActionState.NONE, *[ActionState.GIVEN] * 3]] * 2
+    assert (told.condition.state == ActionState.GIVEN).all() and (told.condition.actions[:, 0] != 0).any()
+    assert not untold.condition.actions[:, 0].any()
+    assert torch.equal(untold.condition.actions[:, 1:], told.condition.actions[:, 1:])
+    assert torch.equal(untold.video, told.video) and untold.index.tolist() == [9, 2]
+    assert Windows(reader, truth=True).__getitems__(chosen).condition.state.tolist() == told.condition.state.tolist()
+
+
 def test_training_clips_hold_no_truth() -> None:
     assert not Windows(CountingReader((9,)), truth=False)[Window(0, 0, 4, 0)].truth
 

@@ -79,6 +79,8 @@ UNFIT = [
         ["'all'", "granularity=clip"],
     ),
     (DMD, ["module.teacher.recipe.levels.shared=0.0"], ["one level", "module.levels.shared above 0"]),
+    (TEACHER, ["data.first_action=given"], ["data.first_action=given must be stored or none"]),
+    (TEACHER, ["rollout=vid2world"], ["rollout.guidance needs actions dropped by frame", "granularity=frame"]),
     (DMD, ["module.rollout.grad_frames=0"], ["grad_frames=0 lets nothing learn"]),
     (DMD, ["module.rollout.lengths=[16]"], ["a rollout of 16 frames needs as many actions, clips have 13"]),
     (TEACHER, ["metrics.horizon=40"], ["metrics.context + metrics.horizon is 41 frames", "has 33"]),

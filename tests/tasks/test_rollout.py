@@ -79,6 +79,7 @@ def test_fewer_steps_are_an_override(trained: Path, tmp_path: Path) -> None:
         (["task.frames=21"], "no episode has 21 frames"),
         (["module.context=0"], "given frames=0: the teacher was trained with 1 clean frames"),
         (["network.dim=48"], r"network\.dim: 24 against 48"),
+        (["data.first_action=none"], "first_action: 'stored' against 'none'"),
         (["rollout.mask.chunk=5"], r"chunkwise \(5\)"),
     ],
 )

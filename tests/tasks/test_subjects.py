@@ -20,6 +20,7 @@ from wm_lightning.metrics.scores import Scores
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.results.pictures import Film
 from wm_lightning.results.results import Results, Use
+from wm_lightning.sampling.guidance import Guidance
 from wm_lightning.sampling.rollout import Commit, next_chunk, remember_context
 from wm_lightning.sampling.samplers import DDIMSampler, FewStepSampler, StepList
 from wm_lightning.tasks import evaluation
@@ -171,6 +172,54 @@ def test_forwards_are_the_passes_a_chunk_takes() -> None:
         with passes_of(network.network if isinstance(network, Rerun) else network) as passes, torch.no_grad():
             next_chunk(subject.model, subject.sampler, past, chunk, subject.plan, noise, shape=SHAPE)
         assert len(passes) == subject.forwards, facts(subject)
+
+
+GUIDED = {drop: Guidance(2.0, drop, rescale=0.7, scope="new") for drop in ("newest", "all")}
+
+
+@pytest.mark.parametrize(("drop", "forwards"), [("newest", [9, 5, 8, 8]), ("all", [10, 6, 8, 8])])
+def test_guidance_counts_twice(drop: str, forwards: list[int]) -> None:
+    """Samples that the network sees per sample of the chunk: a doubled batch is two passes."""
+    guided = plan(CHUNK, window=FRAMES)
+    found = rows(cast(student=None, student_sampler=None, plan=replace(guided, guidance=GUIDED[drop])))
+    assert [subject.forwards for subject in found] == forwards
+    subject, clip = found[0], batches()[0]
+    noise = noise_of(clip.index.tolist(), torch.float32)
+    past = remember_context(subject.model, clip.x0[:, :CONTEXT], clip.condition, subject.plan, noise)
+    seen: list[int] = []
+    hook = subject.model.network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    with torch.no_grad():
+        chunk = clip.condition.frames(CONTEXT, CONTEXT + CHUNK)
+        next_chunk(subject.model, subject.sampler, past, chunk, subject.plan, noise, shape=SHAPE)
+    hook.remove()
+    assert sum(seen) == forwards[0] * len(clip)
+    none = replace(guided, guidance=replace(GUIDED[drop], scale=1.0))
+    assert rows(cast(plan=none))[0].forwards == 5
+
+
+def test_the_teacher_of_a_guided_distillation_is_guided_and_its_student_is_not() -> None:
+    found = rows(cast(teacher_guidance=GUIDED["newest"]))
+    guided = {subject.role for subject in found if subject.plan.guidance is not None}
+    assert guided == {"teacher"}
+
+
+def test_a_teacher_alone_is_shown_history_as_its_plan_says() -> None:
+    chosen = cast(NOISED, student=None, student_sampler=None)
+    first, second, again, last = rows(chosen)
+    assert {subject.plan.commit for subject in (first, second, again)} == {NOISED} and last.plan.commit == LAST
+    assert chosen.deployed(TEACHER_STEPS).commit == "noised"
+    assert all(subject.plan.commit != NOISED for subject in rows(cast(NOISED)) if subject.role == "teacher")
+
+
+def test_a_plan_that_runs_windows_again_has_no_cached_rows() -> None:
+    chosen = cast(student=None, student_sampler=None, plan=replace(plan(CHUNK, window=FRAMES), rerun=True))
+    assert [(subject.cached, subject.forwards) for subject in rows(chosen)] == [
+        (False, 4),
+        (False, 2),
+        (False, 4),
+        (False, 4),
+    ]
+    assert chosen.deployed(TEACHER_STEPS).commit is None
 
 
 def test_the_row_without_cache_runs_all_frames_again_and_makes_the_same_video() -> None:

@@ -29,7 +29,8 @@ class ClipDataModule(LightningDataModule):
     """Clips of a data set on disk (`root`) or, without one, of a simulator (in `cache_dir`).
 
     A data set adds `label`, `spec`, `world`, `open_split` and `recipe`. `batch_size` counts the clips
-    of one rank; `frames` is the length of training clips, `train_batches` that of the epoch.
+    of one rank; `frames` is the length of training clips, `train_batches` that of the epoch. `first_action` is
+    "stored" or "none": see `Windows`.
     """
 
     label: str  # the data set's name without "simulated"
@@ -53,6 +54,7 @@ class ClipDataModule(LightningDataModule):
         seed: int,
         action_shift: int,
         augment: Augmentation | None,
+        first_action: str = "stored",
     ) -> None:
         super().__init__()
         least = {"frames": (frames, self.least_frames), "val_frames": (val_frames, self.least_frames)}
@@ -61,6 +63,9 @@ class ClipDataModule(LightningDataModule):
         for key, (value, smallest) in least.items():
             if value < smallest:
                 raise ValueError(f"data.{key}={value} is too small; at least {smallest} is expected")
+        if first_action not in ("stored", "none"):
+            raise ValueError(f"data.first_action={first_action} must be stored or none")
+        self.first_action = first_action
         self.root, self.cache_dir = root, cache_dir
         self.frames, self.train_batches, self.batch_size = frames, train_batches, batch_size
         self.val_clips, self.val_frames = val_clips, val_frames
@@ -124,7 +129,7 @@ class ClipDataModule(LightningDataModule):
 
     def windows(self, split: str, *, truth: bool) -> Windows:
         """A split seen through windows, hidden state included where `truth` asks for it."""
-        return Windows(self.reader(split), truth=truth)
+        return Windows(self.reader(split), truth=truth, first_action=self.first_action)
 
     @property
     def autoencoder_identity(self) -> Mapping[str, Any]:
@@ -195,6 +200,7 @@ class ClipDataModule(LightningDataModule):
             "simulated": self.simulated,
             "folder": str(self.folder),
             "action_shift": self.action_shift,
+            "first_action": self.first_action,
             "splits": splits,
             "quarantined": dict(self.quarantined),
             "hash": self.content_hash(),

@@ -166,7 +166,8 @@ class SourceDataModule(ClipDataModule):
     def windows(self, split: str, *, truth: bool) -> Windows:
         """A split seen through windows; where networks see latents, pixels are there for evaluation only."""
         reader = self.reader(split)
-        return Windows(reader.with_pixels() if truth and isinstance(reader, LatentReader) else reader, truth=truth)
+        seen = reader.with_pixels() if truth and isinstance(reader, LatentReader) else reader
+        return Windows(seen, truth=truth, first_action=self.first_action)
 
     @cached_property
     def latent_key(self) -> LatentKey:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch.utils.data import Dataset
 
-from wm_lightning.clip import Clip, Condition, Texts
+from wm_lightning.clip import ActionState, Clip, Condition, Texts
 from wm_lightning.data.formats.episode import Episode, Reader
 from wm_lightning.randomness import generator
 
@@ -24,11 +24,15 @@ class Window:
 
 
 class Windows(Dataset[Clip]):
-    """A reader seen through windows: a window gives a clip of batch size 1, a list of them a batch."""
+    """A reader seen through windows: a window gives a clip of batch size 1, a list of them a batch.
 
-    def __init__(self, reader: Reader, *, truth: bool) -> None:
+    `first_action` "stored" keeps the action that produced a window's first frame, where there is one; "none" says of
+    every window, as of an episode, that nothing did.
+    """
+
+    def __init__(self, reader: Reader, *, truth: bool, first_action: str = "stored") -> None:
         self.reader = reader
-        self.truth = truth
+        self.truth, self.first_action = truth, first_action
 
     def __getitem__(self, window: Window) -> Clip:
         return self.__getitems__([window])
@@ -36,7 +40,10 @@ class Windows(Dataset[Clip]):
     def __getitems__(self, windows: Sequence[Window]) -> Clip:
         """The batch of several windows; the torch loader calls this instead of item after item."""
         episodes = [self.reader.read(w.episode, w.start, w.start + w.frames) for w in windows]
-        return collate(episodes, [w.index for w in windows], truth=self.truth)
+        clip = collate(episodes, [w.index for w in windows], truth=self.truth)
+        if self.first_action == "none":
+            clip.condition.actions[:, 0], clip.condition.state[:, 0] = 0.0, int(ActionState.NONE)
+        return clip
 
 
 class WindowStream:

@@ -17,7 +17,7 @@ from wm_lightning.modules.replay import Window
 from wm_lightning.modules.self_forcing import Score, SelfRollout
 from wm_lightning.objectives.denoising import Scalar
 from wm_lightning.randomness import generator
-from wm_lightning.sampling.guidance import Guided
+from wm_lightning.sampling.guidance import Guidance, guided_by
 from wm_lightning.sampling.rollout import rollout
 from wm_lightning.sampling.samplers import described
 
@@ -115,8 +115,8 @@ class SelfForcedModule(WorldModelModule):
 
     def teacher_score(self) -> Any:
         """The teacher as a score. It sees a window at once, so that guidance drops the actions of all its frames."""
-        teacher = self.denoiser(self.teacher)
-        return teacher if self.score.guidance == 1 else Guided(teacher, self.score.guidance, "all")
+        guidance = Guidance(self.score.guidance, "all", rescale=0.0, scope="new")
+        return guided_by(self.denoiser(self.teacher), guidance)
 
     def lesson_loss(self, init: Initialisation, clip: Clip) -> Scalar:
         """The loss of an initialisation (or regression) on real clips."""

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from wm_lightning.clip import Condition, Latents, Levels
@@ -37,6 +38,25 @@ class Rerun(nn.Module):
         memory_only: bool = False,
     ) -> tuple[Latents | None, State]:
         """Prediction for the new frames, from one pass over all frames of the window."""
+        if memory_only:
+            return None, self._with_inputs(x_t, label, condition, past, mask)[1]
+        prediction, state = self.window(x_t, label, condition, past, mask=mask)
+        return prediction[:, -x_t.shape[1] :], state
+
+    def window(
+        self, x_t: Latents, label: Levels, condition: Condition, past: State | None = None, *, mask: FrameMask
+    ) -> tuple[Float[Tensor, "b total c h w"], State]:
+        """Prediction for all frames of the window, the remembered ones first."""
+        inputs, state = self._with_inputs(x_t, label, condition, past, mask)
+        whole = replace(condition, actions=inputs["actions"], state=inputs["state"])
+        bidirectional = mask.chunk is None
+        every = mask if bidirectional else _blocks_given(mask, inputs["block"][0])
+        return self.network(inputs["x_t"], inputs["label"], whole, None, mask=every)[0], state
+
+    def _with_inputs(
+        self, x_t: Latents, label: Levels, condition: Condition, past: State | None, mask: FrameMask
+    ) -> tuple[dict[str, Tensor], State]:
+        """The inputs of all frames of the window, and the state that holds them."""
         state = empty_state(len(x_t)) if past is None else past
         if state.valid is not None:
             raise ValueError("a network without cache cannot reset single slots of its batch")
@@ -48,14 +68,7 @@ class Rerun(nn.Module):
         if seen:
             inputs["block"] = blocks + state.memory["block"][:, -1:] + 1
             inputs = {name: torch.cat([state.memory[name], value], dim=1) for name, value in inputs.items()}
-        state = state.advanced({name: value.detach() for name, value in inputs.items()}, frames)
-        if memory_only:
-            return None, state
-        whole = replace(condition, actions=inputs["actions"], state=inputs["state"])
-        bidirectional = mask.chunk is None
-        every = mask if bidirectional else _blocks_given(mask, inputs["block"][0])
-        prediction, _ = self.network(inputs["x_t"], inputs["label"], whole, None, mask=every)
-        return prediction[:, seen:], state
+        return inputs, state.advanced({name: value.detach() for name, value in inputs.items()}, frames)
 
 
 def _blocks_given(mask: FrameMask, blocks: Tensor) -> ExplicitMask:

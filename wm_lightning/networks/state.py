@@ -1,6 +1,6 @@
 """What a network remembers of the frames it has seen, as a value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -40,6 +40,20 @@ class State:
         if valid is not None:
             valid = torch.cat([valid, valid.new_ones(len(valid), frames)], dim=1)
         return replace(self, memory=memory, frame=self.frame + frames, valid=valid, last=last or {})
+
+    def __getitem__(self, rows: slice) -> "State":
+        """Some slots of the batch."""
+        memory, last = ({name: value[rows] for name, value in m.items()} for m in (self.memory, self.last))
+        return State(memory, self.frame[rows], None if self.valid is None else self.valid[rows], last)
+
+    @classmethod
+    def cat(cls, states: Sequence["State"]) -> "State":
+        """Joins states of equal length over the batch."""
+        first = states[0]
+        memory = {name: torch.cat([s.memory[name] for s in states]) for name in first.memory}
+        last = {name: torch.cat([s.last[name] for s in states]) for name in first.last}
+        valid = [s.valid for s in states if s.valid is not None]
+        return cls(memory, torch.cat([s.frame for s in states]), torch.cat(valid) if valid else None, last)
 
     def subset(self, prefix: str) -> "State":
         """The part of the memory whose names start with `prefix`, under the names without it."""

@@ -107,11 +107,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Use:
-    """How a network was trained to be used: `role`, denoising `steps`, and the mode its frames are committed with."""
+    """How a network was trained to be used: `role`, denoising `steps`, and the mode its frames are committed with
+    (None: it keeps no cache)."""
 
     role: str
     steps: int
-    commit: str
+    commit: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +160,7 @@ class Results:
     def deployed_row(self) -> Row | None:
         """The row of the network this run made, used as it was trained; None where that is not known."""
         use = self.deployed
-        wanted = use and (use.role, use.steps, True, use.commit)
+        wanted = use and (use.role, use.steps, use.commit is not None, use.commit)
         return next((row for row in self.rows if (row.role, row.steps, row.cached, row.cache_commit) == wanted), None)
 
     def to_json(self, path: Path) -> None:

@@ -15,11 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wm_lightning.clip import Condition, Latents, Levels
-from wm_lightning.networks.denoiser import Denoises
+from wm_lightning.networks.denoiser import Denoiser, Denoises
 from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.rerun import Rerun
 from wm_lightning.networks.state import State, empty_state, evict
 from wm_lightning.noising import GaussianPath
 from wm_lightning.randomness import frame_noise
+from wm_lightning.sampling.guidance import Guidance, guided_by
 from wm_lightning.sampling.samplers import Sampler
 
 CommitMode = Literal["clean", "noised", "scaled", "last"]
@@ -79,7 +81,8 @@ class Plan:
     """How a rollout proceeds: frames per chunk, who sees whom, how much is remembered, how it is committed.
 
     `chunk` frames are denoised together; `mask` is independent of it. `window` counts sinks, kept
-    and current frames together (None: everything is kept).
+    and current frames together (None: everything is kept). `guidance` None is the model as it is. With `rerun` nothing
+    but inputs is remembered, and every pass runs the window again, as systems without a cache do.
     """
 
     chunk: int
@@ -87,6 +90,8 @@ class Plan:
     window: int | None
     sink: int
     commit: Commit
+    guidance: Guidance | None = None
+    rerun: bool = False
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
@@ -96,6 +101,17 @@ class Plan:
                 f"window={self.window} is shorter than sink={self.sink} plus chunk={self.chunk}; "
                 f"set rollout.window to at least {self.sink + self.chunk}"
             )
+
+    def first_chunk(self, frames: int) -> int:
+        """Frames of the first chunk where `frames` are to be made: a chunk may be longer than any clip."""
+        return min(self.chunk, frames)
+
+
+def as_planned(model: Denoises, plan: Plan) -> Denoises:
+    """The model under the plan's guidance and way of remembering; unchanged where it is that already."""
+    if plan.rerun and isinstance(model, Denoiser) and not isinstance(model.network, Rerun):
+        model = Denoiser(Rerun(model.network), model.path)
+    return guided_by(model, plan.guidance)
 
 
 @dataclass(frozen=True)
@@ -135,6 +151,7 @@ def next_chunk(
     `shape` is that of one frame (c, h, w). With `exit_step` the chunk is the x0 of that step, which
     alone carries gradient (self-forcing, 2506.08009 alg. 1); None means all steps and no gradient.
     """
+    model = as_planned(model, plan)
     frames = condition.actions.shape[1]
     past = evict(past, window=plan.window, sink=plan.sink, incoming=frames)
     draw = partial(noise, shape, past.frame.tolist(), frames)
@@ -199,6 +216,7 @@ def _committed(
 @torch.no_grad()
 def remember_context(model: Denoises, context: Latents, condition: Condition, plan: Plan, noise: Noise) -> State:
     """The state after the given frames, committed in one pass: the sinks and the newest that the window holds."""
+    model = as_planned(model, plan)
     batch, frames = context.shape[:2]
     rows, condition = torch.arange(frames), condition.frames(0, frames)
     if plan.window is not None and frames > plan.window:
@@ -238,6 +256,7 @@ def rollout(
     `exits` names one exit step per chunk; chunks that end at or before frame `grad_from` carry no
     gradient. A shorter last chunk is legal. The last chunk is not committed: nothing would read it.
     """
+    model = as_planned(model, plan)
     total, given = condition.actions.shape[1], context.shape[1]
     shape = tuple(context.shape[2:])
     if exits is not None:

@@ -116,14 +116,13 @@ class DDIMSampler:
 
     def step(self, path: GaussianPath, x_t: Latents, x0: Latents, t: Levels, t_next: Levels, noise: Latents) -> Step:
         implied = path.noise(x_t, x0, t)
-        alpha, sigma = map(per_pixel, path.alpha_sigma(t))
         alpha_next, sigma_next = map(per_pixel, path.alpha_sigma(t_next))
         if self.eta == 0:
             std = torch.zeros_like(sigma_next)
         else:
             # DDIM eq. 16, written with ratios so that it holds for any alpha and sigma.
-            ratio = (alpha * sigma_next / (alpha_next * sigma).clamp_min(1e-12)).clamp(max=1)
-            std = self.eta * sigma_next * (1 - ratio**2).clamp_min(0).sqrt()
+            kept = per_pixel(path.kept_noise(t, t_next))
+            std = self.eta * sigma_next * (1 - kept**2).clamp_min(0).sqrt()
         mean = alpha_next * x0 + (sigma_next**2 - std**2).clamp_min(0).sqrt() * implied
         resting = per_pixel(t == t_next)
         mean, std = torch.where(resting, x_t, mean), torch.where(resting, torch.zeros_like(std), std)

@@ -67,7 +67,8 @@ def build_card(config: DictConfig, data: ClipDataModule, kind: str) -> Card:
     network.pop("_partial_")
     return Card(
         kind=kind, network=network, path=plain_node(config, "noising"), action_spec=data.spec.to_dict(),
-        action_shift=data.action_shift, frame_shape=data.frame_shape, autoencoder=data.autoencoder_identity,
+        action_shift=data.action_shift, first_action=data.first_action, frame_shape=data.frame_shape,
+        autoencoder=data.autoencoder_identity,
         trained_for={}, data=data.name,
         revision=revision(), config_hash=config_hash(plain(config)), command=shown_command(),
     )  # fmt: skip

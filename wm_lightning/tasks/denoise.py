@@ -42,8 +42,10 @@ class Denoise:
         data = build_data(config)
         context, device = int(config.module.context), device_of(config)
         file = read_checkpoint(config, data, kind_of(config))
-        subject = build_subject(config, file, data, Use(context, context + config.rollout.chunk, self.steps), device)
-        clip = next(data.clips("test", self.count, context + subject.plan.chunk, self.count))
+        # A chunk longer than a clip is a clip's.
+        frames = context + min(config.rollout.chunk, max(1, data.frames - context))
+        subject = build_subject(config, file, data, Use(context, frames, self.steps), device)
+        clip = next(data.clips("test", self.count, frames, self.count))
         with precise(device, str(config.trainer.precision)):
             films = passes(subject, clip, context, self.seed, device)
         mark = "_simulated" if data.simulated else ""

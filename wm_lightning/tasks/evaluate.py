@@ -18,6 +18,8 @@ from wm_lightning.config_record import config_hash, plain
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.environment import revision
 from wm_lightning.results.results import Results
+from wm_lightning.sampling.guidance import Guidance
+from wm_lightning.sampling.rollout import Plan
 from wm_lightning.sampling.samplers import described
 from wm_lightning.tasks.build import build_card, build_data, device_of, kind_of, plain_node
 from wm_lightning.tasks.curves import final_losses
@@ -89,6 +91,9 @@ def build_cast(
     recipe = module if teacher is None else module["teacher"]["recipe"]
     history = (file if teacher is None else teacher).card.trained_for["history_level"]
     require(file.card, config, config.metrics.context, config.metrics.context + config.metrics.horizon)
+    teacher_plan = None if teacher is None else instantiate(module["teacher"]["rollout"], _convert_="all")
+    if teacher is not None and teacher_plan is not None:
+        require_guidance(teacher.card, teacher_plan.guidance, "module.teacher.rollout.guidance")
     return Cast(
         teacher=own if teacher is None else network_of(config, teacher, device),
         student=None if teacher is None else own,
@@ -98,6 +103,7 @@ def build_cast(
         plan=instantiate(plain_node(config, "rollout"), _convert_="all"),
         history_level=history,
         decode=decode,
+        teacher_guidance=None if teacher_plan is None else teacher_plan.guidance,
     )
 
 
@@ -108,6 +114,14 @@ def require(card: Card, config: DictConfig, context: int, frames: int) -> None:
     card.require_sampler(described(instantiate(plain_node(config, "module")["sampler"], _convert_="all")))
     card.require_mask(config.rollout.mask.chunk, "rollout.mask")
     card.require_commit(config.rollout.commit.mode, config.rollout.commit.t, "rollout.commit")
+    plan: Plan = instantiate(plain_node(config, "rollout"), _convert_="all")
+    require_guidance(card, plan.guidance, "rollout.guidance")
+
+
+def require_guidance(card: Card, guidance: Guidance | None, use: str) -> None:
+    """Raises ValueError where guidance would ask the network for what it does without actions, and it never had to."""
+    if guidance is not None and guidance.scale != 1:
+        card.require_null(guidance.drop, use)
 
 
 def network_of(config: DictConfig, file: NetworkFile, device: torch.device) -> nn.Module:

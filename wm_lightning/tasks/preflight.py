@@ -82,10 +82,10 @@ def _check_table(config: DictConfig, card: Card, teacher: NetworkFile | None, da
     """The rows of the table at the end: masks, commits and numbers of steps."""
     settings: TableSettings = instantiate(config.metrics, _convert_="all")
     require(card, config, settings.context, settings.context + settings.horizon)
-    if settings.horizon < config.rollout.chunk:
-        raise ValueError(
-            f"metrics.horizon={settings.horizon} is shorter than a chunk of {config.rollout.chunk} frames; raise it"
-        )
+    # A chunk longer than the clips of training is their length: it ends where they do.
+    chunk = min(config.rollout.chunk, max(1, data.frames - config.module.context))
+    if settings.horizon < chunk:
+        raise ValueError(f"metrics.horizon={settings.horizon} is shorter than a chunk of {chunk} frames; raise it")
     cast = _on_meta(lambda: build_cast(config, _weightless(config, card), teacher, torch.device("meta"), data.decode))
     for _ in cast.subjects(settings.teacher_steps, settings.student_steps):
         pass

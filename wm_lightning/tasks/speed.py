@@ -47,8 +47,8 @@ def measure_speed(
     first is used at batch 1. All but its last chunk fill the memory. Batch 16, whose timings are long, is
     timed in the first round only.
     """
-    plan = subjects[0].plan
-    one, first = clip[:1], clip[:1].frames(0, context + plan.chunk)
+    chunk = subjects[0].plan.first_chunk(clip.video.shape[1] - context)
+    one, first = clip[:1], clip[:1].frames(0, context + chunk)
     times: list[list[list[float]]] = [[[], [], []] for _ in subjects]
     for subject in subjects:
         _first_chunk(subject, first, context, device)
@@ -63,7 +63,7 @@ def measure_speed(
     for subject, kept in zip(subjects, times, strict=True):
         single, many, latency = map(min, kept)
         memory = peak_memory(subject, one, context, device)
-        speeds.append(Speed(plan.chunk / single, plan.chunk * len(clip) / many, latency, memory))
+        speeds.append(Speed(chunk / single, chunk * len(clip) / many, latency, memory))
     return speeds
 
 
@@ -89,12 +89,13 @@ def _chunk_time(subject: Subject, clip: Clip, context: int, device: torch.device
     """
     chunks = max(1, round(passes / subject.forwards))
     model, plan, frames = subject.model, subject.plan, clip.video.shape[1]
-    given = max(context, frames - plan.chunk)
+    chunk = plan.first_chunk(frames - context)
+    given = frames - chunk
     noise = SeededNoise(0, "speed", tuple(range(len(clip))), device)
     seen, condition = clip.frames(0, given).x0.to(device), clip.condition.to(device)
     condition = model.begun(seen, condition)
     past = remember_context(model, seen, condition, plan, noise)
-    ahead = [condition.frames(given, given + plan.chunk)] * chunks
+    ahead = [condition.frames(given, frames)] * chunks
     start = now(device)
     for chunk in iter_chunks(model, subject.sampler, past, ahead, plan, noise, shape=tuple(seen.shape[2:])):
         subject.decode(chunk.frames).cpu()

@@ -12,6 +12,7 @@ from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.noising import GaussianPath
 from wm_lightning.results.results import Use
+from wm_lightning.sampling.guidance import Guidance
 from wm_lightning.sampling.rollout import Commit, Plan, SeededNoise, rollout
 from wm_lightning.sampling.samplers import FewStepSampler, Sampler
 
@@ -38,9 +39,12 @@ class Subject:
 
     @property
     def forwards(self) -> int:
-        """Forward passes per chunk; a commit of its own is one more."""
-        commits = self.cached and self.plan.commit.mode != "last"
-        return len(self.sampler.levels(self.model.path, self.plan.chunk)) - 1 + int(commits)
+        """Forward passes per chunk; a commit of its own is one more. Guidance takes two, run side by side or not."""
+        commits = self.cached and not self.plan.rerun and self.plan.commit.mode != "last"
+        steps, guidance = len(self.sampler.levels(self.model.path, self.plan.chunk)) - 1, self.plan.guidance
+        if guidance is None or guidance.scale == 1:
+            return steps + int(commits)
+        return 2 * steps + int(commits) * (2 if guidance.drop == "all" else 1)
 
     @torch.no_grad()
     def generate(self, clip: Clip, context: int, seed: int, device: torch.device) -> Pixels:
@@ -63,11 +67,12 @@ class Cast:
     plan: Plan
     history_level: float  # how noisy a history the teacher was trained on
     decode: Callable[[Latents], Pixels]
+    teacher_guidance: Guidance | None = None  # of a distillation's teacher, which need not be the student's
 
     def subjects(self, teacher_steps: Sequence[int], student_steps: Sequence[int]) -> Iterator[Subject]:
         """Rows of the table in their order, baselines aside; the steps a student was trained for are always there."""
         for subject in self._undecoded(teacher_steps, student_steps):
-            yield replace(subject, decode=self.decode)
+            yield replace(subject, decode=self.decode, cached=subject.cached and not self.plan.rerun)
 
     def _undecoded(self, teacher_steps: Sequence[int], student_steps: Sequence[int]) -> Iterator[Subject]:
         yield from self._teachers(teacher_steps)
@@ -79,25 +84,34 @@ class Cast:
     def deployed(self, teacher_steps: Sequence[int]) -> Use:
         """How the network that this cast is about was trained to be used."""
         if self.student_sampler is None:
-            return Use("teacher", max(teacher_steps), "clean")
-        return Use("student", self.student_sampler.steps.steps, self.plan.commit.mode)
+            role, steps, commit = "teacher", max(teacher_steps), self._teachers_commit
+        else:
+            role, steps, commit = "student", self.student_sampler.steps.steps, self.plan.commit
+        return Use(role, steps, None if self.plan.rerun else commit.mode)
+
+    @property
+    def _teachers_commit(self) -> Commit:
+        """How a teacher remembers: clean, or as the plan says where a pass of its own shows it something else."""
+        own = self.student is None and self.plan.commit.mode in ("noised", "scaled")
+        return self.plan.commit if own else CLEAN
 
     def _teachers(self, steps: Sequence[int]) -> Iterator[Subject]:
         teacher, most = Denoiser(self.teacher, self.path), max(steps)
-        clean = replace(self.plan, commit=CLEAN)
+        guidance = self.plan.guidance if self.student is None else self.teacher_guidance
+        own = replace(self.plan, commit=self._teachers_commit, guidance=guidance)
 
         def made(count: int, model: Denoiser, plan: Plan, cached: bool, unjudged: str | None) -> Subject:
             return Subject("teacher", "teacher", model, self._euler(count), plan, count, cached, unjudged)
 
         for count in steps:
-            yield made(count, teacher, clean, True, None)
+            yield made(count, teacher, own, True, None)
         same = "speed only: the video is that of the row with a cache, but for what evicted frames left behind in it"
-        yield made(most, Denoiser(Rerun(self.teacher), self.path), clean, False, same)
+        yield made(most, Denoiser(Rerun(self.teacher), self.path), own, False, same)
         last_level = float(self._euler(most).levels(self.path, 1)[-2, 0])
         untrained = last_level > self.history_level
         noisy = "speed only: the teacher was not trained on a history this noisy"
         reason = noisy if untrained else "speed only: quality is compared behind clean commits"
-        yield made(most, teacher, replace(self.plan, commit=LAST), True, reason)
+        yield made(most, teacher, replace(own, commit=LAST), True, reason)
 
     def _controls(self, steps: Sequence[int], sampler: Sampler) -> Iterator[Subject]:
         """The teacher's weights at the student's steps: what few steps give without any distillation."""
