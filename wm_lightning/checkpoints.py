@@ -172,7 +172,11 @@ def made_causal(file: NetworkFile, transfer: Transfer, source: str) -> NetworkFi
     if causal is not False:
         what = "is causal already" if causal else "has no convolutions along time"
         raise ValueError(f"{source} {what} ({file.card.network.get('_target_')}); give module.transfer=null")
-    return replace(file, weights=transfer.weights(file.weights), card=replace(file.card, network={**file.card.network, "causal": True}))
+    return replace(
+        file,
+        weights=transfer.weights(file.weights),
+        card=replace(file.card, network={**file.card.network, "causal": True}),
+    )
 
 
 def save_network(path: Path, network: nn.Module, card: Card, dtype: torch.dtype) -> None:

@@ -153,9 +153,9 @@ class WorldModelModule(LightningModule):
             start += size
         return groups
 
-    def on_after_batch_transfer(self, batch: Clip, dataloader_idx: int) -> Clip:
-        """The batch, its condition with the start that this module's network is told of."""
-        return replace(batch, condition=self.denoiser(self.deployed).begun(batch.x0[:, :1], batch.condition))
+    def begun(self, clip: Clip) -> Clip:
+        """The clip, its condition with what this module's networks are told of its first frame."""
+        return replace(clip, condition=self.denoiser(self.deployed).begun(clip.x0[:, :1], clip.condition))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Logs the module's own count beside what the step logged: the x of every curve."""

@@ -66,6 +66,7 @@ class DMDModule(SelfForcedModule):
     def training_step(self, clip: Clip, batch_idx: int) -> None:
         """One iteration: the student every `ratio`-th time, the critic every time, after the initialisation."""
         student, critic = self.split_optimizers()
+        clip = self.begun(clip)
         self.schedule.apply(student + critic, self.iterations, self.total_iterations)
         iteration = self.iterations - self.init.iterations
         if iteration < 0:

@@ -136,6 +136,7 @@ class TeacherModule(WorldModelModule):
 
     def loss(self, clip: Clip, mask: FrameMask) -> Scalar:
         """Denoising loss with one level per frame (diffusion forcing)."""
+        clip = self.begun(clip)
         x0 = clip.x0
         frames = x0.shape[1]
         blocks = chunk_blocks(frames, mask.chunk, first_alone=True)

@@ -1,7 +1,7 @@
 """Classifier-free guidance on actions, as a denoiser around a denoiser."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
