@@ -41,7 +41,7 @@ def read_images(folder: Path, resize: Resize) -> StartImages:
         log.warning("%s: %d files that are no pictures are left out", folder, len(files) - len(pictures))
     if not pictures:
         raise ValueError(f"task.images={folder} holds no picture ({', '.join(SUFFIXES)}); name another folder")
-    frames = [resize(from_bytes(path, path.read_bytes())[None]) for path in pictures]
+    frames = [resize(from_bytes(path, path.read_bytes())[None].copy()) for path in pictures]
     return StartImages(tuple(path.name for path in pictures), np.concatenate(frames))
 
 
