@@ -101,9 +101,8 @@ def test_pictures_from_elsewhere_become_latents_as_the_datas_frames_do(root: Pat
     assert data.picture_size == data.frame_cache.resize and made.latents is not None
     assert made.x0.shape == clip.x0.shape
     for frame in (0, 1):  # held
-        torch.testing.assert_close(
-            made.x0[:, frame], clip.x0[:, 0], atol=1e-3, rtol=0
-        )  # the cache is in half precision
+        # The cache is in half precision.
+        torch.testing.assert_close(made.x0[:, frame], clip.x0[:, 0], atol=1e-3, rtol=0)
     pixels = opened(root, tmp_path)
     [made] = image_clips(pixels, images, clip.condition, 1, 4)
     assert made.latents is None and torch.equal(made.video[:, 0], clip.video[:, 0])
