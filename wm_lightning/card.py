@@ -19,8 +19,8 @@ class Card:
     `network` and `path` are plain configs (`_target_` and arguments). `autoencoder` says what made the latents that the
     network is of (empty: it is of pixels). `trained_for` holds `chunks`
     (null: bidirectional), `frames` of a clip, `context`, `clean_history`, `history_level`, `shared`, `steps`, `commit`
-    (modes with t) and `action_dropout` (share, granularity). `first_action` is the data's: "none" where no clip was told
-    what led to its first frame.
+    (modes with t) and `action_dropout` (share, granularity). `first_action` is the data's: "none" where no clip was
+    told what led to its first frame.
     """
 
     kind: str

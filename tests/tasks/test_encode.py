@@ -21,6 +21,7 @@ from wm_lightning.config import compose
 from wm_lightning.data.formats.episode import Reader
 from wm_lightning.data.formats.latent_files import read_about, read_whole
 from wm_lightning.data.source_datamodule import SourceDataModule
+from wm_lightning.data.start_images import StartImages, image_clips
 from wm_lightning.networks.autoencoders import PatchAutoencoder
 
 # What a constructor raises comes through Hydra, which wraps it; run.py unwraps it.
@@ -90,6 +91,21 @@ def test_what_is_read_is_what_encoding_the_pixels_gives(root: Path, cache: Path,
             assert torch.equal(mine.latents, autoencoder.encode(theirs.video).half())
             assert torch.equal(latents.decode(mine.x0), theirs.video)
     assert latents.content_hash() == pixels.content_hash()
+
+
+def test_pictures_from_elsewhere_become_latents_as_the_datas_frames_do(root: Path, cache: Path, tmp_path: Path) -> None:
+    data = opened(root, tmp_path, "autoencoder=patch", f"data.latents={cache}")
+    clip = next(data.clips("test", 1, 4, 1))
+    images = StartImages(("frame.png",), clip.video[0, :1].numpy())
+    [made] = image_clips(data, images, clip.condition, 2, 4)
+    assert data.picture_size == data.frame_cache.resize and made.latents is not None
+    assert made.x0.shape == clip.x0.shape
+    for frame in (0, 1):  # held
+        # The cache is in half precision.
+        torch.testing.assert_close(made.x0[:, frame], clip.x0[:, 0], atol=1e-3, rtol=0)
+    pixels = opened(root, tmp_path)
+    [made] = image_clips(pixels, images, clip.condition, 1, 4)
+    assert made.latents is None and torch.equal(made.video[:, 0], clip.video[:, 0])
 
 
 def test_training_reads_latents_and_no_pixels(

@@ -72,6 +72,48 @@ def test_fewer_steps_are_an_override(trained: Path, tmp_path: Path) -> None:
     assert not np.array_equal(videos["2"], videos["1"])
 
 
+def started(trained: Path, run: Path, images: Path, *words: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The first video that is made from a folder of pictures, and what the actions' file holds."""
+    config = asked(trained, run, "task.frames=7", f"task.images={images}", *words)
+    instantiate(config.task)(config)
+    with np.load(run / "rollouts/actions_simulated.npz", allow_pickle=False) as stored:
+        actions = dict(stored)
+    return decode(run / "rollouts/clip_000_simulated.mp4", "pyav"), actions
+
+
+def test_pictures_of_a_folder_are_starts(trained: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, colour in (("one.png", (220, 30, 30)), ("two.png", (30, 30, 220)), ("three.jpg", (30, 220, 30))):
+        Image.new("RGB", (90, 60), colour).save(images / name)
+    (images / "readme.txt").write_text("x")
+    video, driven = started(trained, tmp_path / "clips", images)
+    files = sorted(path.name for path in (tmp_path / "clips/rollouts").iterdir())
+    assert files == [
+        "actions_simulated.npz", "clip_000_simulated.mp4", "clip_001_simulated.mp4", "clip_002_simulated.mp4",
+        "clips_simulated.gif", "clips_simulated.png",
+    ]  # fmt: skip
+    assert video.shape == (7, 240, 240, 3) and np.abs(video[0].mean((0, 1)) - [220, 30, 30]).max() < 8
+    config = asked(trained, tmp_path)
+    clip = next(build_data(config).clips("test", 3, 7, 3))
+    assert np.array_equal(driven["actions"][:, 1:], clip.condition.actions[:, 1:].numpy())
+    assert (driven["state"][:, 0] == 1).all() and driven["images"].tolist() == ["one.png", "three.jpg", "two.png"]
+
+    name = str(driven["names"][1])
+    _, held = started(trained, tmp_path / "held", images, f"task.action={{{name}: 1.0}}")
+    assert (held["actions"][:, 1:, 1] == 1).all() and held["actions"][:, 1:].sum() == 3 * 6
+
+
+def test_an_action_without_pictures_and_a_broken_picture_are_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"name their folder with task\.images=FOLDER"):
+        config = asked(trained, tmp_path / "run", "task.action={x: 1.0}")
+        instantiate(config.task)(config)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"broken\.png: a picture cannot be decoded"):
+        started(trained, tmp_path / "run", tmp_path)
+    assert not (tmp_path / "run/rollouts").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -12,10 +12,11 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from wm_lightning.clip import ActionSpec, Clip, Encoded, Pixels, to_pixels
+from wm_lightning.clip import ActionSpec, Clip, Encoded, Pixels, to_pixels, to_unit
 from wm_lightning.data import cache
 from wm_lightning.data.augment import Augmentation
 from wm_lightning.data.formats.episode import Reader
+from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.loader import ClipLoader, evaluation_loader
 from wm_lightning.data.windows import Window, Windows, count_windows, fixed_windows
 from wm_lightning.worlds.world import World
@@ -135,6 +136,15 @@ class ClipDataModule(LightningDataModule):
     def autoencoder_identity(self) -> Mapping[str, Any]:
         """What made the latents that networks see; empty where they see pixels."""
         return {}
+
+    @property
+    def picture_size(self) -> Resize:
+        """How a picture from elsewhere becomes one of the data's frames."""
+        return Resize("squash", *self.pixels)
+
+    def encode(self, video: Pixels) -> Encoded:
+        """What a network sees of uint8 video: the inverse of `decode`."""
+        return to_unit(video)
 
     def decode(self, x0: Encoded) -> Pixels:
         """Pixels of what a network makes, on its device."""

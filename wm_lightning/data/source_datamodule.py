@@ -183,6 +183,13 @@ class SourceDataModule(ClipDataModule):
     def autoencoder_identity(self) -> Mapping[str, Any]:
         return {} if self.latents is None else self._checked_autoencoder().identity
 
+    @property
+    def picture_size(self) -> Resize:
+        return self.frame_cache.resize
+
+    def encode(self, video: Pixels) -> Encoded:
+        return super().encode(video) if self.latents is None else self._checked_autoencoder().encode(video)
+
     def decode(self, x0: Encoded) -> Pixels:
         return super().decode(x0) if self.latents is None else self._checked_autoencoder().decode(x0)
 
