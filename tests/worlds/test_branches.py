@@ -63,8 +63,23 @@ def test_the_maze(tmp_path: Path) -> None:
     assert actions.shape[2] == len(COLUMNS)
 
 
+def _drawn(world: RoverWorld) -> list[np.ndarray]:
+    """Pictures before JPEG, in the order of the files."""
+    return [video for split, count in world.episodes.items() for video in world.simulate(split, range(count))[0]]
+
+
 def test_the_rover(tmp_path: Path) -> None:
-    world = RoverWorld(seed=0, length=14, episodes=dict(train=2, val=1, test=1), height=24, width=32, posts=8, roll=0.1)
+    world = RoverWorld(
+        seed=0,
+        length=14,
+        episodes=dict(train=2, val=1, test=1),
+        height=24,
+        width=32,
+        posts=8,
+        roll=0.1,
+        hills=0.08,
+        workers=1,
+    )
     world.write(tmp_path, quiet)
     state = rows(tmp_path, "*.state.npz")
     source = RECONSource(tmp_path / "rover", names=None)
@@ -79,6 +94,11 @@ def test_the_rover(tmp_path: Path) -> None:
     np.testing.assert_allclose((turned + np.pi) % (2 * np.pi) - np.pi, 0, atol=1e-5)
     expected = np.stack([one.video[START : START + STEPS + 1] for one in recorded])
     assert np.abs(video.astype(int) - expected).mean() < 4  # JPEG
+    for key in ("height", "pitch"):
+        np.testing.assert_allclose(after[key], state[key][:, START : START + STEPS + 1], atol=1e-5)
+    again, alike = world.branch({key: values[1:3] for key, values in saved.items()}, actions[1:3], rolls[1:3])
+    assert np.array_equal(again, video[1:3]) and all(np.array_equal(alike[key], after[key][1:3]) for key in after)
+    assert np.array_equal(video[:, 0], np.stack(_drawn(world))[:, START]), "the fork is not the saved frame to the bit"
     other = actions.copy()
     other[..., 2] += 0.2
     forked(video, world.branch(saved, other, rolls)[0])

@@ -138,19 +138,19 @@ class RECONSource:
 
 
 def write_recon_file(
-    path: Path, video: UInt8[np.ndarray, "f h w 3"], position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]
+    path: Path, video: UInt8[np.ndarray, "f h w 3"], position: Float[np.ndarray, "f axes"], yaw: Float[np.ndarray, "f"]
 ) -> None:
-    """Writes one episode in the original form: JPEG bytes and poses."""
+    """Writes one episode in the original form: JPEG bytes and poses; a position without a height lies at 0."""
     write_jpegs_file(path, [to_jpeg(picture) for picture in video], position, yaw)
 
 
 def write_jpegs_file(
-    path: Path, jpegs: Sequence[bytes], position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]
+    path: Path, jpegs: Sequence[bytes], position: Float[np.ndarray, "f axes"], yaw: Float[np.ndarray, "f"]
 ) -> None:
     """The same of pictures that are JPEG already, which are kept as they are."""
     with atomic_file(path) as partial, h5py.File(partial, "w") as file:
         file["images/rgb_left"] = np.array(jpegs)
-        file["jackal/position"] = np.column_stack([position, np.zeros(len(position))])
+        file["jackal/position"] = np.column_stack([position, np.zeros(len(position))])[:, :3]
         file["jackal/yaw"] = yaw
 
 
