@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from wm_lightning.data.formats.csgo import COLUMNS, MOUSE, MOUSE_X, CSGOSource
+from wm_lightning.data.formats.map_image import MAP, UNSEEN, MapImageReader, Walk
+from wm_lightning.data.formats.map_image import MOVES as MAP_MOVES
 from wm_lightning.data.formats.recon import RECONSource
 from wm_lightning.data.formats.source import load_arrays
 from wm_lightning.data.formats.world_map import MOVES, WorldMapReader
+from wm_lightning.worlds.map_image import MapImage
 from wm_lightning.worlds.maze import MazeWorld
 from wm_lightning.worlds.pusher import PusherWorld
 from wm_lightning.worlds.rover import RoverWorld
@@ -142,6 +145,35 @@ def test_the_world_map(tmp_path: Path) -> None:
         branch(grids, position, np.repeat(towards, STEPS, 1), view=6)[0],
         branch(grids, position, 0 * actions, view=6)[0],
     )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_map_in_one_picture(tmp_path: Path, split: str) -> None:
+    MapImage(seed=0, unseen_seed=1, height=64, width=320, towns=6, rivers=10, signs=40).write(tmp_path, quiet)
+    shares = None if split == "test" else dict(train=0.5, val=0.2, test=0.3)
+    reader = MapImageReader(
+        tmp_path / (UNSEEN if split == "test" else MAP), Walk(16, 24, 4, 14, seed=0), split=split, episodes=30,
+        action_shift=1, shares=shares, guard=40,
+    )  # fmt: skip
+    recorded = [reader.read(walk, 0, 14) for walk in range(30)]
+    whole = np.stack([one.truth["position"] for one in recorded])
+    # The action that produced a frame stands beside it.
+    actions = np.stack([one.actions[START + 1 : START + STEPS + 1] for one in recorded]).astype(np.float64)
+    saved, chance = {"position": whole[:, START]}, np.zeros((30, STEPS, 0))
+    video, after = reader.branch(saved, actions, chance)
+    expected = np.stack([one.video[START : START + STEPS + 1] for one in recorded])
+    assert np.array_equal(np.moveaxis(video, -1, 2), expected)
+    assert np.array_equal(after["position"], whole[:, START : START + STEPS + 1])
+    # Away from the border of the band, and on towards the other one, which stops the walk.
+    down = saved["position"][:, 0] < 24
+    other = np.eye(4)[np.where(down, list(MAP_MOVES).index("down"), list(MAP_MOVES).index("up"))]
+    long = reader.branch(saved, np.repeat(other[:, None], 20, 1), np.zeros((30, 20, 0)))
+    assert np.array_equal(long[1]["position"][:, -1, 0], np.where(down, 64 - 16, 0))
+    left = reader.branch(saved, np.repeat(np.eye(4)[[2]], 30, 0)[:, None].repeat(20, 1), np.zeros((30, 20, 0)))
+    assert left[1]["position"][..., 1].min() >= reader.band.left
+    forked(long[0], left[0])
+    with pytest.raises(ValueError, match="must lie within"):
+        reader.branch({"position": saved["position"] + 400}, actions, chance)
 
 
 @pytest.mark.parametrize("key", ["yaw", "place"])

@@ -147,7 +147,9 @@ def test_hills_hide_what_stands_behind_them() -> None:
 
 
 def test_the_bytes_do_not_depend_on_workers_and_height_is_stored(tmp_path: Path) -> None:
-    settings: dict[str, Any] = dict(seed=1, length=8, episodes=dict(train=2, val=1, test=1), height=24, width=32, posts=4)
+    settings: dict[str, Any] = dict(
+        seed=1, length=8, episodes=dict(train=2, val=1, test=1), height=24, width=32, posts=4
+    )
     for workers in (1, 2):
         RoverWorld(**settings, roll=0.1, hills=0.08, workers=workers).write(tmp_path / str(workers), lambda done: None)
     first, second = (sorted(path for path in (tmp_path / name).rglob("*.*")) for name in "12")
