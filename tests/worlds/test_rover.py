@@ -5,6 +5,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 
 from wm_lightning.data.formats.recon import normalised
 from wm_lightning.data.formats.source import load_arrays
@@ -146,7 +147,10 @@ def test_hills_hide_what_stands_behind_them() -> None:
     assert 0 < rows[1] < 0.7 * rows[0], rows
 
 
-def test_the_bytes_do_not_depend_on_workers_and_height_is_stored(tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_workers_and_height_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wm_lightning.worlds.rover.SMALL", 0)
     settings: dict[str, Any] = dict(
         seed=1, length=8, episodes=dict(train=2, val=1, test=1), height=24, width=32, posts=4
     )
@@ -167,3 +171,11 @@ def test_a_known_episode_comes_out_as_it_did() -> None:
     poses = drive.on(WORLD._ground(0, 0))
     found = [*poses.place[-1], poses.yaw[-1], poses.height[-1], poses.pitch[-1], *poses.ball[-1], videos.mean()]
     np.testing.assert_allclose(found, GOLDEN, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("change", "said"), [(dict(hills=0.5), "hills"), (dict(workers=0), "workers")])
+def test_wrong_settings_are_refused(change: dict[str, Any], said: str) -> None:
+    settings: dict[str, Any] = dict(seed=1, length=8, episodes=dict(train=2, val=1, test=1), height=24, width=32)
+    settings |= dict(posts=4, roll=0.1, hills=0.08, workers=1)
+    with pytest.raises(ValueError, match=said):
+        RoverWorld(**(settings | change))

@@ -33,6 +33,7 @@ from wm_lightning.worlds.world import Measures
 VERSION = 4
 SPLITS = ("train", "val", "test")
 BATCH = 32  # episodes driven together
+SMALL = 6000  # frames that are written before another process has started
 STEEPEST = 0.2  # steeper ground would fill the picture or leave it
 AREA = 12.0  # metres from the middle at which a rover turns back
 BAND, WIDEST = (0.2, 0.5), 0.45  # rows about the horizon, where things are far; radians a frame that are looked for
@@ -60,7 +61,7 @@ class RoverWorld:
     `episodes` counts what each split holds, `length` is that of an episode in frames, `height` and `width` those of
     pictures on disk, `posts` how many landmarks stand about, `roll` the ball's step per frame and axis in metres and
     `hills` the ground's slope along any line in metres a metre (standard deviations both; 0 is level ground).
-    `workers` processes write.
+    `workers` processes write, where there is enough to write.
     """
 
     name = "rover"
@@ -147,7 +148,7 @@ class RoverWorld:
         place = folder / self.name
         place.mkdir(parents=True)
         job = partial(self._write_batch, place)
-        if self.workers == 1:
+        if self.workers == 1 or sum(self.episodes.values()) * self.length < SMALL:
             for batch in self._batches():
                 report(job(batch))
         else:
