@@ -39,7 +39,8 @@ class Bench:
 
     The median counts. Networks have random weights; training runs without loggers, bars and checkpoints. `frames` are
     those of the rollout; a training on its own loader takes `waiting_steps`. `parts` are those of `PARTS` to measure.
-    On recordings the loader is to be `least_loading` times as fast as a reader by hand, and training to wait for less
+    On recordings the loader is to be `least_loading` times as fast as a reader by hand where decoded frames are kept,
+    `least_direct` times where they are read from the recordings, and training to wait for less
     than the share `most_waiting` of its time. `save_dir` gets a second copy of the file, named by the device.
     """
 
@@ -51,6 +52,7 @@ class Bench:
     frames: int
     waiting_steps: int
     least_loading: float
+    least_direct: float
     most_waiting: float
     save_dir: str | None
 
@@ -81,7 +83,7 @@ class Bench:
         if "rollout" in self.parts:
             found.append(self.rollout(config, data, device))
         if "loading" in self.parts:
-            found += loading(data, self.batches, self.repeats, self.least_loading)
+            found += loading(data, self.batches, self.repeats, self.least_loading, self.least_direct)
         if "waiting" in self.parts:
             found.append(training.waiting(self.waiting_steps, self.most_waiting))
         return found
