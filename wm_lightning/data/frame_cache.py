@@ -31,6 +31,14 @@ Way = Literal["auto", "keep", "direct"]
 IN_USE_SECONDS = 24 * 3600
 
 
+def way_named(name: str) -> Way:
+    """The way of that name. Raises ValueError where there is none."""
+    for way in get_args(Way):
+        if way == name:
+            return way
+    raise ValueError(f"data.store={name} is not one of {', '.join(get_args(Way))}")
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """How many unusable episodes are left out before the data are refused: none (`raise`), or a share of a split.
@@ -83,10 +91,6 @@ class FrameCache:
     tolerance: Tolerance
     workers: int
     way: Way
-
-    def __post_init__(self) -> None:
-        if self.way not in get_args(Way):
-            raise ValueError(f"data.store={self.way} is not one of {', '.join(get_args(Way))}")
 
     def store(self, source: EpisodeSource, split: str, settings: str) -> FrameStore:
         """The store of a split, or its index where frames are read directly, found or built.

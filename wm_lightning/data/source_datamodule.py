@@ -24,7 +24,7 @@ from wm_lightning.data.formats.latent_reader import LatentReader
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.formats.store_reader import DirectFrames, StoreReader
-from wm_lightning.data.frame_cache import FrameCache, Tolerance, Way
+from wm_lightning.data.frame_cache import FrameCache, Tolerance, way_named
 from wm_lightning.data.latent_cache import LatentCache, LatentKey, LatentStore
 from wm_lightning.data.parts import parts_of
 from wm_lightning.data.windows import Windows
@@ -58,7 +58,7 @@ class SourceDataModule(ClipDataModule):
         max_bad_share: float,
         decode_workers: int,
         cache_gib: float,
-        store: Way,
+        store: str,
         latents: str | None,
         autoencoder: Autoencoder | None,
         **shared: Any,
@@ -74,7 +74,7 @@ class SourceDataModule(ClipDataModule):
         self.frame_cache = FrameCache(
             folder=Path(self.cache_dir), label=f"{'simulated' if self.simulated else 'real'}-{subset}",
             most_bytes=cache_gib * 2**30, resize=Resize(resize, height, width),
-            tolerance=Tolerance(on_error, max_bad_share), workers=decode_workers, way=store,
+            tolerance=Tolerance(on_error, max_bad_share), workers=decode_workers, way=way_named(store),
         )  # fmt: skip
         self._stores: dict[str, FrameStore] = {}
         self._sources: dict[str, EpisodeSource] = {}

@@ -60,25 +60,23 @@ def _first_pyav(path: Path, expected: int) -> tuple[np.ndarray, int]:
         raise _damaged(path, error) from error
 
 
-def _part_pyav(path: Path, start: int, stop: int) -> np.ndarray:
+def _part_pyav(path: Path, start: int, stop: int, *, seek: bool = True) -> np.ndarray:
     try:
         with av.open(str(path)) as container:
             stream = strict_stream(path, container)
-            found = _sought(path, container, stream, start, stop)
-        if found is not None:
-            return found
-        with av.open(str(path)) as container:
-            stream = strict_stream(path, container)
-            return _required(path, _pictures(path, container.decode(stream), start, stop), start, stop)
+            key = _key_before(stream, start) if seek else 0
+            if not key:
+                return _required(path, _pictures(path, container.decode(stream), start, stop), start, stop)
+            found = _sought(path, container, stream, key, range(start, stop))
     except FFmpegError as error:
         raise _damaged(path, error) from error
+    return _part_pyav(path, start, stop, seek=False) if found is None else found
 
 
-def _sought(path: Path, container: InputContainer, stream: VideoStream, start: int, stop: int) -> np.ndarray | None:
-    """The frames by way of a key frame; None where there is none on the way, or decoding from it fails."""
-    key = _key_before(stream, start)
+def _sought(path: Path, container: InputContainer, stream: VideoStream, key: int, wanted: range) -> np.ndarray | None:
+    """The frames by way of a key frame; None where decoding from it fails."""
     try:
-        return _pictures(path, _from_key(container, stream, key), start - key, stop - key) if key else None
+        return _pictures(path, _from_key(container, stream, key), wanted.start - key, wanted.stop - key)
     except (FFmpegError, BadFile):
         return None  # what is damaged shows again, by its own name, when all is decoded up to there
 
@@ -96,13 +94,14 @@ def _from_key(container: InputContainer, stream: VideoStream, key: int) -> Itera
 
     In a closed group of pictures, as encoders make them, no later packet is shown before the key frame's.
     """
-    time = stream.index_entries[key].timestamp
-    container.seek(time, stream=stream)
+    entries = stream.index_entries
+    # Entries have times of decoding; those of showing, by which is sought, are as much later as the first one's is.
+    container.seek(entries[key].timestamp - entries[0].timestamp + (stream.start_time or 0), stream=stream)
     shown: int | None = None
     for packet in container.demux(stream):
         if shown is None:
             shown = packet.pts
-            if packet.dts != time or shown is None or not packet.is_keyframe:
+            if packet.dts != entries[key].timestamp or shown is None or not packet.is_keyframe:
                 return
         if packet.pts is not None and packet.pts < shown:
             return
@@ -126,7 +125,7 @@ def _required(path: Path, found: np.ndarray | None, start: int, stop: int) -> np
 
 def _first_decord(path: Path) -> tuple[np.ndarray, int]:
     with decord_reader(path) as reader:
-        return reader[0].asnumpy(), len(reader)
+        return reader.get_batch([0]).asnumpy()[0], len(reader)
 
 
 def _part_decord(path: Path, start: int, stop: int) -> np.ndarray:
