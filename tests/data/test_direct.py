@@ -16,7 +16,10 @@ from tests.data import fault_sets
 from tests.data.fault_sets import SETS, opened, picture
 from tests.data.fault_trial import LENIENT, Clean, clean_set, trial
 from tests.data.test_faults import FEW
+from tests.tiny_run import NETWORK, QUIET, TRAINING
 from wm_lightning.clip import Clip
+from wm_lightning.config import compose
+from wm_lightning.config_record import save_record
 from wm_lightning.data.formats import tfrecord, video_parts
 from wm_lightning.data.formats.direct import DAMAGED, FrameIndex
 from wm_lightning.data.formats.source import EpisodeSource
@@ -24,6 +27,8 @@ from wm_lightning.data.formats.video_files import BadFile, decode
 from wm_lightning.data.formats.video_parts import decode_part, first_picture
 from wm_lightning.data.frame_cache import way_named
 from wm_lightning.data.source_datamodule import SourceDataModule
+from wm_lightning.tasks.build import build_card, build_data
+from wm_lightning.tasks.fit import fit
 from wm_lightning.worlds.faults.catalogue import inject
 
 FORMS = [form for form in SETS if form not in ("tasks", "map")]
@@ -126,6 +131,25 @@ def test_what_is_too_large_is_read_directly_and_said(clean, tmp_path: Path, capl
     assert not isinstance(large._stores["train"], FrameIndex), "what fits now is not kept"
     with pytest.raises(ValueError, match="data.store=some is not one of auto, keep, direct"):
         way_named("some")
+
+
+def test_a_training_on_what_is_too_large_is_that_on_what_is_kept(clean, tmp_path: Path) -> None:
+    weights = []
+    for number, words in enumerate((("data.store=keep",), ("data.store=auto", "data.cache_gib=0.0001"))):
+        places = [f"run_dir={tmp_path}/run{number}", f"cache_dir={tmp_path}/cache{number}"]
+        shape = ["data.frames=5", "data.val_frames=5", "data.val_clips=2", "rollout.window=5", "data.val_share=0.5"]
+        own = [f"data.root={clean('csgo').root}", "data.subset=set", "data.test_share=0.3"]
+        config = compose(
+            ["experiment=teacher", "data=csgo", *NETWORK, *TRAINING, *QUIET, *shape, *own, *places, *words]
+        )
+        save_record(config, [], Path(config.run_dir))
+        data = build_data(config)
+        module = fit(config, data, build_card(config, data, "teacher"), None).lightning_module
+        weights.append(module.state_dict())
+    kept = [list((tmp_path / cache).glob("frames-*-train-*")) for cache in ("cache0", "cache1")]
+    assert kept[0] and not kept[1]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 # All 48 frames of train take 332 KiB, the 18 of test 124 KiB.

@@ -31,6 +31,8 @@ from wm_lightning.tasks.subjects import CLEAN, Subject
 log = logging.getLogger(__name__)
 
 PARTS = ("training", "rollout", "loading", "waiting")
+# What loading alone is measured by: other changes make its numbers no older.
+LOADING = ("wm_lightning/data", "wm_lightning/tasks/bench_loading.py", "conf/data", "conf/task/bench.yaml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,8 @@ class Bench:
         device = device_of(config)
         found = self.measured(config, data, device)
         report = {**describe(config, data, device), "settings": asdict(self), "cache": cache_of(data)}
+        if set(self.parts) == {"loading"}:
+            report["code"] = LOADING
         report["comparisons"] = [entry.plain() for entry in found if isinstance(entry, Comparison)]
         report["waiting"] = [entry.plain() for entry in found if not isinstance(entry, Comparison)]
         self.write(report, page(found, report), Path(config.run_dir))
