@@ -150,8 +150,10 @@ class RECONSource:
         found = self._jpegs(path, slice(start, stop))
         if len(found) < stop - start:
             raise BadFile(path, f"has no pictures {start + len(found)}..{stop - 1}")
-        places = [path / f"{number}.jpg" if path.is_dir() else path for number in range(start, stop)]
-        return of_one_size(path, [from_bytes(place, data) for place, data in zip(places, found, strict=True)])
+        if path.suffix == ".hdf5":
+            return of_one_size(path, [from_bytes(path, data) for data in found])
+        pictures = [from_bytes(path / f"{number}.jpg", data) for number, data in enumerate(found, start)]
+        return of_one_size(path, pictures)
 
     def _jpegs(self, path: Path, part: slice) -> list[bytes]:
         return _jpegs_of_file(path, part) if path.suffix == ".hdf5" else _jpegs_of_folder(path, part)
