@@ -8,6 +8,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from wm_lightning.results.benches import Bench, bench_table
 from wm_lightning.results.configs import axis_of, config_of, differences
 from wm_lightning.results.plots import over_axis, over_steps
 from wm_lightning.results.protocols import Scored, protocol_plot, protocol_table
@@ -38,8 +39,9 @@ class PageSettings:
 
 
 def page(
-    found: Sequence[Group], scored: Sequence[Sequence[Scored]], recipe: Recipe, settings: PageSettings, title: str
-) -> str:
+    found: Sequence[Group], scored: Sequence[Sequence[Scored]], recipe: Recipe, settings: PageSettings, title: str,
+    benches: Sequence[Bench] = (),
+) -> str:  # fmt: skip
     """The whole file; `scored` are results of protocols.
 
     Raises ValueError where groups that are compared may not be, or a run's config lacks `axis`.
@@ -55,6 +57,7 @@ def page(
         parts.append(_films(group, settings.gif_mib))
     for together in scored:
         parts += [_marked(protocol_table(together)), protocol_plot(together)]
+    parts += [_marked(bench_table(benches))] if benches else []
     parts.append(_differences(found))
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return (
