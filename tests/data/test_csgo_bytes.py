@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from wm_lightning.data.formats.csgo import write_csgo
+from wm_lightning.data.formats.csgo_writer import write_csgo
 
 
 def by_hand(path: Path, video: np.ndarray, actions: np.ndarray) -> None:

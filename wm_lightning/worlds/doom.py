@@ -21,7 +21,8 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from wm_lightning.data.formats.atomic import atomic_file
-from wm_lightning.data.formats.csgo import KEYS, MOUSE, MOUSE_X, MOUSE_Y, SPEC, write_csgo
+from wm_lightning.data.formats.csgo import KEYS, MOUSE, MOUSE_X, MOUSE_Y, SPEC
+from wm_lightning.data.formats.csgo_writer import write_csgo
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.source import save_arrays
 from wm_lightning.randomness import generator
