@@ -171,12 +171,15 @@ def test_kernel_distances_are_taken_from_other_real_clips(clips) -> None:
     made, video = scores(Weights(**NONE), ()), clips(12, seed=1, frames=12)
     made.add(noise(video, 1.0), video, EPISODES)
     other = clips(40, seed=2, frames=12) // 2  # darker than the truth, so the floor shows what was compared
-    [entry] = made.kernel_distances(real := made.features_of(other), minimum=4, draws=5, seed=0)
+    homes = [str(clip // 3) for clip in range(40)]
+    [entry] = made.kernel_distances(real := made.features_of(other), homes, minimum=4, draws=5, seed=0)
     [(extractor, features)] = ((one, real[one.name]) for one in made.fallbacks)
     sides = (extractor(part[:, 1:12]) for part in (noise(video, 1.0), video))
     settings = dict(scale=Scale.fit(features[12:]), extractor=extractor.sha256, minimum=4, draws=5, seed=0)
-    wanted = kernel_distance(*sides, features[:12], **settings)
-    assert entry["value"] == pytest.approx(wanted.value) and entry["floor"] == pytest.approx(wanted.floor)
+    wanted = kernel_distance(*sides, features[:12], **settings, episodes=(EPISODES, homes[:12]))
+    for name in ("value", "floor", "low", "high"):
+        assert entry[name] == pytest.approx(getattr(wanted, name))
+    assert entry["low"] != kernel_distance(*sides, features[:12], **settings).low and entry["episodes"] == 6
     assert entry["floor"] > 0
 
 

@@ -149,12 +149,12 @@ class ProtocolScores:
         return {extractor.name: self._look(extractor, real).mean(1) for extractor in self.fallbacks}
 
     def kernel_distances(
-        self, real: Mapping[str, Tensor], *, minimum: int, draws: int, seed: int
+        self, real: Mapping[str, Tensor], episodes: Sequence[str], *, minimum: int, draws: int, seed: int
     ) -> list[dict[str, Any]]:
         """The suite's own kd_NAME: generated and true clips against other real clips (see `metrics.distance`).
 
-        `real` are `features_of` training clips: as many as were generated are the reference, the others set the scale.
-        `low` and `high` bound the excess over the floor.
+        `real` are `features_of` training clips and `episodes` where these come from: as many as were generated are the
+        reference, the others set the scale. `low` and `high` bound the excess over the floor.
         """
         found = []
         for extractor in self.fallbacks:
@@ -168,7 +168,7 @@ class ProtocolScores:
             else:
                 entry = kernel_distance(
                     generated, truth, reference, scale=Scale.fit(others), extractor=extractor.sha256, minimum=minimum,
-                    draws=draws, seed=seed,
+                    draws=draws, seed=seed, episodes=(self.episodes, episodes[: len(truth)]),
                 )  # fmt: skip
             plain = asdict(entry) | {"note": entry.reason, "excess": entry.excess}
             plain.pop("reason")

@@ -57,7 +57,9 @@ def over_horizon(group: Group) -> str | None:
         if first.by_horizon and (own or best or first.role == "baseline"):
             name, steps, _ = heads(first)
             frames = max(map(len, first.by_horizon.values()))
-            places = {float(place): [row.at(place) for row in rows] for place in range(frames)}
+            places: dict[float, Sequence[Row]] = {
+                float(place): [row.at(place) for row in rows] for place in range(frames)
+            }
             lines.append(Line(f"{name}, {steps} steps" if steps else name, first.role, places))
     return drawn(lines, BY_FRAME, Axis("generated frame", ())) if lines else None
 

@@ -165,10 +165,11 @@ class Protocol:
                     worlds.setdefault(name, []).append(values)
                 progress.advance(task, len(clip))
         real = scores["model"].features_of(self.real(data, frames, len(entries)))
+        homes = data.episodes("train", len(entries) + self.scale_clips, frames)
         found = {}
         for name, own in scores.items():
             distances = own.distances(draws=self.draws, seed=self.seed)
-            distances += own.kernel_distances(real, minimum=self.minimum, draws=self.draws, seed=self.seed)
+            distances += own.kernel_distances(real, homes, minimum=self.minimum, draws=self.draws, seed=self.seed)
             found[name] = {"frames": own.measured(draws=self.draws, seed=self.seed), "distances": distances}
         judged = {name: _listed(torch.cat(values).nanmean(0)) for name, values in worlds.items()}
         return {"frames_scored": list(asked.image_frames), "video_frames": asked.video_frames, **found,
@@ -240,7 +241,7 @@ class Protocol:
             "clips": len(entries), "clips_asked": self.clips, "index": index_hash(entries), "context": self.context,
             "frames": entries[0].length, "resized": sizes, "weighting": "every clip once",
             "episodes": len({entry.episode for entry in entries}),
-            "intervals": "95 %, by bootstrap over whole episodes; kd_NAME: over clips",
+            "intervals": "95 %, by bootstrap over whole episodes",
             "seed": self.seed, "draws": self.draws, "paper": dict(self.paper), "departures": list(departures),
             "comparable_with_the_paper": not departures,
         }  # fmt: skip
