@@ -129,7 +129,8 @@ def kernel_distance(
     bounds = np.quantile(bootstrap_excess(within, across, draws=draws, seed=seed, episodes=episodes), [0.025, 0.975])
     if count is not None:
         bounds = value - floor + widened(bounds - (value - floor), count)
-    return Distance(value, floor, *bounds.tolist(), n, extractor, episodes=count)
+    low, high = bounds.tolist()
+    return Distance(value, floor, low, high, n, extractor, episodes=count)
 
 
 def bootstrap_excess(

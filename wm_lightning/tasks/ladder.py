@@ -101,7 +101,7 @@ class Ladder:
             and (reader := load_reader(self.weights.inverse_dynamics)).readable
         ):
             recovery = Recovery(horizon=self.frames - 1, columns=len(reader.readable))
-            update_recovery(recovery, reader.network, clip, video, 1, reader.readable)
+            update_recovery(recovery, reader.network, clip, video, 1, reader.matrix)
             found["recovery"] = recovery.mean()
         return found
 
