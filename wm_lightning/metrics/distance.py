@@ -34,6 +34,7 @@ class Distance:
 
     `low` and `high` bound the excess (95 %); None where the truth comes from a single episode. `episodes` counts those
     that were drawn whole, None where clips were. Where the other numbers are None, `reason` says why.
+    `effective` is the number of real clips that carry the kernel, see `effective_clips`.
     """
 
     value: float | None
@@ -44,6 +45,7 @@ class Distance:
     extractor: str
     reason: str | None = None
     episodes: int | None = None
+    effective: float | None = None
 
     @property
     def excess(self) -> float | None:
@@ -124,13 +126,23 @@ def kernel_distance(
     g, t, r = scale(generated), scale(truth), scale(reference)
     value, floor, count = mmd2(g, r), mmd2(t, r), None if episodes is None else len(set(episodes[0]))
     if count is not None and count < 2:
-        return Distance(value, floor, None, None, n, extractor, episodes=count)
+        return Distance(value, floor, None, None, n, extractor, episodes=count, effective=effective_clips(t, r))
     within, across = kernel(g, g) - kernel(t, t), kernel(g, r) - kernel(t, r)
     bounds = np.quantile(bootstrap_excess(within, across, draws=draws, seed=seed, episodes=episodes), [0.025, 0.975])
     if count is not None:
         bounds = value - floor + widened(bounds - (value - floor), count)
     low, high = bounds.tolist()
-    return Distance(value, floor, low, high, n, extractor, episodes=count)
+    return Distance(value, floor, low, high, n, extractor, episodes=count, effective=effective_clips(t, r))
+
+
+def effective_clips(truth: Features, reference: Float[Tensor, "m d"]) -> float:
+    """How many of the clips on one side carry the kernel: the size of an even sample whose clips count as unevenly.
+
+    A cubic kernel weighs a clip by the sixth power of how far its features lie from the middle. Where a few clips lie
+    far off, or the scale comes from too few to know how far clips lie, these few are the distance and its floor.
+    """
+    weights = torch.cat([(x.square().mean(1) + 1.0) ** 3 for x in (truth, reference)])
+    return float(weights.sum().square() / weights.square().sum() / 2)
 
 
 def bootstrap_excess(

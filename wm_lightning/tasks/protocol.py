@@ -50,8 +50,8 @@ class Protocol:
     what else it did, `departures` what this suite does otherwise; both go into the result. `scale_clips` training clips
     set the scale of kernel distances. `index` names a list of
     clips to use instead of making one: an eval_index.json, or NWM's .pkl. `seed` is that of list, noise and bootstrap.
-    The first `action_clips` clips are also driven by one another's and by constant actions, as
-    `callbacks.action_fidelity` says.
+    `stride` is what `data.stride` must be (1 where data have none). The first `action_clips` clips are also driven by
+    one another's and by constant actions, as `callbacks.action_fidelity` says.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Protocol:
     clips: int
     context: int
     horizon: int
+    stride: int
     image_frames: Sequence[int] | None
     first_scored: int
     video_frames: Sequence[int] | None
@@ -104,6 +105,11 @@ class Protocol:
         module = type(data).__name__.removesuffix("DataModule").lower()
         if module not in self.data:
             raise ValueError(f"protocol={self.name} is for data={' or '.join(self.data)}, this run has {module}")
+        if (stride := getattr(data, "stride", 1)) != self.stride:
+            raise ValueError(
+                f"protocol={self.name} is for data.stride={self.stride}, this run has {stride}; set it, and take a "
+                f"model that was trained so"
+            )
 
     def choose(self, data: ClipDataModule) -> tuple[list[Entry], list[str]]:
         """The clips, and in words what the data do not allow of what the protocol asks."""
@@ -251,6 +257,9 @@ class Protocol:
         path = folder / f"protocol_{self.name}{'_simulated' if data.simulated else ''}.json"
         write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
         show(result, Console())
+        for entry in result["model"]["distances"]:
+            if entry["note"] is not None:
+                log.warning("%s: %s", entry["name"], entry["note"])
         for departure in result["departures"]:
             log.warning("Not the paper's number: %s", departure)
         log.info("Written: %s and eval_index.json", path)
