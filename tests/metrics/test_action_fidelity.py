@@ -12,9 +12,9 @@ from torch import Tensor
 from wm_lightning.callbacks.action_fidelity import warn_if_ignored
 from wm_lightning.clip import ActionSpec, ActionState, Clip, Condition
 from wm_lightning.metrics.action_fidelity import ActionGap, ActionSweep, Recovery
-from wm_lightning.metrics.inverse_dynamics import Reader, Trained, load_reader, save_reader
+from wm_lightning.metrics.inverse_dynamics import ASSETS, Reader, Trained, load_reader, save_reader
 from wm_lightning.metrics.motion import MotionModel, phase_shift
-from wm_lightning.metrics.pinned import Pinned
+from wm_lightning.metrics.pinned import Pinned, file_hash
 from wm_lightning.modules.fidelity import Fidelity, Generate, Probes, Ruler, measure_fidelity
 from wm_lightning.modules.inverse_dynamics import InverseDynamicsModule, update_recovery
 from wm_lightning.networks.inverse_dynamics import InverseDynamics
@@ -274,3 +274,11 @@ def test_a_reader_is_the_file_that_was_pinned(network: InverseDynamics, tmp_path
         load_reader(Pinned(str(path), found))
     with pytest.raises(ValueError, match="never downloaded"):
         load_reader(Pinned(str(tmp_path / "absent"), found))
+
+
+@pytest.mark.parametrize("world", ["pusher", "worldmap", "maze", "rover", "mapimage"])
+def test_a_network_comes_with_the_suite_for_every_simulated_world(world: str) -> None:
+    path = ASSETS / f"inverse_dynamics_simulated-{world}.safetensors"
+    reader = load_reader(Pinned(str(path), file_hash(path)))
+    assert reader.trained.data == f"simulated-{world}" and path.stat().st_size < 600_000
+    assert reader.readable and reader.matrix.shape == (len(reader.trained.action_spec["names"]), len(reader.readable))
