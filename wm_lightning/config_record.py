@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 # Where a run lies, how it is logged and on what it was launched change no number it computes.
 _NOT_HASHED = frozenset({
     "run_dir", "default_root_dir", "ckpt_path", "cache_dir", "logger", "tags", "hydra", "compute",
-    "workers", "num_workers", "decode_workers", "cache_gib", "cached_maps",
+    "workers", "num_workers", "decode_workers", "cache_gib", "store", "cached_maps",
     "protocol", "action_fidelity",  # what is measured beside a training
     "actions",  # of the network: null until the data are opened, and theirs from then on
 })  # fmt: skip

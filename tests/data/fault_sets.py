@@ -17,7 +17,8 @@ from tests.data.making import robot_actions
 from wm_lightning.config import compose
 from wm_lightning.data.datamodule import SPLITS, ClipDataModule
 from wm_lightning.data.formats.action_npz import write_action_npz
-from wm_lightning.data.formats.csgo import COLUMNS, MOUSE, write_csgo
+from wm_lightning.data.formats.csgo import COLUMNS, MOUSE
+from wm_lightning.data.formats.csgo_writer import write_csgo
 from wm_lightning.data.formats.episode import Episode
 from wm_lightning.data.formats.game_writers import write_diamond
 from wm_lightning.data.formats.lerobot_writer import LeRobotWriter

@@ -11,7 +11,8 @@ import torch
 
 from tests.data.making import moving_picture
 from wm_lightning.data.formats import own
-from wm_lightning.data.formats.csgo import COLUMNS, MOUSE, MOUSE_X, CSGOSource, one_hot_mouse, write_csgo
+from wm_lightning.data.formats.csgo import COLUMNS, MOUSE, MOUSE_X, CSGOSource, one_hot_mouse
+from wm_lightning.data.formats.csgo_writer import write_csgo
 from wm_lightning.data.formats.diamond import DiamondSource
 from wm_lightning.data.formats.game_writers import write_diamond, write_tar
 from wm_lightning.data.formats.own import OwnSource, read_spec

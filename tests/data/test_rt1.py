@@ -32,7 +32,7 @@ def make_data(cache: Path, **changes) -> RT1DataModule:
     settings: dict = dict(world=make_world(), subset="pusher", bounds={"bridge": BRIDGE}, val_share=0.2)
     settings |= dict(test_share=0.2, format=None, order=None, image=None, resize="squash")
     settings |= dict(decoder="pyav", trim_tail=False, on_error="quarantine", max_bad_share=0.001, decode_workers=1)
-    settings |= dict(latents=None, autoencoder=None)
+    settings |= dict(latents=None, autoencoder=None, store="keep")
     settings |= dict(cache_gib=1.0, root=None, cache_dir=str(cache), frames=5, height=32, width=32, batch_size=3)
     settings |= dict(train_batches=4, val_clips=4, val_frames=7, num_workers=0, seed=0, action_shift=1, augment=None)
     return RT1DataModule(**(settings | changes))

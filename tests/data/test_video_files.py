@@ -37,8 +37,9 @@ def film(path: Path, frames: int, factor: Fraction = Fraction(1)) -> np.ndarray:
 def test_a_span_gives_the_pictures_of_its_times(tmp_path: Path) -> None:
     video = film(tmp_path / "a.mp4", 30)
     for start, frames in ((0, 30), (11, 7), (29, 1), (0, 1)):
-        found = decode_span(tmp_path / "a.mp4", start / FPS, frames, FPS)
+        found = decode_span(tmp_path / "a.mp4", start / FPS, range(frames), FPS)
         assert np.array_equal(found, video[start : start + frames])
+        assert np.array_equal(decode_span(tmp_path / "a.mp4", 0.0, range(start, start + frames), FPS), found)
 
 
 FACTORS = [Fraction(1, 4), Fraction(1, 3), Fraction(1, 2), Fraction(10, 11), Fraction(11, 10), Fraction(2), Fraction(7)]
@@ -54,14 +55,14 @@ def test_no_picture_is_served_of_a_container_at_another_rate(
         monkeypatch.setattr(video_files, "_require_rate", lambda *_: None)
     for start in (0, 9, 20):
         with pytest.raises(BadFile, match="declared|has no picture"):
-            decode_span(tmp_path / "a.mp4", start / FPS, 6, FPS)
+            decode_span(tmp_path / "a.mp4", start / FPS, range(6), FPS)
 
 
 def test_a_single_picture_is_not_one_of_two_at_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film(tmp_path / "a.mp4", 30, Fraction(1, 4))
     monkeypatch.setattr(video_files, "_require_rate", lambda *_: None)
     with pytest.raises(BadFile, match="two pictures at 0.000 s"):
-        decode_span(tmp_path / "a.mp4", 0.0, 1, FPS)
+        decode_span(tmp_path / "a.mp4", 0.0, range(1), FPS)
 
 
 # -- AV1 --------------------------------------------------------------------------------------------------------------

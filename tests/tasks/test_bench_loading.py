@@ -4,13 +4,18 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 
+from tests.data import fault_sets
 from tests.tiny_run import NETWORK, QUIET, TRAINING
 from wm_lightning.config import compose
 from wm_lightning.data.source_datamodule import SourceDataModule
+from wm_lightning.results.benches import bench_table, read_benches
+from wm_lightning.results.freshness import Freshness
+from wm_lightning.results.report import faults
 from wm_lightning.tasks import bench_loading
 from wm_lightning.tasks.bench_entries import Comparison, Waiting, page
 
@@ -32,16 +37,61 @@ def test_all_ways_load_the_same_frames(name: str, tmp_path: Path, monkeypatch: p
     data: SourceDataModule = instantiate(compose(words(name, tmp_path)).data, _convert_="all")
     data.prepare_data()
     data.setup("fit")
-    cached, uncached = bench_loading.loading(data, batches=2, repeats=1, least=3.0)
-    assert (cached.name, cached.same, cached.least) == ("loading, cached", True, 3.0)
-    assert (uncached.name, uncached.same, uncached.least) == ("loading, uncached", True, None)
-    assert cached.other_value == uncached.other_value, "both stand against the same times of the reader by hand"
+    kept, direct = bench_loading.loading(data, batches=2, repeats=1, least=3.0, least_direct=1.0)
+    assert (kept.name, kept.same, kept.least) == ("loading, kept", True, 3.0)
+    assert (direct.name, direct.same, direct.least) == ("loading, direct", True, 1.0)
+    assert kept.other_value == direct.other_value, "both stand against the same times of the reader by hand"
     # A reader by hand that is off by a frame would be told from one that does the same.
     right = bench_loading.plain_reading(data.open_source("train"))
     assert right is not None
     late = lambda episode, start, stop: right(episode, max(0, start - 1), max(0, start - 1) + stop - start)  # noqa: E731
     monkeypatch.setattr(bench_loading, "plain_reading", lambda source: late)
-    assert [entry.same for entry in bench_loading.loading(data, batches=1, repeats=1, least=3.0)] == [False, False]
+    wrong = bench_loading.loading(data, batches=1, repeats=1, least=3.0, least_direct=1.0)
+    assert [entry.same for entry in wrong] == [False, False]
+
+
+@pytest.mark.parametrize("form", ["mp4", "rlds", "lerobot2", "lerobot3", "csgo", "recon", "folders"])
+def test_frames_and_actions_by_hand_are_those_of_every_form(form: str, tmp_path: Path) -> None:
+    fault_sets.SETS[form].make(tmp_path / "set")  # type: ignore[operator]
+    data = fault_sets.opened(tmp_path / "set", form, tmp_path, "data.store=direct", "data.batch_size=2")
+    assert isinstance(data, SourceDataModule)
+    source = data.open_source("train")
+    by_hand = bench_loading.plain_reading(source)
+    assert by_hand is not None
+    for episode in range(2):
+        video, actions = by_hand(episode, 2, 6)
+        assert np.array_equal(video, source.frames(episode, 2, 6))
+        assert np.allclose(actions[:-1], source.actions(episode)[2:5])
+    data.train_batches = 2
+    [direct] = bench_loading.loading(data, batches=2, repeats=1, least=3.0, least_direct=1.0)
+    assert (direct.name, direct.same) == ("loading, direct", True) and bench_loading.cache_of(data) is None
+
+
+def test_a_bench_is_kept_and_makes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ["task=bench", "task.parts=[loading]", "task.repeats=1", "task.batches=1", f"task.save_dir={tmp_path}/kept"]
+    config = compose([*words("rt1", tmp_path), *few])
+    instantiate(config.task)(config)
+    page = tmp_path / "PAGE.md"
+    page.write_text("<!-- results:loading -->\n<!-- /results:loading -->\n")
+    monkeypatch.chdir(tmp_path)
+    asked = ["task=report", "task.runs=[kept/bench-*.json]", "task.into=PAGE.md", "task.block=loading"]
+    config = compose([*asked, f"run_dir={tmp_path}/report"])
+    assert instantiate(config.task)(config) == {"runs": 1.0, "tables": 1.0}
+    [kept] = (tmp_path / "kept").glob("bench-*.json")
+    report = json.loads(kept.read_text())
+    ratios = [f"{entry['ratio']:.2f}×" for entry in report["comparisons"]]
+    text = page.read_text()
+    assert len(ratios) == 2 and all(f"| {ratio} | yes |" in text for ratio in ratios) and report["device"] in text
+    assert "loading, kept" in text and "loading, direct" in text and "medians of 1 rounds" in text
+    assert "simulated-pusher" in (tmp_path / "report/report.html").read_text()
+    assert faults(page, tmp_path) == ()
+    stale = read_benches(["kept"], root=tmp_path, age=lambda revision, code: Freshness(True, f"{code}"))
+    assert "simulated-pusher *(stale)* |" in bench_table(stale) and "wm_lightning/data" in bench_table(stale)
+    kept.write_text(kept.read_text().replace(f"{report['comparisons'][0]['ratio']!r}", "77.0"))
+    assert "says something else" in faults(page, tmp_path)[0]
+    kept.write_text("{}")
+    with pytest.raises(ValueError, match="is no result of task=bench"):
+        read_benches(["kept"], root=tmp_path)
 
 
 def test_the_first_round_is_not_timed_and_every_stream_gives_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:

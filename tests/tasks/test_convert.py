@@ -15,7 +15,8 @@ from tests.data.making import episode, moving_picture
 from wm_lightning.config import compose
 from wm_lightning.data.cache import MARKER
 from wm_lightning.data.convert import FORMS, RECORD
-from wm_lightning.data.formats.csgo import COLUMNS, MOUSE, write_csgo
+from wm_lightning.data.formats.csgo import COLUMNS, MOUSE
+from wm_lightning.data.formats.csgo_writer import write_csgo
 from wm_lightning.data.formats.mp4_npz import EpisodeFiles, write_episode
 from wm_lightning.data.formats.own import read_spec
 from wm_lightning.data.formats.recon import RECONSource, write_recon_file

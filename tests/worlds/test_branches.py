@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from wm_lightning.data.formats.csgo import COLUMNS, MOUSE, MOUSE_X, CSGOSource
+from wm_lightning.data.formats.map_image import MAP, UNSEEN, MapImageReader, Walk
+from wm_lightning.data.formats.map_image import MOVES as MAP_MOVES
 from wm_lightning.data.formats.recon import RECONSource
 from wm_lightning.data.formats.source import load_arrays
 from wm_lightning.data.formats.world_map import MOVES, WorldMapReader
+from wm_lightning.worlds.map_image import MapImage
 from wm_lightning.worlds.maze import MazeWorld
 from wm_lightning.worlds.pusher import PusherWorld
 from wm_lightning.worlds.rover import RoverWorld
-from wm_lightning.worlds.world_map import WorldMap
+from wm_lightning.worlds.world_map import TEXTURES, WorldMap
 from wm_lightning.worlds.world_map_branch import branch
 
 START, STEPS = 5, 6
@@ -63,8 +66,23 @@ def test_the_maze(tmp_path: Path) -> None:
     assert actions.shape[2] == len(COLUMNS)
 
 
+def _drawn(world: RoverWorld) -> list[np.ndarray]:
+    """Pictures before JPEG, in the order of the files."""
+    return [video for split, count in world.episodes.items() for video in world.simulate(split, range(count))[0]]
+
+
 def test_the_rover(tmp_path: Path) -> None:
-    world = RoverWorld(seed=0, length=14, episodes=dict(train=2, val=1, test=1), height=24, width=32, posts=8, roll=0.1)
+    world = RoverWorld(
+        seed=0,
+        length=14,
+        episodes=dict(train=2, val=1, test=1),
+        height=24,
+        width=32,
+        posts=8,
+        roll=0.1,
+        hills=0.08,
+        workers=1,
+    )
     world.write(tmp_path, quiet)
     state = rows(tmp_path, "*.state.npz")
     source = RECONSource(tmp_path / "rover", names=None)
@@ -79,6 +97,11 @@ def test_the_rover(tmp_path: Path) -> None:
     np.testing.assert_allclose((turned + np.pi) % (2 * np.pi) - np.pi, 0, atol=1e-5)
     expected = np.stack([one.video[START : START + STEPS + 1] for one in recorded])
     assert np.abs(video.astype(int) - expected).mean() < 4  # JPEG
+    for key in ("height", "pitch"):
+        np.testing.assert_allclose(after[key], state[key][:, START : START + STEPS + 1], atol=1e-5)
+    again, alike = world.branch({key: values[1:3] for key, values in saved.items()}, actions[1:3], rolls[1:3])
+    assert np.array_equal(again, video[1:3]) and all(np.array_equal(alike[key], after[key][1:3]) for key in after)
+    assert np.array_equal(video[:, 0], np.stack(_drawn(world))[:, START]), "the fork is not the saved frame to the bit"
     other = actions.copy()
     other[..., 2] += 0.2
     forked(video, world.branch(saved, other, rolls)[0])
@@ -112,16 +135,49 @@ def test_the_world_map(tmp_path: Path) -> None:
     grids = np.stack([world.grid(index) for index in reader.walks.map.tolist()])
     position = reader.positions[:, START].astype(np.int64)
     actions = reader.walks.actions[:, START : START + STEPS].astype(np.int64)
-    video, places = branch(grids, position, actions, view=6)
+    video, places = branch(grids, position, actions, 6, TEXTURES)
+    state = {"map": reader.walks.map.astype(np.int64), "position": position}
+    again, after = world.branch(state, np.eye(len(MOVES), dtype=np.float32)[actions], np.zeros((3, STEPS, 0)))
+    assert np.array_equal(again, video) and np.array_equal(after["position"], places)
+    assert np.array_equal(after["map"][:, -1], reader.walks.map)
     expected = np.stack([reader.read(walk, START, START + STEPS + 1).video for walk in range(3)])
     assert np.array_equal(np.moveaxis(video, -1, 2), expected)
     assert np.array_equal(places, reader.positions[:, START : START + STEPS + 1])
     opposite = [list(MOVES).index(name) for name in ("stay", "right", "left", "down", "up")]
     towards = np.where(position[:, :1] > 5, opposite[4], opposite[3])  # away from the nearer border
     forked(
-        branch(grids, position, np.repeat(towards, STEPS, 1), view=6)[0],
-        branch(grids, position, 0 * actions, view=6)[0],
+        branch(grids, position, np.repeat(towards, STEPS, 1), 6, TEXTURES)[0],
+        branch(grids, position, 0 * actions, 6, TEXTURES)[0],
     )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_map_in_one_picture(tmp_path: Path, split: str) -> None:
+    MapImage(seed=0, unseen_seed=1, height=64, width=320, towns=6, rivers=10, signs=40).write(tmp_path, quiet)
+    shares = None if split == "test" else dict(train=0.5, val=0.2, test=0.3)
+    reader = MapImageReader(
+        tmp_path / (UNSEEN if split == "test" else MAP), Walk(16, 24, 4, 14, seed=0), split=split, episodes=30,
+        action_shift=1, shares=shares, guard=40,
+    )  # fmt: skip
+    recorded = [reader.read(walk, 0, 14) for walk in range(30)]
+    whole = np.stack([one.truth["position"] for one in recorded])
+    # The action that produced a frame stands beside it.
+    actions = np.stack([one.actions[START + 1 : START + STEPS + 1] for one in recorded]).astype(np.float64)
+    saved, chance = {"position": whole[:, START]}, np.zeros((30, STEPS, 0))
+    video, after = reader.branch(saved, actions, chance)
+    expected = np.stack([one.video[START : START + STEPS + 1] for one in recorded])
+    assert np.array_equal(np.moveaxis(video, -1, 2), expected)
+    assert np.array_equal(after["position"], whole[:, START : START + STEPS + 1])
+    # Away from the border of the band, and on towards the other one, which stops the walk.
+    down = saved["position"][:, 0] < 24
+    other = np.eye(4)[np.where(down, list(MAP_MOVES).index("down"), list(MAP_MOVES).index("up"))]
+    long = reader.branch(saved, np.repeat(other[:, None], 20, 1), np.zeros((30, 20, 0)))
+    assert np.array_equal(long[1]["position"][:, -1, 0], np.where(down, 64 - 16, 0))
+    left = reader.branch(saved, np.repeat(np.eye(4)[[2]], 30, 0)[:, None].repeat(20, 1), np.zeros((30, 20, 0)))
+    assert left[1]["position"][..., 1].min() >= reader.band.left
+    forked(long[0], left[0])
+    with pytest.raises(ValueError, match="must lie within"):
+        reader.branch({"position": saved["position"] + 400}, actions, chance)
 
 
 @pytest.mark.parametrize("key", ["yaw", "place"])

@@ -87,6 +87,13 @@ def test_hunters_hunt_and_walkers_walk() -> None:
     assert np.linalg.norm(np.diff(walked.state[:, :2], axis=0), axis=1).mean() > 2
 
 
+def test_batches_hold_every_episode_once_and_fill_every_worker() -> None:
+    for workers in (1, 3, 64):
+        batches = list(small_world(workers=workers, episodes=dict(train=150, test=5))._batches())
+        names = [batch.first + episode for batch in batches for episode in batch.episodes]
+        assert names == list(range(155)) and len(batches) >= min(workers, 5)
+
+
 @needs_doom
 def test_it_is_read_as_counter_strike_is(tmp_path: Path) -> None:
     data = build_data(compose(["experiment=teacher", "data=doom", "size=debug", f"cache_dir={tmp_path}",

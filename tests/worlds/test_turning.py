@@ -18,7 +18,12 @@ MAZE = MazeWorld(
     seed=0, length=24, episodes=dict(train=8, test=1), height=60, width=112, cells=13, wander=0.25,
     policies=dict(walker=0.2, watcher=0.6, random=0.2),
 )  # fmt: skip
-ROVER = RoverWorld(seed=0, length=24, episodes=dict(train=5, val=1, test=1), height=96, width=128, posts=14, roll=0.12)
+# Single episodes differ: by fives the error is from 0.008 to 0.034 of a picture's width, on level ground too.
+ROVER_EPISODES = 40
+ROVER = RoverWorld(
+    seed=0, length=24, episodes=dict(train=ROVER_EPISODES, val=1, test=1), height=96, width=128, posts=14, roll=0.12,
+    hills=0.08, workers=1,
+)  # fmt: skip
 
 
 def clip_of(videos: np.ndarray, stored: np.ndarray, height: int, width: int) -> Clip:
@@ -38,9 +43,8 @@ def maze() -> Clip:
 
 @pytest.fixture(scope="module")
 def rover() -> Clip:
-    made = [ROVER.simulate("train", number) for number in range(5)]
-    actions = np.stack([planar_actions(drive.position, drive.yaw) for _, drive in made])
-    return clip_of(np.stack([video for video, _ in made]), actions, 32, 40)
+    videos, drives = ROVER.simulate("train", range(ROVER_EPISODES))
+    return clip_of(videos, np.stack([planar_actions(drive.position, drive.yaw) for drive in drives]), 32, 40)
 
 
 def test_turns_of_the_maze_are_seen_as_the_mouse_makes_them(maze: Clip) -> None:

@@ -79,7 +79,7 @@ class RT1DataModule(SourceDataModule):
     def open_source(self, split: str) -> EpisodeSource:
         if self.format == "npz":
             return action_npz.ActionNpzSource(self.home, split)
-        return open_source(self.format, self.home, split, self.opening)
+        return open_source(self.format, self.home, split, self.opening, Path(self.cache_dir))
 
     def reading(self) -> str:
         # Only clips in files of their own are given to whom `decoder` names; see `formats/lerobot.py`.

@@ -17,13 +17,16 @@ from jaxtyping import Float32
 from wm_lightning.clip import ActionSpec, Encoded, Pixels
 from wm_lightning.data.cache import MARKER
 from wm_lightning.data.datamodule import SPLITS, ClipDataModule
+from wm_lightning.data.forgiving import ForgivingWindows
+from wm_lightning.data.formats.direct import DAMAGED, Damage, FrameIndex
 from wm_lightning.data.formats.frame_store import FrameStore
 from wm_lightning.data.formats.latent_reader import LatentReader
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.source import EpisodeSource
-from wm_lightning.data.formats.store_reader import StoreReader
-from wm_lightning.data.frame_cache import FrameCache, Tolerance
+from wm_lightning.data.formats.store_reader import DirectFrames, StoreReader
+from wm_lightning.data.frame_cache import FrameCache, Tolerance, way_named
 from wm_lightning.data.latent_cache import LatentCache, LatentKey, LatentStore
+from wm_lightning.data.parts import parts_of
 from wm_lightning.data.windows import Windows
 from wm_lightning.networks.autoencoders import Autoencoder
 
@@ -36,8 +39,9 @@ class SourceDataModule(ClipDataModule):
     Where `val` or `test` are not stored, `val_share` and `test_share` of the training episodes (at least one each)
     take their place and are not trained on. Names are ranked by their hash, those of unusable episodes too, so that an
     episode keeps its part whatever happens to the files of others. Frames are resized by `resize`
-    and decoded once, by `decode_workers` threads, into a cache of at most `cache_gib`. Unusable files are refused or
-    left out by `on_error` and `max_bad_share`.
+    and decoded once, by `decode_workers` threads, into a cache of at most `cache_gib` (`store=keep`), or read from the
+    recordings for every clip (`direct`), or that where they are too many for the cache (`auto`). Unusable files are
+    refused or left out by `on_error` and `max_bad_share`.
 
     With `latents`, the folder of a latent cache, training reads the latents that `autoencoder` made of these frames
     (task=encode); nothing is decoded ahead, and evaluation reads its clips' pixels from the recordings.
@@ -54,6 +58,7 @@ class SourceDataModule(ClipDataModule):
         max_bad_share: float,
         decode_workers: int,
         cache_gib: float,
+        store: str,
         latents: str | None,
         autoencoder: Autoencoder | None,
         **shared: Any,
@@ -69,9 +74,10 @@ class SourceDataModule(ClipDataModule):
         self.frame_cache = FrameCache(
             folder=Path(self.cache_dir), label=f"{'simulated' if self.simulated else 'real'}-{subset}",
             most_bytes=cache_gib * 2**30, resize=Resize(resize, height, width),
-            tolerance=Tolerance(on_error, max_bad_share), workers=decode_workers,
+            tolerance=Tolerance(on_error, max_bad_share), workers=decode_workers, way=way_named(store),
         )  # fmt: skip
         self._stores: dict[str, FrameStore] = {}
+        self._sources: dict[str, EpisodeSource] = {}
         self.latents, self.autoencoder = latents, autoencoder
         if latents is not None:
             self.frame_shape = self._checked_autoencoder().frame_shape(height, width)
@@ -129,10 +135,10 @@ class SourceDataModule(ClipDataModule):
     def open_split(self, folder: Path, split: str) -> StoreReader:
         """A reader of one split; what is not stored as a split comes out of training."""
         stored = split if split in self.stored_splits() else "train"
-        source = self.open_source(stored)
         if stored not in self._stores:
-            self._stores[stored] = self._store(source, stored)
-        store = self._stores[stored]
+            self._sources[stored] = self.open_source(stored)
+            self._stores[stored] = self._store(self._sources[stored], stored)
+        store, source = self._stores[stored], self._sources[stored]
         chosen: Sequence[int] = range(len(store.index.names))
         if stored == "train":
             part = set(self.share(source, split))
@@ -157,17 +163,27 @@ class SourceDataModule(ClipDataModule):
 
     def _reader(self, store: FrameStore, source: EpisodeSource, chosen: Sequence[int]) -> StoreReader:
         settings: dict[str, Any] = {"columns": source.columns, "spec": self.spec, "action_shift": self.action_shift}
+        direct = DirectFrames(source, self.frame_cache.resize)
         if not isinstance(store, LatentStore):
-            return StoreReader(store, episodes=chosen, **settings)
+            return StoreReader(
+                store, episodes=chosen, direct=direct if isinstance(store, FrameIndex) else None, **settings
+            )
         usable = [episode for episode in chosen if episode not in store.unusable]
-        settings |= {"source": source, "resize": self.frame_cache.resize}
-        return LatentReader(store, episodes=usable, pixels=False, **settings)
+        return LatentReader(store, episodes=usable, recordings=direct, pixels=False, **settings)
 
     def windows(self, split: str, *, truth: bool) -> Windows:
-        """A split seen through windows; where networks see latents, pixels are there for evaluation only."""
-        reader = self.reader(split)
+        """A split seen through windows; where networks see latents, pixels are there for evaluation only.
+
+        Clips of a training that cannot be read are replaced: see `ForgivingWindows`.
+        """
+        reader, tolerance, first = self._opened(split), self.frame_cache.tolerance, self.first_action
+        if split == "train" and not truth and reader.direct is not None and tolerance.on_error != "raise":
+            source = reader.direct.source
+            allowed = tolerance.allowed(len(source.names) + len(source.bad)) - len(reader.store.index.quarantine)
+            damage = Damage(reader.store.folder / DAMAGED, allowed)
+            return ForgivingWindows(reader, self.frames, self.seed, damage, first_action=first)
         seen = reader.with_pixels() if truth and isinstance(reader, LatentReader) else reader
-        return Windows(seen, truth=truth, first_action=self.first_action)
+        return Windows(seen, truth=truth, first_action=first)
 
     @cached_property
     def latent_key(self) -> LatentKey:
@@ -211,12 +227,16 @@ class SourceDataModule(ClipDataModule):
         super().prepare_data()
         for path, reason in self.quarantined.items():
             log.warning("%s: left out %s: %s", self.name, path, reason)
+        for reason in self.damaged.values():
+            log.warning("%s: found damaged by an earlier training: %s", self.name, reason)
         owner: dict[str, tuple[str, str]] = {}
+        # Digests of stores and of indices are of other frames.
+        mixed = len({self._opened(split).direct is None for split in SPLITS}) > 1
         for split in SPLITS:
             reader = self._opened(split)
             for episode in range(len(reader)):
                 here = (split, reader.name(episode))
-                there = owner.setdefault(reader.digest(episode), here)
+                there = owner.setdefault(reader.mark(episode) if mixed else reader.digest(episode), here)
                 if there[0] != split:
                     raise ValueError(
                         f"{self.home}: episode {here[1]} ({split}) is the same as {there[1]} ({there[0]}); splits must "
@@ -229,7 +249,10 @@ class SourceDataModule(ClipDataModule):
         return {path: reason for store in self._stores.values() for path, reason in store.index.quarantine.items()}
 
     def content_hash(self) -> str:
-        """SHA-256 over the frames as resized and the actions as stored, of all splits."""
+        """SHA-256 over the frames as resized and the actions as stored, of all splits.
+
+        Where frames are read directly, of every episode's first frame and of all actions.
+        """
         digests = {split: [self._opened(split).digest(e) for e in range(len(self.reader(split)))] for split in SPLITS}
         return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
@@ -239,7 +262,14 @@ class SourceDataModule(ClipDataModule):
         clipped = {split: self._opened(split).clipped for split in SPLITS}
         own = {"subset": self.label, "format": self.format, "reading": self.reading(), "clipped_values": clipped}
         own |= {} if self.latents is None else {"latents": self.latent_key.sha256}
+        own |= {} if not self.damaged else {"damaged": dict(self.damaged)}
         return super().manifest | own | {"decoders": self.decoders}
+
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        """Episodes of which earlier trainings found some frames damaged, each with file and reason."""
+        stores = [store for store in self._stores.values() if isinstance(store, FrameIndex)]
+        return {name: reason for store in stores for name, reason in store.damaged.items()}
 
     @property
     def decoders(self) -> Mapping[str, int]:
@@ -268,17 +298,10 @@ class SourceDataModule(ClipDataModule):
                 f"the names of all training episodes, so others would change their part: repair this file, or store "
                 f"{' and '.join(wanted)} as splits of their own"
             )
-        names = sorted({*source.names, *(error.episode for error in source.bad if error.episode is not None)})
+        names = {*source.names, *(error.episode for error in source.bad if error.episode is not None)}
         if len(names) < len(wanted) + 1:
             raise ValueError(
                 f"{self.home} has {len(names)} training episodes, one each is needed for train and "
                 f"{' and '.join(wanted)}, which are not stored; add episodes, or these splits"
             )
-        ranks = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-        parts, start = {}, 0
-        for number, (name, share) in enumerate(wanted.items(), start=1):
-            # Every part after this one keeps an episode at least.
-            count = min(max(1, round(share * len(names))), len(names) - start - (len(wanted) - number) - 1)
-            parts[name] = ranks[start : start + count]
-            start += count
-        return parts.get(split, ranks[start:])
+        return parts_of(names, wanted)[split]

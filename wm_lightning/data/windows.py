@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from wm_lightning.clip import ActionState, Clip, Condition, Texts
 from wm_lightning.data.formats.episode import Episode, Reader
+from wm_lightning.data.formats.video_files import BadFile
 from wm_lightning.randomness import generator
 
 
@@ -39,11 +40,20 @@ class Windows(Dataset[Clip]):
 
     def __getitems__(self, windows: Sequence[Window]) -> Clip:
         """The batch of several windows; the torch loader calls this instead of item after item."""
-        episodes = [self.reader.read(w.episode, w.start, w.start + w.frames) for w in windows]
+        episodes = [self.read(window) for window in windows]
         clip = collate(episodes, [w.index for w in windows], truth=self.truth)
         if self.first_action == "none":
             clip.condition.actions[:, 0], clip.condition.state[:, 0] = 0.0, int(ActionState.NONE)
         return clip
+
+    def read(self, window: Window) -> Episode:
+        """A window's stretch. Raises BadFile (in a worker process ValueError) where it cannot be read."""
+        try:
+            return self.reader.read(window.episode, window.start, window.start + window.frames)
+        except BadFile as error:
+            if get_worker_info() is None:
+                raise
+            raise ValueError(str(error)) from error  # of which torch can make another one in the main process
 
 
 class WindowStream:
@@ -59,8 +69,14 @@ class WindowStream:
         self.ends = np.cumsum(_starts(reader, frames))
 
     def __getitem__(self, index: int) -> Window:
-        place = int(generator(self.seed, "window", index).integers(self.ends[-1]))
-        return _window(self.ends, place, self.frames, index)
+        return self._drawn(generator(self.seed, "window", index), index)
+
+    def redrawn(self, index: int, attempt: int) -> Window:
+        """Another window for the same place in the stream, where the one drawn cannot be read."""
+        return self._drawn(generator(self.seed, "window redrawn", index, attempt), index)
+
+    def _drawn(self, source: np.random.Generator, index: int) -> Window:
+        return _window(self.ends, int(source.integers(self.ends[-1])), self.frames, index)
 
 
 def fixed_windows(reader: Reader, count: int, frames: int, seed: int) -> list[Window]:

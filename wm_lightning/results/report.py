@@ -17,6 +17,7 @@ import yaml
 
 from wm_lightning.config import CONFIG_DIR
 from wm_lightning.results import comparison
+from wm_lightning.results.benches import bench_table, read_benches
 from wm_lightning.results.freshness import STALE
 from wm_lightning.results.ladder import Ladder, claim_lines, loss_lines, published_lines
 from wm_lightning.results.protocols import protocol_groups, protocol_table, read_protocols
@@ -76,11 +77,16 @@ class Recipe:
 
 
 def render(recipe: Recipe, root: Path) -> str:
-    """The recipe's line and its tables, protocols last. Raises ValueError where a run or a column is missing."""
+    """The recipe's line and its tables, protocols and benchmarks last.
+
+    Raises ValueError where a run or a column is missing.
+    """
     found = groups(read_runs(recipe.runs, root=root))
     tables = [compared(found, recipe)] if recipe.compare and found else [table(group, recipe) for group in found]
     scored = protocol_groups(read_protocols(recipe.runs, root=root))
-    return "\n\n".join([recipe.to_comment(), *tables, *(protocol_table(group) for group in scored)])
+    benches = read_benches(recipe.runs, root=root)
+    tables += [*(protocol_table(group) for group in scored), *([bench_table(benches)] if benches else [])]
+    return "\n\n".join([recipe.to_comment(), *tables])
 
 
 def table(group: Group, recipe: Recipe) -> str:

@@ -67,13 +67,13 @@ def spread(rows: Sequence[Row], name: str) -> Spread | None:
 def read_runs(patterns: Iterable[str], *, root: Path, age: Age = freshness) -> tuple[Run, ...]:
     """Results that paths or globs lead to, relative to `root`: files, or run folders that hold a results.json.
 
-    Raises ValueError where a pattern leads to none, and to no result of a protocol either.
+    Raises ValueError where a pattern leads to none, and to no result of a protocol or benchmark either.
     """
     files: dict[Path, None] = {}
     for pattern in patterns:
         found = [path / "results.json" if path.is_dir() else path for path in matching(pattern, root)]
-        found = [path for path in found if path.is_file() and path.suffix == ".json" and not of_protocol(path)]
-        if not found and not any(of_protocol(path) for path in _below(pattern, root)):
+        found = [path for path in found if path.is_file() and path.suffix == ".json" and not _other(path)]
+        if not found and not any(_other(path) for path in _below(pattern, root)):
             raise ValueError(f"{pattern} leads to no results.json from {root}; name run folders, or the files")
         files |= dict.fromkeys(found)
     return tuple(
@@ -120,6 +120,15 @@ def matching(pattern: str, root: Path) -> list[Path]:
 
 def _below(pattern: str, root: Path) -> list[Path]:
     return [file for path in matching(pattern, root) for file in (path.iterdir() if path.is_dir() else [path])]
+
+
+def _other(path: Path) -> bool:
+    return of_protocol(path) or of_bench(path)
+
+
+def of_bench(path: Path) -> bool:
+    """Whether a file's name is that of a benchmark."""
+    return (path.name == "bench.json" or path.name.startswith("bench-")) and path.suffix == ".json"
 
 
 def of_protocol(path: Path) -> bool:

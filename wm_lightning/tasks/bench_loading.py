@@ -1,9 +1,10 @@
 """Clips per second of the training loader, held against code that opens every clip's file and decodes it."""
 
+import io
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from copy import copy
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,25 @@ from typing import Any
 import av
 import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 
 from wm_lightning.clip import Clip
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.formats.csgo import CSGOSource
-from wm_lightning.data.formats.episode import Episode, produced_actions
+from wm_lightning.data.formats.episode import Episode
+from wm_lightning.data.formats.lerobot import LeRobotSource
+from wm_lightning.data.formats.lerobot_declared import Place as VideoPlace
 from wm_lightning.data.formats.mp4_npz import EpisodeFiles, Mp4NpzSource
 from wm_lightning.data.formats.picture_files import from_bytes
 from wm_lightning.data.formats.recon import RECONSource, planar_actions
-from wm_lightning.data.formats.resize import Resize
-from wm_lightning.data.formats.robot_actions import convert
+from wm_lightning.data.formats.rlds import Place as RecordPlace
+from wm_lightning.data.formats.rlds import RLDSSource
 from wm_lightning.data.formats.source import EpisodeSource
-from wm_lightning.data.formats.store_reader import StoreReader
+from wm_lightning.data.formats.store_reader import DirectFrames, StoreReader
+from wm_lightning.data.formats.tfrecord import parse_example
 from wm_lightning.data.loader import ClipLoader, WindowBatches
 from wm_lightning.data.source_datamodule import SourceDataModule
 from wm_lightning.data.windows import Windows, collate
@@ -34,99 +40,75 @@ from wm_lightning.tasks.bench_entries import Comparison
 PlainRead = Callable[[int, int, int], tuple[UInt8[np.ndarray, "f h w 3"], np.ndarray]]
 
 
-def loading(data: ClipDataModule, batches: int, repeats: int, least: float) -> list[Comparison]:
-    """The loader against reading by hand; on recordings with and without the cache of decoded frames."""
+def loading(data: ClipDataModule, batches: int, repeats: int, least: float, least_direct: float) -> list[Comparison]:
+    """The loader against reading by hand; on recordings with frames kept decoded (where they are) and read directly."""
     reader = data.reader("train")
     if not isinstance(data, SourceDataModule) or not isinstance(reader, StoreReader):
         return [_in_memory(data, batches, repeats)]
-    source = data.open_source("train")
-    by_hand = plain_reading(source)
+    by_hand = plain_reading(data.open_source("train"))
     if by_hand is None:
         return [_in_memory(data, batches, repeats)]
-    direct = DirectReader(reader, source, data.frame_cache.resize)
-    ways = {"loader": reader, "loader without cache": direct}
+    direct = reading_directly(reader, data)
+    ways = {"kept": reader} if reader.direct is None else {}
+    ways["direct"] = direct
     streams: dict[str, Callable[[], Iterator[Clip]]]
-    streams = {name: lambda kept=kept: loader_over(kept, data) for name, kept in ways.items()}
-    streams["plain reader"] = lambda: plain_batches(data, direct, by_hand)
-    same = {name: _same_frames(streams[name](), streams["plain reader"]()) for name in ways}
+    streams = {name: lambda way=way: loader_over(way, data) for name, way in ways.items()}
+    streams["reader by hand"] = lambda: plain_batches(data, direct, by_hand)
+    same = {name: _same_frames(streams[name](), streams["reader by hand"]()) for name in ways}
     speed = clips_per_second(streams, batches, data.batch_size, repeats)
-    values = speed["loader"], speed["loader without cache"], speed["plain reader"]
+    aims = {"kept": least, "direct": least_direct}
     return [
-        Comparison("loading, cached", "clips/s", "loader", "plain reader", values[0], values[2], same["loader"], least),
         Comparison(
-            "loading, uncached", "clips/s", "loader without cache", "plain reader", values[1], values[2],
-            same["loader without cache"],
-        ),
+            f"loading, {name}", "clips/s", f"loader, {name}", "reader by hand", speed[name], speed["reader by hand"],
+            same[name], aims[name],
+        )
+        for name in ways
     ]  # fmt: skip
 
 
+def reading_directly(reader: StoreReader, data: SourceDataModule) -> StoreReader:
+    """The same episodes, read as with data.store=direct."""
+    direct = copy(reader)
+    direct.direct = reader.direct or DirectFrames(data.open_source("train"), data.frame_cache.resize)
+    return direct
+
+
 def plain_reading(source: EpisodeSource) -> PlainRead | None:
-    """What one would write by hand for mp4, CSGO's or RECON's HDF5: no check, and no more frames than needed."""
+    """What one would write by hand for this form: no check, and no more frames than needed. None for npz and pt."""
     if isinstance(source, Mp4NpzSource):
         return lambda episode, start, stop: _of_mp4(source.found.episodes[episode], start, stop)
     if isinstance(source, CSGOSource) and all(place.path.suffix == ".hdf5" for place in source.places):
         return lambda episode, start, stop: _of_csgo(source.places[episode].path, start, stop)
     if isinstance(source, RECONSource) and source.paths[0].suffix == ".hdf5":
         return lambda episode, start, stop: _of_recon(source.paths[episode], start, stop)
+    if isinstance(source, RECONSource):
+        return lambda episode, start, stop: _of_folder(source.paths[episode], start, stop)
+    if isinstance(source, RLDSSource):
+        return lambda episode, start, stop: _of_record(source.places[episode], source.image, start, stop)
+    if isinstance(source, LeRobotSource):
+        fps = float(source.info["fps"])
+        return lambda episode, start, stop: _of_lerobot(source.places[episode], fps, start, stop)
     return None
 
 
 def cache_of(data: ClipDataModule) -> Mapping[str, Any] | None:
     """The size of the decoded training frames in MiB, what is allowed, and the key; None where none are kept."""
-    if not isinstance(data, SourceDataModule):
-        return None
     reader = data.reader("train")
-    assert isinstance(reader, StoreReader)
+    if not isinstance(data, SourceDataModule) or not isinstance(reader, StoreReader) or reader.direct is not None:
+        return None
     size = sum(path.stat().st_size for path in reader.store.folder.iterdir())
     allowed = data.frame_cache.most_bytes / 2**30
     return {"mib": size / 2**20, "gib_allowed": allowed, "key": reader.store.folder.name}
 
 
-@dataclass(frozen=True)
-class DirectReader:
-    """The reader without its cache: every stretch comes from the checked, whole file."""
-
-    cached: StoreReader
-    source: EpisodeSource
-    resize: Resize
-
-    @property
-    def spec(self) -> Any:
-        return self.cached.spec
-
-    @property
-    def action_shift(self) -> int:
-        return self.cached.action_shift
-
-    def __len__(self) -> int:
-        return len(self.cached)
-
-    def length(self, episode: int) -> int:
-        """Number of frames of an episode."""
-        return self.cached.length(episode)
-
-    def place(self, episode: int) -> int:
-        """The episode's number in the source."""
-        return self.source.names.index(self.cached.name(episode))
-
-    def read(self, episode: int, start: int, stop: int) -> Episode:
-        """Frames start..stop-1 with the actions that produced them, without truth."""
-        stored = self.source.read(self.place(episode))
-        named = np.clip(
-            convert(stored.actions, self.cached.columns, self.spec.names), self.cached.low, self.cached.high
-        )
-        produced = produced_actions(named, start, stop, self.action_shift)
-        return Episode(self.resize(stored.video[start:stop]), produced.actions, produced.state)
-
-
-def plain_batches(data: ClipDataModule, direct: DirectReader, by_hand: PlainRead) -> Iterator[Clip]:
+def plain_batches(data: ClipDataModule, reader: StoreReader, by_hand: PlainRead) -> Iterator[Clip]:
     """The batches of the training stream, one item after the other; actions are those stored at the frames."""
-    sampler = data.train_dataloader().batch_sampler
-    assert isinstance(sampler, WindowBatches)
+    sampler, direct = data.train_dataloader().batch_sampler, reader.direct
+    assert isinstance(sampler, WindowBatches) and direct is not None
     for batch in sampler:
         episodes = []
         for window in batch:
-            place = direct.place(window.episode)
+            place = direct.places[reader.name(window.episode)]
             video, actions = by_hand(place, window.start, window.start + window.frames)
             state = np.zeros(len(actions), np.int64)
             episodes.append(Episode(direct.resize(video), actions.astype(np.float32), state))
@@ -198,3 +180,32 @@ def _of_recon(path: Path, start: int, stop: int) -> tuple[np.ndarray, np.ndarray
     with h5py.File(path, "r") as file:
         data, position, yaw = (np.asarray(file[key][start:stop]) for key in keys)  # type: ignore[index]
     return np.stack([from_bytes(path, bytes(jpeg)) for jpeg in data]), planar_actions(position[:, :2], yaw.reshape(-1))
+
+
+def _of_folder(folder: Path, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    video = [np.asarray(Image.open(folder / f"{number}.jpg").convert("RGB")) for number in range(start, stop)]
+    with np.load(folder / "traj_data.npz", allow_pickle=False) as poses:
+        return np.stack(video), planar_actions(poses["position"][start:stop, :2], poses["yaw"][start:stop].reshape(-1))
+
+
+def _of_record(place: RecordPlace, image: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """By hand too where records stand is known beforehand; without that a whole shard would be walked for a clip."""
+    with place.path.open("rb") as file:
+        file.seek(place.offset)
+        found = parse_example(place.path, file.read(place.length))
+    pictures = found[image]
+    keys = sorted(key for key in found if key.startswith("steps/action"))  # one vector, or RT-1's fields
+    actions = np.concatenate([np.asarray(found[key]).reshape(len(pictures), -1) for key in keys], axis=1)
+    video = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in pictures[start:stop]]
+    return np.stack(video), actions[start:stop]
+
+
+def _of_lerobot(place: VideoPlace, fps: float, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    with av.open(str(place.video)) as container:
+        stream = container.streams.video[0]
+        first = place.start + (start - 0.5) / fps
+        container.seek(max(0, int(first / stream.time_base)), stream=stream)  # type: ignore[operator]
+        after = (frame for frame in container.decode(stream) if frame.time > first)
+        video = [frame.to_ndarray(format="rgb24") for frame in islice(after, stop - start)]
+    table = pq.read_table(place.table, columns=["action"], filters=[("episode_index", "=", place.index)])
+    return np.stack(video), np.array(table["action"].to_pylist(), np.float32)[start:stop]

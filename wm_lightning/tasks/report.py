@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from wm_lightning.results.benches import read_benches
 from wm_lightning.results.ladder import Ladder, draw_steps
 from wm_lightning.results.page import PageSettings, page
 from wm_lightning.results.protocols import Scored, protocol_groups, read_protocols
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The task. `runs` are folders, results.json files or globs of them, relative to where it is started; of folders
-    the results of protocols too, which get tables of their own.
+    the results of protocols and benchmarks too, which get tables of their own.
 
     `keep` copies the results there, as `<block>_<n>_seed<seed>.json`, so that the table can be made again
     where the runs are gone. `into` and `block` name a file and the place in it; `into` may be several files
@@ -57,21 +58,24 @@ class Report:
         judged = self.targets and not self.compare
         targets = instantiate(config.metrics.targets, _convert_="all") if judged else None
         found = groups(read_runs(patterns, root=Path.cwd()))
-        scored = read_protocols(patterns, root=Path.cwd())
+        scored, benches = read_protocols(patterns, root=Path.cwd()), read_benches(patterns, root=Path.cwd())
         if self.keep is not None:
             place, name = Path(self.keep), self.block or "results"
             patterns = kept(found, place, name) + kept_protocols(scored, place, name)
+            patterns += [bench.path.as_posix() for bench in benches]  # which task.save_dir keeps
         if self.ladder is not None and not self.compare:
             raise ValueError("task.ladder compares experiments; set task.compare=true with it")
         recipe = Recipe(patterns, list(self.columns), targets, self.compare, self.ladder)
         body = render(recipe, Path.cwd())
         names = dict.fromkeys([*(group.first.name for group in found), *(entry.result["protocol"] for entry in scored)])
+        names |= dict.fromkeys(bench.name for bench in benches)
         whole = page(
             found,
             protocol_groups(scored),
             recipe,
             PageSettings(self.axis, self.gif_mib),
             f"Results: {', '.join(names)}",
+            benches,
         )
         for name, text in (("report.md", body + "\n"), ("report.html", whole)):
             write_whole(Path(config.run_dir) / name, text)
@@ -84,8 +88,8 @@ class Report:
             log.warning("Stale: %s, %s", run.path, run.freshness.reason)
         print(body)
         log.info("Written: %s/report.md, report.html", config.run_dir)
-        runs = sum(len(group.runs) for group in found) + len(scored)
-        return {"runs": float(runs), "tables": float(len(found) + len(protocol_groups(scored)))}
+        runs = sum(len(group.runs) for group in found) + len(scored) + len(benches)
+        return {"runs": float(runs), "tables": float(len(found) + len(protocol_groups(scored)) + bool(benches))}
 
 
 def check(paths: Sequence[Path], root: Path) -> dict[str, float]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.data.formats.atomic import atomic_file
-from wm_lightning.data.formats.csgo import SPEC, write_csgo
+from wm_lightning.data.formats.csgo import SPEC
+from wm_lightning.data.formats.csgo_writer import write_csgo
 from wm_lightning.data.formats.source import save_arrays
 from wm_lightning.randomness import generator
 from wm_lightning.worlds import maze_measure
@@ -38,6 +39,7 @@ class MazeWorld:
 
     name = "maze"
     spec = SPEC
+    chance: tuple[int, ...] = ()
 
     def __init__(
         self, *, seed: int, length: int, episodes: Mapping[str, int], height: int, width: int, cells: int,

@@ -1,17 +1,21 @@
-"""A rover on open ground, in the layout of RECON's recordings: pictures and poses, from which actions are derived.
+"""A rover on hilly ground, in the layout of RECON's recordings: pictures and poses, from which actions are derived.
 
-A ball rolls about as no action explains; posts stand where they stand, and the rover slides along them. Frames are
-those of a camera of `rover_dynamics.RATE` a second.
+A ball rolls about as no action explains; posts stand where they stand, and the rover slides along them. Places and
+actions are those of a map; height and tilt follow from the ground. Frames are those of a camera of
+`rover_dynamics.RATE` a second.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from wm_lightning.clip import Clip, Pixels
@@ -19,61 +23,71 @@ from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.recon import COLUMNS, SPEC, metres_of, wrapped, write_recon_file
 from wm_lightning.data.formats.source import save_arrays
 from wm_lightning.randomness import generator
-from wm_lightning.worlds.rover_dynamics import cleared, driven, touching
-from wm_lightning.worlds.rover_render import BALL, FIELD, Ground, render
+from wm_lightning.worlds.rover_dynamics import Chance, driven, roam, touching
+from wm_lightning.worlds.rover_ground import Ground
+from wm_lightning.worlds.rover_render import BALL, FIELD, Poses, render
 from wm_lightning.worlds.turning import sideways, turned
 from wm_lightning.worlds.world import Measures
 
 # Raise it whenever the same settings would give other pixels or poses: it names the cached data.
-VERSION = 3
+VERSION = 4
 SPLITS = ("train", "val", "test")
-FASTEST, SHARPEST = 0.4, 0.35  # metres and radians a frame
+BATCH = 32  # episodes driven together
+SMALL = 6000  # frames that are written before another process has started
+STEEPEST = 0.2  # steeper ground would fill the picture or leave it
 AREA = 12.0  # metres from the middle at which a rover turns back
 BAND, WIDEST = (0.2, 0.5), 0.45  # rows about the horizon, where things are far; radians a frame that are looked for
+NOD = 0.035  # share of the picture's height by which hills move the horizon from frame to frame, mostly
 State = Mapping[str, Shaped[np.ndarray, "n ..."]]
 
 
 @dataclass(frozen=True)
 class Drive:
-    """Poses and the ball's place of one episode."""
+    """Where the rover and the ball are on the map (metres) and how it is turned (radians), in one episode."""
 
     position: Float[np.ndarray, "f 2"]
     yaw: Float[np.ndarray, "f"]
     ball: Float[np.ndarray, "f 2"]
+
+    def on(self, ground: Ground) -> Poses:
+        """The same with the rover's height and tilt."""
+        height, pitch = ground.height(self.position), ground.pitch(self.position, self.yaw)
+        return Poses(self.position, self.yaw, height, pitch, self.ball)
 
 
 class RoverWorld:
     """The simulator, its writer and its judge.
 
     `episodes` counts what each split holds, `length` is that of an episode in frames, `height` and `width` those of
-    pictures on disk, `posts` how many landmarks stand about, `roll` the ball's step per frame and axis in metres
-    (standard deviation).
+    pictures on disk, `posts` how many landmarks stand about, `roll` the ball's step per frame and axis in metres and
+    `hills` the ground's slope along any line in metres a metre (standard deviations both; 0 is level ground).
+    `workers` processes write, where there is enough to write.
     """
 
     name = "rover"
     spec = SPEC
+    chance: tuple[int, ...] = (2,)
 
     def __init__(
-        self, *, seed: int, length: int, episodes: Mapping[str, int], height: int, width: int, posts: int, roll: float
-    ) -> None:
+        self, *, seed: int, length: int, episodes: Mapping[str, int], height: int, width: int, posts: int, roll: float,
+        hills: float, workers: int,
+    ) -> None:  # fmt: skip
         if set(episodes) != set(SPLITS) or min(episodes.values()) < 1 or length < 2:
             raise ValueError(f"data.world.episodes={dict(episodes)} must count {SPLITS}, and {length=} be 2 or more")
         if min(height, width) < 24 or posts < 1 or roll < 0:
             raise ValueError(f"data.world: {height=}, {width=} at least 24, {posts=} at least 1, {roll=} not negative")
-        self.seed, self.length, self.height, self.width, self.posts, self.roll = (
-            seed,
-            length,
-            height,
-            width,
-            posts,
-            roll,
-        )
+        if not 0 <= hills <= STEEPEST:
+            raise ValueError(f"data.world.{hills=} must be from 0 (level ground) to {STEEPEST}")
+        self.seed, self.length, self.height, self.width = seed, length, height, width
+        if workers < 1:
+            raise ValueError(f"data.world.{workers=} must be at least 1")
+        self.posts, self.roll, self.hills, self.workers = posts, roll, hills, workers
         self.episodes = {split: int(episodes[split]) for split in SPLITS}
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that the data depend on, as plain JSON values."""
-        names = ("seed", "length", "episodes", "height", "width", "posts", "roll")
+        names = ("seed", "length", "episodes", "height", "width", "posts", "roll", "hills")
         return {**{name: getattr(self, name) for name in names}, "version": VERSION}
 
     @property
@@ -81,12 +95,21 @@ class RoverWorld:
         """An upper estimate of the data on disk, in bytes."""
         return sum(self.episodes.values()) * self.length * (self.height * self.width + 1024)
 
-    def simulate(self, split: str, episode: int) -> tuple[UInt8[np.ndarray, "f h w 3"], Drive]:
-        """Pictures and poses of one episode, which depends on the seed and its own number alone."""
-        source = generator(self.seed, f"rover {split}", episode)
-        ground = Ground.drawn(source, self.posts, AREA)
-        drive = _drive(source, self.length, self.roll, ground.posts)
-        return self._filmed(ground, drive), drive
+    def simulate(self, split: str, episodes: range) -> tuple[UInt8[np.ndarray, "n f h w 3"], list[Drive]]:
+        """Pictures and poses of episodes, each of which depends on the seed and its own number alone."""
+        made = self._driven(split, episodes)
+        return np.stack([self._filmed(*one) for one in made]), [drive for _, drive in made]
+
+    def _driven(self, split: str, episodes: range) -> list[tuple[Ground, Drive]]:
+        sources = [generator(self.seed, f"rover {split}", episode) for episode in episodes]
+        grounds = [Ground.drawn(source, self.posts, AREA, self.hills) for source in sources]
+        chances = [Chance.drawn(source, self.length, AREA) for source in sources]
+        position, yaw = roam(chances, np.stack([ground.posts for ground in grounds]), AREA)
+        balls = [chance.ball(self.roll) for chance in chances]
+        return [(ground, Drive(*course)) for ground, *course in zip(grounds, position, yaw, balls, strict=True)]
+
+    def _filmed(self, ground: Ground, drive: Drive) -> UInt8[np.ndarray, "f h w 3"]:
+        return render(ground, drive.on(ground), self.height, self.width)
 
     def branch(
         self, state: State, actions: Float[np.ndarray, "n f 3"], rolls: Float[np.ndarray, "n f 2"]
@@ -106,42 +129,56 @@ class RoverWorld:
             position.append(driven(position[-1], position[-1] + ahead, posts))
             yaw.append(wrapped(yaw[-1] + actions[:, frame, 2]))
             ball.append(ball[-1] + rolls[:, frame])
-        found = {"position": np.stack(position, 1), "yaw": np.stack(yaw, 1), "ball": np.stack(ball, 1)}
-        drives = [Drive(*(found[key][row] for key in ("position", "yaw", "ball"))) for row in range(len(grounds))]
-        videos = [self._filmed(ground, drive) for ground, drive in zip(grounds, drives, strict=True)]
-        found |= {"contact": touching(found["position"], posts)}
-        return np.stack(videos), found | {"ground": np.repeat(state["ground"][:, None], len(position), axis=1)}
+        courses = [np.stack(steps, 1) for steps in (position, yaw, ball)]
+        videos, states = [], []
+        for row, (ground, origin) in enumerate(zip(grounds, np.asarray(state["ground"]), strict=True)):
+            drive = Drive(*(course[row] for course in courses))
+            videos.append(self._filmed(ground, drive))
+            states.append(_hidden(ground, drive, origin))
+        return np.stack(videos), {key: np.stack([one[key] for one in states]) for key in states[0]}
 
     def _ground(self, split: int, episode: int) -> Ground:
         """The first thing that an episode draws."""
-        return Ground.drawn(generator(self.seed, f"rover {SPLITS[split]}", episode), self.posts, AREA)
-
-    def _filmed(self, ground: Ground, drive: Drive) -> UInt8[np.ndarray, "f h w 3"]:
-        poses = zip(drive.position, drive.yaw, drive.ball, strict=True)
-        return np.stack(
-            [render(ground, place, float(yaw), ball, self.height, self.width) for place, yaw, ball in poses]
-        )
+        return Ground.drawn(generator(self.seed, f"rover {SPLITS[split]}", episode), self.posts, AREA, self.hills)
 
     def write(self, folder: Path, report: Callable[[int], None]) -> None:
-        """Writes `<folder>/rover/*.hdf5` and the splits' lists `<folder>/rover/{train,val,test}.txt`."""
+        """Writes `<folder>/rover/*.hdf5` and the splits' lists `<folder>/rover/{train,val,test}.txt`.
+
+        `report(n)` is called after every n episodes. The bytes do not depend on `workers`.
+        """
         place = folder / self.name
         place.mkdir(parents=True)
-        number = 0
+        job = partial(self._write_batch, place)
+        if self.workers == 1 or sum(self.episodes.values()) * self.length < SMALL:
+            for batch in self._batches():
+                report(job(batch))
+        else:
+            # Spawned, not forked: the caller may hold threads (a progress bar, torch) that a fork would cut off.
+            with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
+                for written in pool.map(job, self._batches()):
+                    report(written)
+        first = 0
         for split, count in self.episodes.items():
-            names = []
-            for episode in range(count):
-                video, drive = self.simulate(split, episode)
-                names.append(f"jackal_{number:06d}")
-                write_recon_file(place / f"{names[-1]}.hdf5", video, drive.position, drive.yaw)
-                ground = np.tile([SPLITS.index(split), episode], (self.length, 1))
-                posts = self._ground(SPLITS.index(split), episode).posts
-                state = {"position": drive.position, "yaw": drive.yaw, "ball": drive.ball, "ground": ground}
-                state |= {"contact": touching(drive.position[None], posts[None])[0]}
-                save_arrays(place / f"{names[-1]}.state.npz", state)
-                number += 1
-                report(1)
-            with atomic_file(place / f"{split}.txt") as partial:
-                partial.write_text("\n".join(names) + "\n")
+            with atomic_file(place / f"{split}.txt") as partial_list:
+                partial_list.write_text("\n".join(_name(first + episode) for episode in range(count)) + "\n")
+            first += count
+
+    def _batches(self) -> Iterator["_Batch"]:
+        first = 0
+        for split, count in self.episodes.items():
+            for start in range(0, count, BATCH):
+                yield _Batch(split, range(start, min(start + BATCH, count)), first)
+            first += count
+
+    def _write_batch(self, place: Path, batch: "_Batch") -> int:
+        made = self._driven(batch.split, batch.episodes)
+        for episode, (ground, drive) in zip(batch.episodes, made, strict=True):
+            path = place / _name(batch.first + episode)
+            state = _hidden(ground, drive, np.array([SPLITS.index(batch.split), episode]))
+            position = np.column_stack([drive.position, state["height"]])
+            write_recon_file(path.with_suffix(".hdf5"), self._filmed(ground, drive), position, drive.yaw)
+            save_arrays(path.with_suffix(".state.npz"), state)
+        return len(batch.episodes)
 
     def measure(self, video: Pixels, clip: Clip, context: int) -> Measures:
         """Judges generated video by its pixels; context frames are NaN.
@@ -158,7 +195,7 @@ class RoverWorld:
         if not 1 <= context < video.shape[1]:
             raise ValueError(f"{context=} must be at least 1 and below the clip's {video.shape[1]} frames")
         told = clip.condition.actions[:, : video.shape[1], COLUMNS.index("dyaw")]
-        action_error = (turned(video, field=FIELD, most=WIDEST, band=BAND) - told).abs() / FIELD
+        action_error = (turned(video, field=FIELD, most=WIDEST, band=BAND, nod=NOD) - told).abs() / FIELD
         sky = (_sky(video) - _sky(clip.video)).abs()
         presence = ball_seen(video).float()
         for values in (action_error, sky, presence):
@@ -177,6 +214,31 @@ class RoverWorld:
         return {"ball_gap": float(balls), "turns_lost": float(told)}
 
 
+@dataclass(frozen=True)
+class _Batch:
+    split: str
+    episodes: range
+    first: int  # how many episodes the splits before hold
+
+
+def _name(number: int) -> str:
+    return f"jackal_{number:06d}"
+
+
+def _hidden(ground: Ground, drive: Drive, origin: Int[np.ndarray, "2"]) -> dict[str, np.ndarray]:
+    """State by name and frame; `ground` (split, number) tells which ground it was."""
+    poses = drive.on(ground)
+    return {
+        "position": drive.position,
+        "yaw": drive.yaw,
+        "height": poses.height,
+        "pitch": poses.pitch,
+        "ball": drive.ball,
+        "ground": np.tile(origin, (len(drive.yaw), 1)),
+        "contact": touching(drive.position[None], ground.posts[None])[0],
+    }
+
+
 def ball_seen(video: Pixels) -> Bool[Tensor, "b f"]:
     """Whether enough pixels have the ball's colour: red, and neither green nor blue."""
     red, green, blue = video.float().unbind(2)
@@ -187,25 +249,3 @@ def ball_seen(video: Pixels) -> Bool[Tensor, "b f"]:
 def _sky(video: Pixels) -> Float[Tensor, "b f"]:
     red, _, blue = video.float().unbind(2)
     return (blue - red > 20).float().mean((-2, -1))
-
-
-def _drive(source: np.random.Generator, frames: int, roll: float, posts: Float[np.ndarray, "posts 2"]) -> Drive:
-    position, yaw = np.zeros((frames, 2)), np.zeros(frames)
-    ball = np.zeros((frames, 2))
-    position[0], yaw[0] = source.uniform(-AREA / 2, AREA / 2, 2), source.uniform(-np.pi, np.pi)
-    position[0] = cleared(position[:1], posts[None])[0]
-    ahead = np.array([np.cos(yaw[0]), np.sin(yaw[0])])
-    ball[0] = position[0] + source.uniform(2, 5) * ahead + source.normal(size=2)
-    speed, turn = source.uniform(0.1, FASTEST), 0.0
-    for frame in range(1, frames):
-        speed = np.clip(speed + 0.08 * source.normal(), 0.0, FASTEST)
-        turn = np.clip(0.8 * turn + 0.12 * source.normal(), -SHARPEST, SHARPEST)
-        if np.linalg.norm(position[frame - 1]) > AREA:  # back towards the middle
-            home = np.arctan2(-position[frame - 1, 1], -position[frame - 1, 0])
-            turn = np.clip((home - yaw[frame - 1] + np.pi) % (2 * np.pi) - np.pi, -SHARPEST, SHARPEST)
-        yaw[frame] = yaw[frame - 1] + turn
-        way = np.array([np.cos(yaw[frame - 1]), np.sin(yaw[frame - 1])])
-        here = position[frame - 1 : frame]
-        position[frame] = driven(here, here + speed * way, posts[None])[0]
-        ball[frame] = ball[frame - 1] + roll * source.normal(size=2)
-    return Drive(position, (yaw + np.pi) % (2 * np.pi) - np.pi, ball)

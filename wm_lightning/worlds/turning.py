@@ -19,19 +19,25 @@ TURNS = 41  # tried
 CLEAR, LEAST = 1.05, 0.25  # any other turn must cost as many times as much, and as many grey levels more
 
 
-def turned(video: Pixels, *, field: float, most: float, band: tuple[float, float]) -> Float[Tensor, "b f"]:
+def turned(
+    video: Pixels, *, field: float, most: float, band: tuple[float, float], nod: float = 0.0
+) -> Float[Tensor, "b f"]:
     """Radians to the right since the frame before, within `most`; NaN for the first frame and where pixels do not tell.
 
     They do not tell where another turn, a tenth of `most` away or more, explains the frame nearly as well: before a
     wall without texture, or whose bricks repeat.
-    `field` is the horizontal field of view in radians, `band` the rows that are compared, as shares of the height.
+    `field` is the horizontal field of view in radians, `band` the rows that are compared, as shares of the height, and
+    `nod` how many rows (as a share, too) the picture may have moved up or down since the frame before.
     """
     small = _reduced(video, band)
-    width = small.shape[-1]
+    height, width = video.shape[-2], small.shape[-1]
+    nods = range(-round(nod * height), round(nod * height) + 1)
+    earlier = [_reduced(video[:, :-1], (band[0] + rows / height, band[1] + rows / height)) for rows in nods]
     focus = 0.5 * width / math.tan(0.5 * field)
     angle = torch.atan((torch.arange(width, device=video.device) - 0.5 * (width - 1)) / focus)
     turns = torch.linspace(-most, most, TURNS, device=video.device)
-    cost = torch.stack([_cost(small[:, :-1], small[:, 1:], angle + turn, focus) for turn in turns], -1)
+    costs = [torch.stack([_cost(one, small[:, 1:], angle + turn, focus) for turn in turns], -1) for one in earlier]
+    cost = torch.stack(costs).amin(0)
     found = torch.where(_clear(cost), _lowest(cost, turns), torch.nan)
     return torch.cat([torch.full_like(found[:, :1], torch.nan), found], dim=1)
 

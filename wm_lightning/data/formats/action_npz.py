@@ -13,7 +13,16 @@ from jaxtyping import Float32, UInt8
 
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.robot_actions import columns
-from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, load_arrays, stamp, trimmed
+from wm_lightning.data.formats.source import (
+    Outline,
+    Stamp,
+    StoredEpisode,
+    checked_actions,
+    load_arrays,
+    stamp,
+    stretch,
+    trimmed,
+)
 from wm_lightning.data.formats.video_files import BadFile
 
 ORDER = "vid2world13"
@@ -56,6 +65,15 @@ class ActionNpzSource:
             raise BadFile(path, "has no array image of uint8 [frames, height, width, 3]")
         trimmed(path, len(video), len(actions), trim_tail=None)
         return StoredEpisode(video, actions)
+
+    def outline(self, episode: int) -> Outline:
+        """Actions and the first frame; the whole file is read, for its checksums are of the whole."""
+        found = self.read(episode)
+        return Outline(found.video[0].copy(), found.actions)
+
+    def frames(self, episode: int, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Some frames; the whole file is read, for its checksums are of the whole."""
+        return stretch(self.paths[episode], self.read(episode).video, start, stop)
 
     def _actions(self, path: Path, arrays: Mapping[str, np.ndarray]) -> Float32[np.ndarray, "f a"]:
         if "action" not in arrays:

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from wm_lightning.data.formats.csgo import COLUMNS, Odd, note, one_hot_mouse
 from wm_lightning.data.formats.source import (
     UNREADABLE,
+    Outline,
     Stamp,
     StoredEpisode,
     checked_actions,
     names_faults,
     require_unique,
     stamp,
+    stretch,
 )
 from wm_lightning.data.formats.video_files import BadFile
 from wm_lightning.plain_files import read_plain
@@ -49,12 +51,25 @@ class DiamondSource:
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode."""
         path, content = self.paths[episode], self._content(episode)
-        actions, video = self._actions(path, content), _array(path, content, "obs")
-        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[1] != 3:
-            raise BadFile(path, "has no obs of uint8 [frames, 3, height, width]")
+        actions, video = self._actions(path, content), self._video(episode, content)
         if len(video) != len(actions):
             raise BadFile(path, f"has {len(video)} frames for {len(actions)} actions")
-        return StoredEpisode(np.moveaxis(video, 1, -1), actions)
+        return StoredEpisode(video, actions)
+
+    def outline(self, episode: int) -> Outline:
+        """Actions and the first frame; the whole file is read, for its checksums are of the whole."""
+        found = self.read(episode)
+        return Outline(found.video[0].copy(), found.actions)
+
+    def frames(self, episode: int, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Some frames; the whole file is read, for its checksums are of the whole."""
+        return stretch(self.paths[episode], self._video(episode, self._content(episode)), start, stop)
+
+    def _video(self, episode: int, content: Mapping[str, Any]) -> UInt8[np.ndarray, "f h w 3"]:
+        path, video = self.paths[episode], _array(self.paths[episode], content, "obs")
+        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[1] != 3:
+            raise BadFile(path, "has no obs of uint8 [frames, 3, height, width]")
+        return np.moveaxis(video, 1, -1)
 
     def _content(self, episode: int) -> Mapping[str, Any]:
         path = self.paths[episode]

@@ -111,11 +111,11 @@ def write_store(
     with atomic_folder(folder) as partial:
         shape = (max(most_frames, 1), 3, resize.height, resize.width)
         frames = np.lib.format.open_memmap(partial / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
-        kept: list[_Kept] = []
+        kept: list[Kept] = []
         bad: list[BadFile] = []
         place = 0
         for episode in episodes:
-            content = _of_one_kind(episode, kept[0].truth if kept else None)
+            content = of_one_kind(episode, kept)
             if isinstance(content, BadFile):
                 bad.append(content)
                 check_budget(bad, allowed)
@@ -123,17 +123,22 @@ def write_store(
             frames[place : place + len(content.frames)] = content.frames
             place += len(content.frames)
             digest = episode_digest(content.frames, content.actions)
-            kept.append(_Kept(episode.name, content.actions, content.truth, digest, content.decoder))
+            kept.append(Kept(episode.name, content.actions, content.truth, digest, content.decoder))
         frames.flush()
-        _save_columns(partial, kept)
-        index = Index(
-            names=tuple(episode.name for episode in kept),
-            lengths=tuple(len(episode.actions) for episode in kept),
-            digests=tuple(episode.digest for episode in kept),
-            quarantine=listed(bad),
-            decoders=dict(Counter(episode.decoder for episode in kept if episode.decoder is not None)),
-        )
-        (partial / INDEX).write_text(json.dumps(asdict(index), indent=1))
+        save_index(partial, kept, bad)
+
+
+def save_index(folder: Path, kept: Sequence["Kept"], bad: Sequence[BadFile]) -> None:
+    """Writes all of a store but its frames: `actions.npy`, `truth-<key>.npy` and `index.json`."""
+    _save_columns(folder, kept)
+    index = Index(
+        names=tuple(episode.name for episode in kept),
+        lengths=tuple(len(episode.actions) for episode in kept),
+        digests=tuple(episode.digest for episode in kept),
+        quarantine=listed(bad),
+        decoders=dict(Counter(episode.decoder for episode in kept if episode.decoder is not None)),
+    )
+    (folder / INDEX).write_text(json.dumps(asdict(index), indent=1))
 
 
 class BadBudget(ValueError):
@@ -150,7 +155,9 @@ def check_budget(bad: Iterable[BadFile], allowed: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class Kept:
+    """What the index holds of an episode."""
+
     name: str
     actions: Float32[np.ndarray, "f a"]
     truth: Mapping[str, np.ndarray]
@@ -158,17 +165,20 @@ class _Kept:
     decoder: str | None
 
 
-def _of_one_kind(episode: Named[SmallEpisode], first: Mapping[str, np.ndarray] | None) -> SmallEpisode | BadFile:
-    """The episode, or BadFile where its hidden state has other arrays than the first episode's."""
-    if isinstance(episode.content, BadFile) or first is None:
+Small = TypeVar("Small", SmallEpisode, Kept)
+
+
+def of_one_kind(episode: Named[Small], kept: Sequence[Kept]) -> Small | BadFile:
+    """The episode, or BadFile where its hidden state has other arrays than the first one that is kept."""
+    if isinstance(episode.content, BadFile) or not kept:
         return episode.content
-    found, expected = ({k: v.shape[1:] for k, v in truth.items()} for truth in (episode.content.truth, first))
+    found, expected = ({k: v.shape[1:] for k, v in truth.items()} for truth in (episode.content.truth, kept[0].truth))
     if found == expected:
         return episode.content
     return BadFile(Path(f"{episode.name}.state.npz"), f"holds arrays {found}, the first episode's {expected}")
 
 
-def _save_columns(folder: Path, episodes: list[_Kept]) -> None:
+def _save_columns(folder: Path, episodes: Sequence[Kept]) -> None:
     if not episodes:
         return
     np.save(folder / "actions.npy", np.concatenate([e.actions for e in episodes]))
@@ -188,6 +198,6 @@ def listed(bad: Sequence[BadFile]) -> dict[str, str]:
     return reasons
 
 
-def episode_digest(frames: UInt8[np.ndarray, "f c h w"], actions: Float32[np.ndarray, "f a"]) -> str:
-    """SHA-256 of resized frames and stored actions."""
+def episode_digest(frames: UInt8[np.ndarray, "seen c h w"], actions: Float32[np.ndarray, "f a"]) -> str:
+    """SHA-256 of resized frames, all of an episode or the first alone, and stored actions."""
     return hashlib.sha256(frames.tobytes() + actions.tobytes()).hexdigest()

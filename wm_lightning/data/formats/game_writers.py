@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from wm_lightning.data.formats.atomic import atomic_file
-from wm_lightning.data.formats.csgo import COLUMNS, write_csgo
+from wm_lightning.data.formats.csgo import COLUMNS
+from wm_lightning.data.formats.csgo_writer import write_csgo
 from wm_lightning.data.formats.diamond import DiamondSource
 from wm_lightning.data.formats.source import StoredEpisode, save_arrays, state_beside
 from wm_lightning.data.formats.writing import ConvertedEpisodes, Names, Splits, Writing, unlike

@@ -11,24 +11,19 @@ from jaxtyping import UInt8
 from wm_lightning.data.formats.episode import Episode
 from wm_lightning.data.formats.frame_store import FrameStore
 from wm_lightning.data.formats.latent_files import file_of, read_latents
-from wm_lightning.data.formats.resize import Resize
-from wm_lightning.data.formats.source import EpisodeSource
-from wm_lightning.data.formats.store_reader import StoreReader
+from wm_lightning.data.formats.store_reader import DirectFrames, StoreReader
 
 
 class LatentReader(StoreReader):
-    """Episodes of a latent cache, whose pixels and hidden state are read from `source` where `pixels` says so.
+    """Episodes of a latent cache, whose pixels and hidden state are read from `recordings` where `pixels` says so.
 
-    Without pixels a frame of video is 0 x 0. With them the whole episode is decoded for every stretch that is read,
-    which is dear, and exact: what is made is held against the recordings, not against their reconstruction.
+    Without pixels a frame of video is 0 x 0. With them what is made is held against the recordings, not against their
+    reconstruction.
     """
 
-    def __init__(
-        self, store: FrameStore, *, source: EpisodeSource, resize: Resize, pixels: bool, **shared: Any
-    ) -> None:
+    def __init__(self, store: FrameStore, *, recordings: DirectFrames, pixels: bool, **shared: Any) -> None:
         super().__init__(store, **shared)
-        self.source, self.resize, self.pixels = source, resize, pixels
-        self.places = {name: place for place, name in enumerate(source.names)}
+        self.recordings, self.pixels = recordings, pixels
 
     def with_pixels(self) -> "LatentReader":
         """The same episodes, pixels and hidden state included."""
@@ -46,6 +41,7 @@ class LatentReader(StoreReader):
     ) -> tuple[UInt8[np.ndarray, "f 3 h w"], Mapping[str, np.ndarray]]:
         if not self.pixels:
             return np.zeros((stop - start, 3, 0, 0), np.uint8), {}
-        stored = self.source.read(self.places[self.name(episode)])
-        truth = {key: np.array(values[start:stop]) for key, values in stored.truth.items()}
-        return self.resize(stored.video[start:stop]), truth
+        name = self.name(episode)
+        known = self.recordings.source.outline(self.recordings.places[name])
+        truth = {key: np.array(values[start:stop]) for key, values in known.truth.items()}
+        return self.recordings.read(name, start, stop), truth

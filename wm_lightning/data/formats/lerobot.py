@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from wm_lightning.data.formats.lerobot_declared import (
     INFO,
@@ -24,7 +24,7 @@ from wm_lightning.data.formats.lerobot_declared import (
     unlisted,
 )
 from wm_lightning.data.formats.robot_actions import columns
-from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, names_faults, stamp
+from wm_lightning.data.formats.source import Outline, Stamp, StoredEpisode, checked_actions, names_faults, stamp
 from wm_lightning.data.formats.video_files import BadFile, decode_span
 
 __all__ = ["INFO", "ORDER", "LeRobotSource", "splits"]
@@ -74,10 +74,17 @@ class LeRobotSource:
 
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode."""
-        place = self.places[episode]
         actions = self.actions(episode)
-        video = decode_span(place.video, place.start, place.length, float(self.info["fps"]))
-        return StoredEpisode(video, actions, decoder="pyav")
+        return StoredEpisode(self.frames(episode, 0, len(actions)), actions, decoder="pyav")
+
+    def outline(self, episode: int) -> Outline:
+        """Actions and the first frame."""
+        return Outline(self.frames(episode, 0, 1)[0], self.actions(episode), decoder="pyav")
+
+    def frames(self, episode: int, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Some frames, decoded from the key frame before them."""
+        place = self.places[episode]
+        return decode_span(place.video, place.start, range(start, stop), float(self.info["fps"]))
 
 
 def splits(folder: Path) -> tuple[str, ...]:

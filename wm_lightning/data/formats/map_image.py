@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
 from wm_lightning.clip import ActionSpec
@@ -109,22 +109,57 @@ class MapImageReader:
     def read(self, episode: int, start: int, stop: int) -> Episode:
         """Frames start..stop-1 of a walk; truth holds the crop's `position` (row, column of its corner, in pixels)."""
         choices, position = self._steps(episode)
-        height, width = self.walk.height, self.walk.width
-        video = np.stack([self.pixels[:, y : y + height, x : x + width] for y, x in position[start:stop]])
+        video = self._seen(position[start:stop])
         stored = np.eye(len(MOVES), dtype=np.float32)[choices]
         produced = produced_actions(stored, start, stop, self.action_shift)
         return Episode(video, produced.actions, produced.state, {"position": position[start:stop]})
+
+    def branch(
+        self,
+        state: Mapping[str, Int64[np.ndarray, "n 2"]],
+        actions: Float[np.ndarray, "n f 4"],
+        chance: Float[np.ndarray, "n f 0"],
+    ) -> tuple[UInt8[np.ndarray, "n f1 h w 3"], dict[str, Int64[np.ndarray, "n f1 2"]]]:
+        """What follows from the `position` of `n` walks under these actions: pictures and positions from it on.
+
+        Actions are one-hots of `MOVES`, as they are stored. Where the band ends a move is clamped. `chance` is empty:
+        nothing but actions moves a crop. Raises ValueError where a position lies outside the band.
+        """
+        low, high = self._corners
+        if ((state["position"] < low) | (state["position"] > high)).any():
+            raise ValueError(
+                f"positions must lie within {low.tolist()} and {high.tolist()}, the corners of the {self.split} band; "
+                f"take those of this split's own truth"
+            )
+        position = self._walked(state["position"], actions.argmax(-1))
+        video = np.stack([self._seen(walk) for walk in position])
+        return np.ascontiguousarray(video.transpose(0, 1, 3, 4, 2)), {"position": position}
+
+    @property
+    def _corners(self) -> Int64[np.ndarray, "2 2"]:
+        """The first and the last place of a crop's corner."""
+        last = (self.pixels.shape[1] - self.walk.height, self.band.right - self.walk.width)
+        return np.array([(0, self.band.left), last], np.int64)
+
+    def _seen(self, position: Int64[np.ndarray, "f 2"]) -> UInt8[np.ndarray, "f c h w"]:
+        height, width = self.walk.height, self.walk.width
+        return np.stack([self.pixels[:, y : y + height, x : x + width] for y, x in position])
+
+    def _walked(
+        self, start: Int64[np.ndarray, "n 2"], choices: Int64[np.ndarray, "n f"]
+    ) -> Int64[np.ndarray, "n f1 2"]:
+        """The positions from the start on, under these choices."""
+        low, high = self._corners
+        moves, position = self.walk.shift * np.array(list(MOVES.values()))[choices], [start]
+        for frame in range(choices.shape[1]):
+            position.append(np.clip(position[-1] + moves[:, frame], low, high))
+        return np.stack(position, 1)
 
     def _steps(self, episode: int) -> tuple[Int64[np.ndarray, "t"], Int64[np.ndarray, "t 2"]]:
         """The choice made at every frame, which leads to the next, and the position there."""
         walk = self.walk
         source = generator(walk.seed, f"map walk of {self.split}", episode)
-        low = np.array([0, self.band.left])
-        high = np.array([self.pixels.shape[1] - walk.height, self.band.right - walk.width])
-        position = np.empty((walk.length, 2), np.int64)
-        position[0] = source.integers(low, high + 1)
+        low, high = self._corners
+        start = source.integers(low, high + 1)
         choices = source.integers(len(MOVES), size=walk.length)
-        moves = walk.shift * np.array(list(MOVES.values()))[choices]
-        for frame in range(1, walk.length):
-            position[frame] = np.clip(position[frame - 1] + moves[frame - 1], low, high)
-        return choices, position
+        return choices, self._walked(start[None], choices[None, :-1])[0]

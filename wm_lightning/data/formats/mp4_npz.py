@@ -14,6 +14,7 @@ from jaxtyping import Float32, Shaped, UInt8
 
 from wm_lightning.data.formats.robot_actions import columns
 from wm_lightning.data.formats.source import (
+    Outline,
     Stamp,
     StoredEpisode,
     checked_actions,
@@ -25,6 +26,7 @@ from wm_lightning.data.formats.source import (
     trimmed,
 )
 from wm_lightning.data.formats.video_files import BadFile, Decoder, Encoding, decoded, encode
+from wm_lightning.data.formats.video_parts import decode_part, first_picture
 
 ORDER = "oxe10"
 COLUMNS = len(columns(ORDER))
@@ -101,6 +103,18 @@ class Mp4NpzSource:
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode."""
         return read_episode(self.found.episodes[episode], decoder=self.decoder, trim_tail=self.trim_tail)
+
+    def outline(self, episode: int) -> Outline:
+        """Actions, hidden state and the first frame."""
+        files = self.found.episodes[episode]
+        actions = read_actions(files)
+        found = first_picture(files.video, self.decoder, len(actions))
+        frames = trimmed(files.video, found.frames, len(actions), trim_tail=self.trim_tail)
+        return Outline(found.picture, actions[:frames], hidden_state(files.state, frames), found.decoder)
+
+    def frames(self, episode: int, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Some frames, decoded from the key frame before them."""
+        return decode_part(self.found.episodes[episode].video, self.decoder, start, stop)
 
 
 def read_actions(files: EpisodeFiles) -> Float32[np.ndarray, "f a"]:

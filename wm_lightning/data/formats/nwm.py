@@ -81,7 +81,7 @@ class NWMReader(StoreReader):
             )
         super().__init__(
             plain.store, columns=plain.columns, spec=plain.spec, action_shift=plain.action_shift,
-            episodes=plain.episodes,
+            episodes=plain.episodes, direct=plain.direct,
         )  # fmt: skip
         self.context = context
 

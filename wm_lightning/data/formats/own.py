@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.source import (
+    Outline,
     Stamp,
     StoredEpisode,
     checked_actions,
@@ -24,6 +25,7 @@ from wm_lightning.data.formats.source import (
     trimmed,
 )
 from wm_lightning.data.formats.video_files import BadFile, Decoder, decoded
+from wm_lightning.data.formats.video_parts import decode_part, first_picture
 
 SPEC = "actions.yaml"
 
@@ -92,6 +94,17 @@ class OwnSource:
         found = decoded(path, self.decoder)
         frames = trimmed(path, len(found.video), len(actions), trim_tail=self.trim_tail)
         return StoredEpisode(found.video[:frames], actions[:frames], decoder=found.decoder)
+
+    def outline(self, episode: int) -> Outline:
+        """Actions and the first frame."""
+        path, actions = self.pairs[episode][0], self.actions(episode)
+        found = first_picture(path, self.decoder, len(actions))
+        frames = trimmed(path, found.frames, len(actions), trim_tail=self.trim_tail)
+        return Outline(found.picture, actions[:frames], decoder=found.decoder)
+
+    def frames(self, episode: int, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Some frames, decoded from the key frame before them."""
+        return decode_part(self.pairs[episode][0], self.decoder, start, stop)
 
     def _csv(self, path: Path) -> np.ndarray:
         try:

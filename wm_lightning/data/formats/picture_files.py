@@ -29,6 +29,6 @@ def from_bytes(path: Path, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB picture. Raises BadFile, naming the file it is from, where it cannot be decoded."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))  # which copies in any case
     except DAMAGED as error:
         raise BadFile(path, f"a picture cannot be decoded ({error})") from error

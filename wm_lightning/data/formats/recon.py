@@ -18,12 +18,14 @@ from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.picture_files import from_bytes, to_jpeg
 from wm_lightning.data.formats.safe_pickle import read_arrays
 from wm_lightning.data.formats.source import (
+    Outline,
     Stamp,
     StoredEpisode,
     checked_actions,
     hidden_state,
     load_arrays,
     names_faults,
+    of_one_size,
     require_unique,
     stamp,
     state_beside,
@@ -45,6 +47,12 @@ class Poses(Protocol):
     yaw: Float[np.ndarray, "f"]
 
 
+def spec_of(stride: int) -> ActionSpec:
+    """The columns of motions over `stride` frames: the same unit, and bounds that are as many times as far apart."""
+    low, high = normalised(stride * LOW * SPACING), normalised(stride * HIGH * SPACING)
+    return ActionSpec(COLUMNS, (*low.tolist(), -np.pi), (*high.tolist(), np.pi))
+
+
 def planar_actions(position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]) -> Float32[np.ndarray, "f 3"]:
     """The motion from every frame to the next, in its own frame and normalised; standing still at the end."""
     turned, yaw = np.zeros((len(yaw), 2)), np.unwrap(yaw)
@@ -55,12 +63,12 @@ def planar_actions(position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f
     return np.column_stack([normalised(turned), wrapped(turn)]).astype(np.float32)
 
 
-def normalised(metres: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, "f 2"]:
+def normalised(metres: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "... 2"]:
     """Metres to waypoint spacings to [-1, 1]. Standing still is not 0: the range is not symmetric."""
     return 2 * (metres / SPACING - LOW) / (HIGH - LOW) - 1
 
 
-def metres_of(actions: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, "f 2"]:
+def metres_of(actions: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "... 2"]:
     """Inverse of `normalised`."""
     return ((actions + 1) / 2 * (HIGH - LOW) + LOW) * SPACING
 
@@ -112,7 +120,8 @@ class RECONSource:
     def jpegs(self, episode: int) -> list[bytes]:
         """The pictures as they are stored."""
         path = self.paths[episode]
-        return _jpegs_of_file(path) if path.suffix == ".hdf5" else _jpegs_of_folder(path, len(self.actions(episode)))
+        frames = None if path.suffix == ".hdf5" else len(self.actions(episode))
+        return self._jpegs(path, slice(frames))
 
     def actions(self, episode: int) -> Float32[np.ndarray, "f 3"]:
         """The actions derived from the poses."""
@@ -129,28 +138,47 @@ class RECONSource:
         """The whole episode."""
         path, actions = self.paths[episode], self.actions(episode)
         pictures = self.jpegs(episode)
-        if len(pictures) != len(actions):
-            raise BadFile(path, f"has {len(pictures)} pictures for {len(actions)} poses")
-        video = [from_bytes(path, data) for data in pictures]
-        if len({picture.shape for picture in video}) > 1:
-            raise BadFile(path, "changes its picture size on the way")
-        return StoredEpisode(np.stack(video), actions, hidden_state(state_beside(path), len(actions)))
+        _require_as_many(path, len(pictures), len(actions))
+        video = of_one_size(path, [from_bytes(path, data) for data in pictures])
+        return StoredEpisode(video, actions, hidden_state(state_beside(path), len(actions)))
+
+    def outline(self, episode: int) -> Outline:
+        """Actions, hidden state and the first frame."""
+        path, actions = self.paths[episode], self.actions(episode)
+        if path.suffix == ".hdf5":
+            _require_as_many(path, _number_of_jpegs(path), len(actions))
+        first = self.frames(episode, 0, 1)[0]
+        return Outline(first, actions, hidden_state(state_beside(path), len(actions)))
+
+    def frames(self, episode: int, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Some frames; no other JPEG is read."""
+        path = self.paths[episode]
+        found = self._jpegs(path, slice(start, stop))
+        if len(found) < stop - start:
+            raise BadFile(path, f"has no pictures {start + len(found)}..{stop - 1}")
+        if path.suffix == ".hdf5":
+            return of_one_size(path, [from_bytes(path, data) for data in found])
+        pictures = [from_bytes(path / f"{number}.jpg", data) for number, data in enumerate(found, start)]
+        return of_one_size(path, pictures)
+
+    def _jpegs(self, path: Path, part: slice) -> list[bytes]:
+        return _jpegs_of_file(path, part) if path.suffix == ".hdf5" else _jpegs_of_folder(path, part)
 
 
 def write_recon_file(
-    path: Path, video: UInt8[np.ndarray, "f h w 3"], position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]
+    path: Path, video: UInt8[np.ndarray, "f h w 3"], position: Float[np.ndarray, "f axes"], yaw: Float[np.ndarray, "f"]
 ) -> None:
-    """Writes one episode in the original form: JPEG bytes and poses."""
+    """Writes one episode in the original form: JPEG bytes and poses; a position without a height lies at 0."""
     write_jpegs_file(path, [to_jpeg(picture) for picture in video], position, yaw)
 
 
 def write_jpegs_file(
-    path: Path, jpegs: Sequence[bytes], position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]
+    path: Path, jpegs: Sequence[bytes], position: Float[np.ndarray, "f axes"], yaw: Float[np.ndarray, "f"]
 ) -> None:
     """The same of pictures that are JPEG already, which are kept as they are."""
     with atomic_file(path) as partial, h5py.File(partial, "w") as file:
         file["images/rgb_left"] = np.array(jpegs)
-        file["jackal/position"] = np.column_stack([position, np.zeros(len(position))])
+        file["jackal/position"] = np.column_stack([position, np.zeros(len(position))])[:, :3]
         file["jackal/yaw"] = yaw
 
 
@@ -204,11 +232,24 @@ def _planar(path: Path, content: Any) -> tuple[np.ndarray, np.ndarray]:
     return position[:, :2], yaw.reshape(-1)
 
 
-def _jpegs_of_file(path: Path) -> list[bytes]:
+def _jpegs_of_file(path: Path, part: slice) -> list[bytes]:
     try:
         with h5py.File(path, "r") as file:
             # Fixed-width strings lose trailing zeros; a JPEG survives, because it ends with FFD9.
-            return [bytes(data) for data in file["images/rgb_left"][()]]  # type: ignore[index]
+            return [bytes(data) for data in file["images/rgb_left"][part]]  # type: ignore[index]
+    except DAMAGED as error:
+        raise BadFile(path, f"cannot be read as RECON's HDF5 ({error})") from error
+
+
+def _require_as_many(path: Path, pictures: int, poses: int) -> None:
+    if pictures != poses:
+        raise BadFile(path, f"has {pictures} pictures for {poses} poses")
+
+
+def _number_of_jpegs(path: Path) -> int:
+    try:
+        with h5py.File(path, "r") as file:
+            return len(file["images/rgb_left"])  # type: ignore[arg-type]
     except DAMAGED as error:
         raise BadFile(path, f"cannot be read as RECON's HDF5 ({error})") from error
 
@@ -234,5 +275,5 @@ def _jpegs_there(folder: Path, frames: int) -> None:
         raise BadFile(folder, f"has {len(there)} pictures for {frames} poses")
 
 
-def _jpegs_of_folder(folder: Path, frames: int) -> list[bytes]:
-    return [(folder / f"{number}.jpg").read_bytes() for number in range(frames)]
+def _jpegs_of_folder(folder: Path, part: slice) -> list[bytes]:
+    return [(folder / f"{number}.jpg").read_bytes() for number in range(part.start or 0, part.stop)]

@@ -12,14 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.picture_files import from_bytes, to_jpeg
 from wm_lightning.data.formats.rlds_meta import describe_features, describe_set, described_split
 from wm_lightning.data.formats.robot_actions import FIELDS, columns
-from wm_lightning.data.formats.source import Stamp, StoredEpisode, checked_actions, names_faults, stamp, trimmed
-from wm_lightning.data.formats.tfrecord import Feature, index_records, parse_example, read_record, write_records
+from wm_lightning.data.formats.source import (
+    Outline,
+    Stamp,
+    StoredEpisode,
+    checked_actions,
+    names_faults,
+    of_one_size,
+    stamp,
+    trimmed,
+)
+from wm_lightning.data.formats.tfrecord import Feature, indexed_records, parse_example, read_record, write_records
 from wm_lightning.data.formats.video_files import BadFile
 
 INFO, FEATURES = "dataset_info.json", "features.json"
@@ -46,17 +55,20 @@ def version_folder(folder: Path) -> Path | None:
 
 @names_faults
 class RLDSSource:
-    """One split of a set; `image` names the camera, null takes the main one."""
+    """One split of a set; `image` names the camera, null takes the main one.
 
-    def __init__(self, folder: Path, split: str, *, image: str | None = None) -> None:
+    Where records stand is kept in the folder `index`, so that the next start need not walk through all shards.
+    """
+
+    def __init__(self, folder: Path, split: str, *, image: str | None = None, index: Path | None = None) -> None:
         self.folder = folder
         self.shards = _shards(folder, split)
         declared = _declared(folder, split)
         self.bad: list[BadFile] = list(_missing_shards(self.shards, declared))
         self.places: list[Place] = []
         names: list[str] = []
-        for shard in self.shards:
-            found, number = index_records(shard), _number(shard)
+        for shard, found in zip(self.shards, indexed_records(self.shards, index), strict=True):
+            number = _number(shard)
             self.places += [Place(shard, int(offset), int(length)) for offset, length in found.places]
             names += [_name(number, record) for record in range(len(found.places))]
             self.bad += _lost(shard, len(found.places), declared.get(number), found.fault)
@@ -74,21 +86,41 @@ class RLDSSource:
 
     def actions(self, episode: int) -> Float32[np.ndarray, "f a"]:
         """The stored actions, in the order of `columns`."""
-        place = self.places[episode]
-        return self._actions(place.path, parse_example(place.path, read_record(place.path, place.offset, place.length)))
+        path, found = self._record(episode, but=(self.image,))
+        return self._actions(path, found)
 
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode."""
+        path, found = self._record(episode)
+        actions, pictures = self._actions(path, found), self._pictures(path, found)
+        trimmed(path, len(pictures), len(actions), trim_tail=None)
+        return StoredEpisode(_decoded(path, pictures), actions)
+
+    def outline(self, episode: int) -> Outline:
+        """Actions and the first frame, of a record that is read once."""
+        path, found = self._record(episode)
+        actions, pictures = self._actions(path, found), self._pictures(path, found)
+        trimmed(path, len(pictures), len(actions), trim_tail=None)
+        return Outline(_decoded(path, pictures[:1])[0], actions)
+
+    def frames(self, episode: int, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Some frames; of the record, which is read and checked as a whole, no other picture is decoded."""
+        path, found = self._record(episode, only=(self.image,))
+        pictures = self._pictures(path, found)
+        if len(pictures) < stop:
+            raise BadFile(path, f"a record has {len(pictures)} pictures, {start}..{stop - 1} are asked for")
+        return _decoded(path, pictures[start:stop])
+
+    def _record(self, episode: int, **wanted: Sequence[str]) -> tuple[Path, dict[str, Feature]]:
+        """A record's file, and its features: all, `only` some, or all `but` some."""
         place = self.places[episode]
-        found = parse_example(place.path, read_record(place.path, place.offset, place.length))
-        actions, pictures = self._actions(place.path, found), found.get(self.image, [])
+        return place.path, parse_example(place.path, read_record(place.path, place.offset, place.length), **wanted)
+
+    def _pictures(self, path: Path, found: dict[str, Feature]) -> list[bytes]:
+        pictures = found.get(self.image, [])
         if not isinstance(pictures, list):
-            raise BadFile(place.path, f"a record has numbers in {self.image}, coded pictures are expected")
-        trimmed(place.path, len(pictures), len(actions), trim_tail=None)
-        video = [from_bytes(place.path, bytes(data)) for data in pictures]
-        if len({picture.shape for picture in video}) > 1:
-            raise BadFile(place.path, "a record changes its picture size on the way")
-        return StoredEpisode(np.stack(video), actions)
+            raise BadFile(path, f"a record has numbers in {self.image}, coded pictures are expected")
+        return pictures
 
     def _actions(self, path: Path, found: dict[str, Feature]) -> Float32[np.ndarray, "f a"]:
         frames = len(found.get("steps/is_first", []))
@@ -116,6 +148,10 @@ def write_rlds(folder: Path, name: str, split: str, shards: Sequence[Sequence[St
         with atomic_file(path) as partial:
             write_records(partial, [_example(episode) for episode in episodes])
     _write_info(folder, name, split, [len(episodes) for episodes in shards], shards[0][0].video.shape[1:])
+
+
+def _decoded(path: Path, pictures: Sequence[bytes]) -> UInt8[np.ndarray, "f h w 3"]:
+    return of_one_size(path, [from_bytes(path, bytes(data)) for data in pictures])
 
 
 def _example(episode: StoredEpisode) -> dict[str, Feature]:

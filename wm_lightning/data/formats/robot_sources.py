@@ -65,15 +65,18 @@ def stored_splits(form: Format, folder: Path) -> tuple[str, ...]:
     return ("train",)
 
 
-def open_source(form: Format, folder: Path, split: str, opening: Opening) -> EpisodeSource:
-    """The source of a stored split. Raises ValueError, naming the folder, where it cannot be opened."""
+def open_source(form: Format, folder: Path, split: str, opening: Opening, index: Path | None = None) -> EpisodeSource:
+    """The source of a stored split; where records stand in their files is kept in the folder `index`.
+
+    Raises ValueError, naming the folder, where it cannot be opened.
+    """
     if form == "mp4":
         return Mp4NpzSource(folder / split, decoder=opening.decoder, trim_tail=opening.trim_tail)
     if form == "rlds":
         home = rlds.version_folder(folder)
         if home is None:
             raise ValueError(f"{folder} has no {rlds.INFO}, neither itself nor in a folder of a version")
-        return rlds.RLDSSource(home, split, image=opening.image)
+        return rlds.RLDSSource(home, split, image=opening.image, index=index)
     if form == "lerobot":
         return lerobot.LeRobotSource(folder, split, image=opening.image)
     return ActionNpzSource(folder)

@@ -37,6 +37,20 @@ class StoredEpisode:
     decoder: str | None = None
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is known of an episode before its frames are decoded: the first of them, and all that is small.
+
+    `actions` and `truth` have the episode's length, held against the number of frames as far as that is written down;
+    see `StoredEpisode`.
+    """
+
+    first: UInt8[np.ndarray, "h w 3"]
+    actions: Float32[np.ndarray, "f a"]
+    truth: Mapping[str, Shaped[np.ndarray, "f ..."]] = field(default_factory=dict)
+    decoder: str | None = None
+
+
 @runtime_checkable
 class EpisodeSource(Protocol):
     """The episodes of one split in one format. Cheap to copy into a worker process; holds no open file."""
@@ -69,6 +83,17 @@ class EpisodeSource(Protocol):
 
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode. Raises BadFile where a file is damaged or lengths differ."""
+        ...
+
+    def outline(self, episode: int) -> Outline:
+        """The episode without its frames, out of files opened once. Raises BadFile as far as damage shows by then."""
+        ...
+
+    def frames(self, episode: int, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+        """Frames start..stop-1 as `read` gives them, and no more decoded than the form asks for.
+
+        Raises BadFile where one of them is damaged or not there.
+        """
         ...
 
 
@@ -127,20 +152,20 @@ S = TypeVar("S", bound=type)
 
 
 def names_faults(source: S) -> S:
-    """The class of a source, of which `actions` and `read` raise BadFile where the storage fails (OSError) too.
+    """The class of a source, whose methods that read raise BadFile where the storage fails (OSError) too.
 
     So a file that cannot be opened is tried again, left out and listed like one that is damaged.
     """
-    for name in ("actions", "read"):
+    for name in ("actions", "read", "outline", "frames"):
         setattr(source, name, _named(getattr(source, name)))
     return source
 
 
-def _named(reading: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
+def _named(reading: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(reading)
-    def read(self: Any, episode: int) -> Any:
+    def read(self: Any, episode: int, *stretch: int) -> Any:
         try:
-            return reading(self, episode)
+            return reading(self, episode, *stretch)
         except OSError as error:
             named = error.filename if isinstance(error.filename, str) else self.names[episode]
             raise BadFile(Path(named), f"cannot be read ({error})") from error
@@ -155,6 +180,20 @@ def checked_actions(path: Path, actions: np.ndarray, width: int) -> Float32[np.n
     if actions.dtype.kind not in "fiub" or not np.isfinite(actions).all():
         raise BadFile(path, "actions are not all finite numbers (NaN or infinite)")
     return actions.astype(np.float32)
+
+
+def of_one_size(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "f h w 3"]:
+    """The pictures as one array. Raises BadFile where they differ in size."""
+    if len({picture.shape for picture in pictures}) > 1:
+        raise BadFile(path, "changes its picture size on the way")
+    return np.stack(pictures)
+
+
+def stretch(path: Path, video: UInt8[np.ndarray, "n h w 3"], start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
+    """Frames start..stop-1, without the memory of the others. Raises BadFile where there are fewer."""
+    if not 0 <= start < stop <= len(video):
+        raise BadFile(path, f"has {len(video)} frames, {start}..{stop - 1} are asked for")
+    return video[start:stop].copy()
 
 
 def trimmed(path: Path, video: int, actions: int, *, trim_tail: bool | None) -> int:

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -19,12 +21,15 @@ from wm_lightning.data.formats.frame_store import (
     Named,
     SmallEpisode,
     check_budget,
+    episode_digest,
     write_store,
 )
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.robot_actions import convert
 from wm_lightning.data.formats.source import EpisodeSource, StoredEpisode
 from wm_lightning.data.formats.video_files import BadFile
+
+Read = TypeVar("Read")
 
 VERSION = 2  # part of a store's key: raise it when the same files would give other stores
 
@@ -72,7 +77,7 @@ def build_store(
 
     def episodes() -> Iterator[Named[SmallEpisode]]:
         yield from bad
-        for episode in read_each(source, plan.episodes, workers, small):
+        for episode in read_each(source, plan.episodes, workers, source.read, small):
             yield episode
             report(1)
 
@@ -81,20 +86,21 @@ def build_store(
 
 def read_all(source: EpisodeSource, episodes: Sequence[int], workers: int) -> Iterator[Named[StoredEpisode]]:
     """Some episodes in their order as they are stored, or why they cannot be read: see `read_each`."""
-    return read_each(source, episodes, workers, lambda episode: episode)
+    return read_each(source, episodes, workers, source.read, lambda episode: episode)
 
 
 def read_each(
-    source: EpisodeSource, episodes: Sequence[int], workers: int, change: Callable[[StoredEpisode], Content]
-) -> Iterator[Named[Content]]:
-    """What `change` makes of some episodes, in their order, or why they cannot be read, by `workers` threads.
+    source: EpisodeSource, episodes: Sequence[int], workers: int, reading: Callable[[int], Read],
+    change: Callable[[Read], Content],
+) -> Iterator[Named[Content]]:  # fmt: skip
+    """What `change` makes of what `reading` gives of some episodes, in their order, or why they cannot be read.
 
-    They read ahead, but twice as many episodes as threads at most: these wait in memory until they are taken, and so
-    they are changed (made smaller, as a rule) by the thread that read them.
+    So many `workers`, threads, read ahead, but twice as many episodes as threads at most: these wait in memory until
+    they are taken, and so they are changed (made smaller, as a rule) by the thread that read them.
     """
 
     def read(episode: int) -> Named[Content]:
-        found = attempt(source, episode)
+        found = tried(lambda: reading(episode))
         return Named(source.names[episode], found if isinstance(found, BadFile) else change(found))
 
     waiting: deque[Future[Named[Content]]] = deque()
@@ -112,27 +118,58 @@ def read_each(
 
 
 def attempt(source: EpisodeSource, episode: int) -> StoredEpisode | BadFile:
-    """The episode, tried once more where it cannot be read: shared storage fails now and then. Else what is wrong."""
+    """The whole episode, or what is wrong with it: see `tried`."""
+    return tried(lambda: source.read(episode))
+
+
+def tried(reading: Callable[[], Read]) -> Read | BadFile:
+    """What is read, tried once more where it cannot be: shared storage fails now and then. Else what is wrong."""
     try:
-        return source.read(episode)
+        return reading()
     except BadFile:
         try:
-            return source.read(episode)
+            return reading()
         except BadFile as error:
             return error
+
+
+@dataclass(frozen=True)
+class DirectFrames:
+    """Frames out of the recordings themselves, resized as those of a store are."""
+
+    source: EpisodeSource
+    resize: Resize
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """The episodes' numbers in the source, by name."""
+        return {name: place for place, name in enumerate(self.source.names)}
+
+    def read(self, name: str, start: int, stop: int) -> UInt8[np.ndarray, "f 3 h w"]:
+        """Frames start..stop-1 of an episode. Raises BadFile, after a second try, where they cannot be read."""
+        found = tried(lambda: self.source.frames(self.places[name], start, stop))
+        if isinstance(found, BadFile):
+            reason = (
+                f"{found.reason}; frames {start}..{stop - 1} of {name} were to be read. Repair or remove the file; "
+                f"'task=doctor task.decoded=null' finds all that are damaged"
+            )
+            raise BadFile(found.path, reason, name) from found
+        return self.resize(found)
 
 
 class StoreReader:
     """Some or all episodes of a frame store, whose action columns are `columns`.
 
-    Actions are given in the order of `spec` and clipped to it; `clipped` counts the values that changed.
+    With `direct` frames come from there and of the store the rest alone. Actions are given in the order of `spec` and
+    clipped to it; `clipped` counts the values that changed.
     """
 
     def __init__(
         self, store: FrameStore, *, columns: Sequence[str], spec: ActionSpec, action_shift: int,
-        episodes: Sequence[int] | None = None,
+        episodes: Sequence[int] | None = None, direct: DirectFrames | None = None,
     ) -> None:  # fmt: skip
         self.store, self.columns, self.spec, self.action_shift = store, tuple(columns), spec, action_shift
+        self.direct = direct
         self.episodes = tuple(range(len(store.index.names)) if episodes is None else episodes)
         self.low, self.high = np.array(spec.low, np.float32), np.array(spec.high, np.float32)
         self.clipped = sum(self._outside(episode) for episode in range(len(self)))
@@ -149,11 +186,21 @@ class StoreReader:
         return self.store.index.names[self.episodes[episode]]
 
     def digest(self, episode: int) -> str:
-        """SHA-256 of an episode's resized frames and stored actions."""
+        """SHA-256 of an episode's resized frames (read directly: of the first of them) and stored actions."""
         return self.store.index.digests[self.episodes[episode]]
 
+    def mark(self, episode: int) -> str:
+        """SHA-256 of an episode's first resized frame and stored actions, however frames are read."""
+        if self.direct is not None:
+            return self.digest(episode)
+        place = self._place(episode)
+        return episode_digest(np.array(self.store.frames[place][:1]), np.array(self.store.actions[place]))
+
     def read(self, episode: int, start: int, stop: int) -> Episode:
-        """Frames start..stop-1 with the actions that produced them. Raises ValueError where there are fewer."""
+        """Frames start..stop-1 with the actions that produced them.
+
+        Raises ValueError where there are fewer, and BadFile where frames are read directly from a damaged file.
+        """
         if not 0 <= start < stop <= self.length(episode):
             raise ValueError(f"{self.name(episode)}: frames {start}..{stop - 1} of {self.length(episode)} asked for")
         stored = np.clip(self._actions(self._place(episode)), self.low, self.high)
@@ -167,7 +214,10 @@ class StoreReader:
         """Pixels and hidden state of a stretch."""
         place = self._place(episode)
         part = slice(place.start + start, place.start + stop)
-        return np.array(self.store.frames[part]), {key: np.array(v[part]) for key, v in self.store.truth.items()}
+        truth = {key: np.array(values[part]) for key, values in self.store.truth.items()}
+        if self.direct is not None:
+            return self.direct.read(self.name(episode), start, stop), truth
+        return np.array(self.store.frames[part]), truth
 
     def _place(self, episode: int) -> slice:
         first = int(self.store.starts[self.episodes[episode]])

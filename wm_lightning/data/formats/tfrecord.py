@@ -4,8 +4,11 @@ A record is length (u64), masked CRC-32C of the length (u32), payload, masked CR
 little-endian. A payload is an `Example`: named lists of bytes, float32 or int64.
 """
 
+import hashlib
+import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +20,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 from jaxtyping import Int64
 
+from wm_lightning.data.formats.source import load_arrays, save_arrays, stamp
 from wm_lightning.data.formats.video_files import BadFile
 
 HEAD, TAIL = struct.Struct("<QI"), struct.Struct("<I")
@@ -51,6 +55,23 @@ def index_records(path: Path) -> Records:
     return Records(np.array(found, np.int64).reshape(-1, 2), fault)
 
 
+def indexed_records(paths: Sequence[Path], folder: Path | None) -> list[Records]:
+    """The records of some files, kept in `folder` where all are sound: by their names, sizes and times found again."""
+    stamps = json.dumps([1, [stamp(path) for path in paths]])
+    place = folder / f"records-{hashlib.sha256(stamps.encode()).hexdigest()[:12]}.npz" if folder else None
+    if place is not None and place.is_file():
+        kept = load_arrays(place)
+        parts = np.split(kept["places"], np.cumsum(kept["counts"])[:-1])
+        return [Records(part, None) for part in parts]
+    found = [index_records(path) for path in paths]
+    if place is not None and all(records.fault is None for records in found):
+        counts = np.array([len(records.places) for records in found])
+        with suppress(OSError):  # a cache that cannot be written keeps nothing
+            place.parent.mkdir(parents=True, exist_ok=True)
+            save_arrays(place, {"places": np.concatenate([records.places for records in found]), "counts": counts})
+    return found
+
+
 def _walk(path: Path, found: list[tuple[int, int]]) -> None:
     size, place = path.stat().st_size, 0
     with path.open("rb") as file:
@@ -79,14 +100,22 @@ def read_record(path: Path, offset: int, length: int) -> bytes:
     return payload
 
 
-def parse_example(path: Path, payload: bytes) -> dict[str, Feature]:
-    """Features by name: lists of bytes, float32 [n] or int64 [n]. Raises BadFile where it is no Example."""
+def parse_example(
+    path: Path, payload: bytes, *, only: Sequence[str] | None = None, but: Sequence[str] = ()
+) -> dict[str, Feature]:
+    """Features by name: lists of bytes, float32 [n] or int64 [n]; of `only` those where some are named, less `but`.
+
+    Raises BadFile where it is no Example.
+    """
     example = _message("Example")()
     try:
         example.ParseFromString(payload)
     except DecodeError as error:
         raise BadFile(path, f"a record is no tf.train.Example ({error})") from error
-    return {name: _values(feature) for name, feature in example.features.feature.items()}  # type: ignore[attr-defined]
+    features = example.features.feature  # type: ignore[attr-defined]
+    # Looked for first, because a map of protobuf makes what it is asked for.
+    asked = features if only is None else [name for name in only if name in features]
+    return {name: _values(features[name]) for name in asked if name not in but}
 
 
 def write_records(path: Path, examples: list[Mapping[str, Feature]]) -> None:

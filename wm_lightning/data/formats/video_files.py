@@ -1,12 +1,14 @@
 """mp4 files to frames and back, without trusting anything the container says about time or length."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import av
 import numpy as np
@@ -19,6 +21,7 @@ from jaxtyping import UInt8
 from wm_lightning.data.formats.atomic import atomic_file
 
 Decoder = Literal["auto", "pyav", "decord"]
+Given = TypeVar("Given")
 BEYOND_DECORD = ("av1",)  # codecs that its FFmpeg does not know
 DRIFT = 0.25  # frames: an episode's pictures may be as much nearer together or farther apart than declared
 FIRST_BOXES = ("ftyp", "styp", "moov", "mdat", "free", "skip", "wide")
@@ -73,20 +76,28 @@ def decoded(path: Path, decoder: Decoder) -> Decoded:
     and to PyAV where that cannot open it; AV1 goes to PyAV at once. The reader lives inside this call only, since a
     decord reader that meets a fork hangs.
     """
+    video, who = by_decoder(path, decoder, _decode_pyav, _decode_decord)
+    if not len(video):
+        raise BadFile(path, "holds no video frame")
+    return Decoded(video, who)
+
+
+def by_decoder(
+    path: Path, decoder: Decoder, pyav: Callable[[Path], Given], decord: Callable[[Path], Given]
+) -> tuple[Given, Decoder]:
+    """What one of two ways to read a whole file gives, and whose it is: see `decoded`."""
     require_whole(path)
     chosen: Decoder = "pyav" if decoder == "auto" and codec_of(path) in BEYOND_DECORD else decoder
     try:
-        video = _decode_pyav(path) if chosen == "pyav" else _decode_decord(path)
+        found = pyav(path) if chosen == "pyav" else decord(path)
     except BadFile as error:
         if decoder == "decord" and codec_of(path) in BEYOND_DECORD:
             reason = f"is coded as {codec_of(path)}, which decord cannot decode; use data.decoder=auto or pyav"
             raise BadFile(path, reason) from error
         if chosen != "auto":
             raise
-        chosen, video = "pyav", _decode_pyav(path)
-    if not len(video):
-        raise BadFile(path, "holds no video frame")
-    return Decoded(video, "decord" if chosen == "auto" else chosen)
+        chosen, found = "pyav", pyav(path)
+    return found, "decord" if chosen == "auto" else chosen
 
 
 def codec_of(path: Path) -> str | None:
@@ -98,8 +109,8 @@ def codec_of(path: Path) -> str | None:
         return None
 
 
-def decode_span(path: Path, start: float, frames: int, fps: float) -> UInt8[np.ndarray, "f h w 3"]:
-    """Frames at `start`, `start` + 1 / fps, ... (seconds) of a file that several episodes share.
+def decode_span(path: Path, start: float, wanted: range, fps: float) -> UInt8[np.ndarray, "f h w 3"]:
+    """The `wanted` frames, k of them at `start` + k / fps seconds, of a file that several episodes share.
 
     Raises BadFile unless there is one picture within half a frame of each of these times, and they are as far apart:
     a container that runs at another rate has other pictures there.
@@ -109,34 +120,36 @@ def decode_span(path: Path, start: float, frames: int, fps: float) -> UInt8[np.n
     offsets: list[float] = []  # of every picture from its time, in frames
     try:
         with av.open(str(path)) as container:
-            stream = _stream(path, container)
+            stream = strict_stream(path, container)
             _require_rate(path, stream, fps)
             assert stream.time_base is not None
-            container.seek(max(0, int((start - 0.5 / fps) / stream.time_base)), stream=stream)
+            first = start + (wanted.start - 0.5) / fps
+            container.seek(max(0, int(first / stream.time_base)), stream=stream)
             reformatter = VideoReformatter()
             for frame in container.decode(stream):
                 exact = (frame.time - start) * fps
                 place = round(exact)
-                if place >= frames:
+                if place >= wanted.stop:
                     break  # one past the last, so that a second picture at its time is seen
                 if place in found:
                     raise BadFile(
                         path, f"has two pictures at {start + place / fps:.3f} s, {fps:g} a second are declared"
                     )
-                if place >= 0:
-                    found[place] = _picture(path, frame, reformatter)
+                if place >= wanted.start:
+                    found[place] = picture_of(path, frame, reformatter)
                     offsets.append(exact - place)
     except (FFmpegError, IndexError) as error:
         raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error
-    missing = [place for place in range(frames) if place not in found]
+    missing = [place for place in wanted if place not in found]
     if missing:
-        raise BadFile(path, f"has no picture at {start + missing[0] / fps:.3f} s ({len(missing)} of {frames} missing)")
+        counts = f"{len(missing)} of {len(wanted)} missing"
+        raise BadFile(path, f"has no picture at {start + missing[0] / fps:.3f} s ({counts})")
     if max(offsets) - min(offsets) > DRIFT:
         raise BadFile(path, f"has pictures that drift from their times, {fps:g} a second are declared")
-    return np.stack([found[place] for place in range(frames)])
+    return np.stack([found[place] for place in wanted])
 
 
-def _stream(path: Path, container: InputContainer) -> VideoStream:
+def strict_stream(path: Path, container: InputContainer) -> VideoStream:
     """The video, decoded by one thread that refuses what is damaged. Raises BadFile where there is none."""
     if not container.streams.video:
         raise BadFile(path, "holds no video stream")
@@ -200,9 +213,9 @@ def encode(path: Path, video: UInt8[np.ndarray, "f h w 3"], encoding: Encoding) 
 def _decode_pyav(path: Path) -> UInt8[np.ndarray, "f h w 3"]:
     try:
         with av.open(str(path)) as container:
-            stream = _stream(path, container)
+            stream = strict_stream(path, container)
             reformatter = VideoReformatter()  # one a file: a new one a frame takes four fifths of the time
-            frames = [_picture(path, frame, reformatter) for frame in container.decode(stream)]
+            frames = [picture_of(path, frame, reformatter) for frame in container.decode(stream)]
     except FFmpegError as error:
         raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error
     if len({frame.shape for frame in frames}) > 1:
@@ -210,17 +223,24 @@ def _decode_pyav(path: Path) -> UInt8[np.ndarray, "f h w 3"]:
     return np.stack(frames) if frames else np.empty((0, 0, 0, 3), np.uint8)
 
 
-def _picture(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> UInt8[np.ndarray, "h w 3"]:
+def picture_of(path: Path, frame: av.VideoFrame, reformatter: VideoReformatter) -> UInt8[np.ndarray, "h w 3"]:
+    """A frame's pixels. Raises BadFile where the decoder says that it is damaged."""
     if frame.is_corrupt:
         raise BadFile(path, "has a damaged frame")
     return reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
 
 
 def _decode_decord(path: Path) -> UInt8[np.ndarray, "f h w 3"]:
+    with decord_reader(path) as reader:
+        return reader.get_batch(range(len(reader))).asnumpy()
+
+
+@contextmanager
+def decord_reader(path: Path) -> Iterator[Any]:
+    """decord's reader of a file. Raises BadFile where it, or what is done with it, fails."""
     decord = import_module("decord")
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-        return reader.get_batch(range(len(reader))).asnumpy()
+        yield decord.VideoReader(str(path), num_threads=1)
     except (RuntimeError, IndexError, decord.DECORDError) as error:
         # It also fails on sound files whose width it does not like, 48 pixels for one.
         reason = "cannot be decoded by decord, it may be truncated or damaged, or need data.decoder=auto or pyav"

@@ -1,0 +1,37 @@
+"""Training clips read from the recordings, some of which may turn out damaged only then."""
+
+import logging
+
+from wm_lightning.data.formats.direct import Damage
+from wm_lightning.data.formats.episode import Episode, Reader
+from wm_lightning.data.formats.video_files import BadFile
+from wm_lightning.data.windows import Window, Windows, WindowStream
+
+log = logging.getLogger(__name__)
+
+MOST_DRAWS = 100  # for one clip; so many fail only where nearly all is damaged
+
+
+class ForgivingWindows(Windows):
+    """Windows of training: one that cannot be read is replaced by another, drawn from (seed, index, attempt).
+
+    So the clip is the same in whatever process and at whatever time it is read. The damaged episode is counted, listed
+    and said once; it stays among those that are drawn from, as an exact resumption asks for. For training only: nothing
+    takes the place of a clip that is evaluated.
+    """
+
+    def __init__(self, reader: Reader, frames: int, seed: int, damage: Damage, *, first_action: str) -> None:
+        super().__init__(reader, truth=False, first_action=first_action)
+        self.frames, self.seed, self.damage = frames, seed, damage
+
+    def read(self, window: Window) -> Episode:
+        """The window's stretch, or another's. Raises ValueError where more episodes are damaged than allowed."""
+        chosen = window
+        for attempt in range(1, MOST_DRAWS + 1):
+            try:
+                return self.reader.read(chosen.episode, chosen.start, chosen.start + chosen.frames)
+            except BadFile as error:
+                if self.damage.note(error):
+                    log.warning("%s. Clips of such frames are replaced by others, drawn from seed and index", error)
+                chosen = WindowStream(self.reader, self.frames, self.seed).redrawn(window.index, attempt)
+        raise ValueError(f"clip {window.index}: {MOST_DRAWS} windows were drawn and none can be read")
