@@ -167,7 +167,7 @@ def load_into(network: nn.Module, file: NetworkFile, source: str, *, new: Sequen
 
 
 def made_causal(file: NetworkFile, transfer: Transfer, source: str) -> NetworkFile:
-    """The file with its convolutions along time made causal. Raises ValueError where they are, or where there are none."""
+    """The file with its convolutions along time made causal. Raises ValueError where they are so already."""
     causal = file.card.network.get("causal")
     if causal is not False:
         what = "is causal already" if causal else "has no convolutions along time"
