@@ -14,7 +14,7 @@ from wm_lightning.tasks.build import build_card, build_data, build_module
 from wm_lightning.tasks.curves import final_losses
 from wm_lightning.tasks.fit import fit
 from wm_lightning.tasks.preflight import check_training
-from wm_lightning.tasks.pretraining import prepare_start, pretraining_of
+from wm_lightning.tasks.teachers import prepare_start, pretraining_of
 
 SMALL = [
     "size=debug", "trainer.precision=32-true", "callbacks.progress=null", "callbacks.rollout_video=null",

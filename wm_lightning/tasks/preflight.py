@@ -27,8 +27,7 @@ from wm_lightning.tasks.build import (
 )
 from wm_lightning.tasks.evaluate import build_cast, require
 from wm_lightning.tasks.judging import TableSettings
-from wm_lightning.tasks.pretraining import pretraining_of
-from wm_lightning.tasks.teachers import given_teacher, must_adapt, recipe_of, start_file
+from wm_lightning.tasks.teachers import given_teacher, must_adapt, pretraining_of, recipe_of, start_file
 
 # Where things lie: what lies there is held against the card and the key of the latent cache.
 PLACES = ("data.root", "data.latents", "data.autoencoder.weights")

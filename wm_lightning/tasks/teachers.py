@@ -1,4 +1,4 @@
-"""Where a distillation's teacher comes from: a file, the repository, or a training of its own."""
+"""What a training starts from or is taught by: a file, the repository, or a training of its own that comes first."""
 
 import logging
 from contextlib import nullcontext
@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 from hydra.utils import instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile, read_card, read_network
@@ -129,7 +129,8 @@ def train_teacher(config: DictConfig, data: ClipDataModule, start: NetworkFile |
 
     An interrupted training is continued.
     """
-    return trained_once(recipe_of(config, fine_tuned=start is not None), data, start)
+    recipe = recipe_of(config, fine_tuned=start is not None)
+    return trained_once(recipe, data, prepare_start(recipe, data) if start is None else start)
 
 
 def trained_once(recipe: DictConfig, data: ClipDataModule, start: NetworkFile | None) -> Path:
@@ -166,3 +167,34 @@ def _train_into(folder: Path, path: Path, recipe: DictConfig, start: NetworkFile
     if trainer.is_global_zero:
         export(recipe, best_checkpoint(recipe), card, path)
     trainer.strategy.barrier()
+
+
+def prepare_start(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
+    """The network to start from, None for random weights.
+
+    Where `module.start` says what to train first, that is trained into the cache, or found there.
+    """
+    if (recipe := pretraining_of(config)) is None:
+        return start_file(config, data)
+    return read_network(trained_once(recipe, data, None), build_card(recipe, data, "teacher"))
+
+
+def pretraining_of(config: DictConfig) -> DictConfig | None:
+    """The config of the training that comes first: this one but for `network` and other nodes of `module.start`.
+
+    `module.start.module` is that training's whole module, and nothing then depends on this one's; without it, it is
+    this module with `module.start.iterations`. None where nothing comes first.
+    """
+    first = config.module.get("start")
+    if not isinstance(first, DictConfig):
+        return None
+    recipe = without(config, {"name": "pretraining", "ckpt_path": "last"})
+    with open_dict(recipe):
+        recipe.network.update(first.network)
+        for key in ("module", "rollout", "seed"):
+            recipe[key] = first.get(key, recipe[key])
+        if "module" not in first:
+            recipe.module.iterations = first.iterations
+            recipe.module.validate_every = min(config.module.validate_every, first.iterations)
+        recipe.module.start, recipe.module.start_new, recipe.module.transfer = None, [], None
+    return recipe

@@ -14,8 +14,7 @@ from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.curves import draw_run_curves
 from wm_lightning.tasks.evaluate import evaluate_files, summary
 from wm_lightning.tasks.fit import best_checkpoint, export, fit
-from wm_lightning.tasks.pretraining import prepare_start
-from wm_lightning.tasks.teachers import prepare_teacher
+from wm_lightning.tasks.teachers import prepare_start, prepare_teacher
 
 log = logging.getLogger(__name__)
 
