@@ -21,6 +21,8 @@ GRIDS = sorted(path.stem for path in (CONFIG_DIR.parent / "sweeps/ablation").glo
 # The chain of these is run in the slow tier; of the others, which share all but a loss or a start with them, only the
 # training is, where no page's command does it.
 WHOLE = ("teacher", "dmd_chunkwise")
+# Trained on the way of another, or the same with parts left out: at night only.
+WITHIN = ("vid2world_base", "vid2world_nag", "vid2world_scratch")
 OF_PAGES = {name for _, command in COMMANDS for name in experiments_of(command)}
 
 
@@ -129,7 +131,7 @@ def test_the_whole_chain(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in {*WHOLE, *OF_PAGES}])
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name not in {*WHOLE, *WITHIN, *OF_PAGES}])
 def test_every_experiment_trains(run: Run, tmp_path: Path, experiment: str) -> None:
     trained(run, tmp_path / "run", [f"experiment={experiment}", *QUICK, "module.iterations=3"])
 
