@@ -12,9 +12,9 @@ from torch import Tensor
 from wm_lightning.callbacks.action_fidelity import warn_if_ignored
 from wm_lightning.clip import ActionSpec, ActionState, Clip, Condition
 from wm_lightning.metrics.action_fidelity import ActionGap, ActionSweep, Recovery
-from wm_lightning.metrics.inverse_dynamics import Reader, Trained, load_reader, save_reader
+from wm_lightning.metrics.inverse_dynamics import ASSETS, Reader, Trained, load_reader, save_reader
 from wm_lightning.metrics.motion import MotionModel, phase_shift
-from wm_lightning.metrics.pinned import Pinned
+from wm_lightning.metrics.pinned import Pinned, file_hash
 from wm_lightning.modules.fidelity import Fidelity, Generate, Probes, Ruler, measure_fidelity
 from wm_lightning.modules.inverse_dynamics import InverseDynamicsModule, update_recovery
 from wm_lightning.networks.inverse_dynamics import InverseDynamics
@@ -197,7 +197,7 @@ def learned() -> InverseDynamics:
     network = InverseDynamics(actions=2, width=8)
     network.scale.fill_(2.0)
     module = InverseDynamicsModule(
-        network=network, optimizer=lambda parameters: torch.optim.Adam(parameters, 5e-3), horizon=4
+        network=network, optimizer=lambda parameters: torch.optim.Adam(parameters, 5e-3), names=SPEC.names, horizon=4
     )
     module.log = lambda *args, **kwargs: None
     optimizer, batch = module.configure_optimizers(), clips(24, seed=3)
@@ -223,7 +223,7 @@ def network() -> InverseDynamics:
 
 def recovered(network: InverseDynamics, change: Callable[[Clip], Tensor]) -> float:
     clip, recovery = clips(24, seed=3), Recovery(horizon=4, columns=2)
-    update_recovery(recovery, network, clip, change(clip), 1, [0, 1])
+    update_recovery(recovery, network, clip, change(clip), 1, torch.eye(2))
     return recovery.mean()
 
 
@@ -241,15 +241,44 @@ def test_recovery_is_that_of_what_was_generated(network: InverseDynamics) -> Non
     assert frozen["ceiling"] == obeying["ceiling"] and abs(frozen["r2"] - frozen["ceiling"]["r2"]) > 0.1
 
 
+def test_columns_that_are_bins_of_a_quantity_are_read_as_that_too() -> None:
+    names = ("jump", "turn_-30", "turn_0", "turn_60", "1", "other_1", "other_2")
+    source = torch.Generator().manual_seed(0)
+    turn = torch.multinomial(torch.tensor([0.2, 0.5, 0.3]), 4000, replacement=True, generator=source)
+    actions = torch.zeros(1, 4000, 7)
+    actions[0, torch.arange(4000), 1 + turn] = 1
+    network = InverseDynamics(actions=7, width=4)
+    scale, mean = torch.std_mean(actions[0], dim=0)
+    network.mean.copy_(mean), network.scale.copy_(scale)
+    found, matrix = network.readings(names)
+    assert found == [*names, "turn"], "two columns are no scale, and a lone number is a name"
+    standardised = network.standardised(actions) @ matrix
+    torch.testing.assert_close(standardised[..., :7], network.standardised(actions))
+    value = torch.tensor([-30.0, 0.0, 60.0])[turn]
+    torch.testing.assert_close(standardised[0, :, 7], (value - value.mean()) / value.std(), atol=1e-3, rtol=1e-3)
+    spec = ActionSpec(names, (0.0,) * 7, (1.0,) * 7, "discrete").to_dict()
+    reader = Reader(network, trained(action_spec=spec, ceiling={"turn": 0.8, "turn_60": 0.4, "jump": 0.6}), "0" * 64)
+    assert reader.readable == ["jump", "turn"] and torch.equal(reader.matrix, matrix[:, [0, 7]])
+
+
 def test_a_reader_is_the_file_that_was_pinned(network: InverseDynamics, tmp_path: Path) -> None:
     path = tmp_path / "reader.safetensors"
     found = save_reader(path, network, trained())
     reader = load_reader(Pinned(str(path), found))
     video = clips(2, seed=4).video
     torch.testing.assert_close(reader.network(video), network(video))
-    assert reader.trained == trained() and reader.sha256 == found and reader.readable == [0]
+    assert reader.trained == trained() and reader.sha256 == found and reader.readable == ["right"]
+    assert torch.equal(reader.matrix, torch.tensor([[1.0], [0.0]]))
     path.write_bytes(path.read_bytes()[:-1] + b"\0\1"[-1:])
     with pytest.raises(ValueError, match=f"expected {found}"):
         load_reader(Pinned(str(path), found))
     with pytest.raises(ValueError, match="never downloaded"):
         load_reader(Pinned(str(tmp_path / "absent"), found))
+
+
+@pytest.mark.parametrize("world", ["pusher", "worldmap", "maze", "rover", "mapimage"])
+def test_a_network_comes_with_the_suite_for_every_simulated_world(world: str) -> None:
+    path = ASSETS / f"inverse_dynamics_simulated-{world}.safetensors"
+    reader = load_reader(Pinned(str(path), file_hash(path)))
+    assert reader.trained.data == f"simulated-{world}" and path.stat().st_size < 600_000
+    assert reader.readable and reader.matrix.shape == (len(reader.trained.action_spec["names"]), len(reader.readable))

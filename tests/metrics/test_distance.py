@@ -122,6 +122,56 @@ def test_the_interval_covers_the_true_excess():
     assert hits >= 0.88 * len(grams)
 
 
+def episodic(episodes: int, clips: int, seed: int) -> Tensor:
+    """Clips nine tenths of whose variance is that of their episode."""
+    shared = 0.9**0.5 * gauss(episodes, seed, columns=2)[:, None]
+    return (shared + 0.1**0.5 * gauss(episodes * clips, seed + 1, columns=2).unflatten(0, (episodes, clips))).flatten(
+        0, 1
+    )
+
+
+def test_where_clips_come_in_episodes_whole_ones_are_drawn_and_the_interval_still_covers() -> None:
+    episodes, clips, times = 16, 8, 150
+    names = [str(clip // clips) for clip in range(episodes * clips)]
+    x, y, z = gauss(4000, 1, shift=0.5, columns=2), gauss(4000, 2, columns=2), gauss(4000, 3, columns=2)
+    true, hits, alone = mmd2(x, y) - mmd2(z, y), 0, 0
+    unit = Scale(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    settings = SETTINGS | {"scale": unit, "draws": 200}
+    for time in range(times):
+        truth, reference = (episodic(episodes, clips, 100_000 + 4 * time + part) for part in (0, 2))
+        sets = (truth + 0.5, truth, reference)
+        whole = kernel_distance(*sets, **settings, episodes=(names, names))
+        single = kernel_distance(*sets, **settings)
+        assert (whole.value, whole.floor, whole.episodes, single.episodes) == (single.value, single.floor, 16, None)
+        hits += whole.low < true < whole.high
+        alone += single.low < true < single.high
+    assert hits >= 0.86 * times, hits / times
+    assert alone <= 0.6 * times, "what comes of taking clips of one episode for independent ones"
+
+
+def test_copies_of_an_episode_do_not_meet() -> None:
+    episodes, clips = 10, 4
+    names = [str(clip // clips) for clip in range(episodes * clips)]
+    x, y, r = episodic(episodes, clips, 1), episodic(episodes, clips, 3), episodic(episodes, clips, 5)
+    x = x + 0.5 * episodic(episodes, clips, 7)
+    within, across = kernel(x, x) - kernel(y, y), kernel(x, r) - kernel(y, r)
+    draws = bootstrap_excess(within, across, draws=20_000, seed=0, episodes=(names, names))
+    value = mmd2(x, r) - mmd2(y, r)
+    assert abs(float(draws.mean()) - value) < 0.05 * float(draws.std()), "draws are centred on the value"
+    one = [f"{clip:02d}" for clip in range(40)]
+    settings = dict(draws=50, seed=0)
+    alone = bootstrap_excess(within, across, **settings)
+    assert torch.equal(alone, bootstrap_excess(within, across, **settings, episodes=(one, one)))
+
+
+def test_one_episode_has_a_distance_without_an_interval() -> None:
+    sets, names = [gauss(32, seed) for seed in range(3)], (["a"] * 32, ["b"] * 32)
+    found = kernel_distance(*sets, **SETTINGS, episodes=names)
+    assert found.value is not None and (found.low, found.high, found.episodes) == (None, None, 1)
+    with pytest.raises(ValueError, match="31 episode names for 32 clips"):
+        kernel_distance(*sets, **SETTINGS, episodes=([*"ab", *names[0][2:]], names[1][1:]))
+
+
 def test_repeats_bit_for_bit_and_the_seed_moves_only_the_interval():
     sets = [gauss(32, 0, shift=0.5), gauss(32, 1), gauss(32, 2)]
     first, again = kernel_distance(*sets, **SETTINGS), kernel_distance(*sets, **SETTINGS)

@@ -171,13 +171,32 @@ def test_kernel_distances_are_taken_from_other_real_clips(clips) -> None:
     made, video = scores(Weights(**NONE), ()), clips(12, seed=1, frames=12)
     made.add(noise(video, 1.0), video, EPISODES)
     other = clips(40, seed=2, frames=12) // 2  # darker than the truth, so the floor shows what was compared
-    [entry] = made.kernel_distances(real := made.features_of(other), minimum=4, draws=5, seed=0)
+    homes = [str(clip // 3) for clip in range(40)]
+    [entry] = made.kernel_distances(real := made.features_of(other), homes, minimum=4, draws=5, seed=0)
     [(extractor, features)] = ((one, real[one.name]) for one in made.fallbacks)
-    sides = (extractor(part[:, 1:12]) for part in (noise(video, 1.0), video))
+    sides = [extractor(part[:, 1:12]) for part in (noise(video, 1.0), video)]
     settings = dict(scale=Scale.fit(features[12:]), extractor=extractor.sha256, minimum=4, draws=5, seed=0)
-    wanted = kernel_distance(*sides, features[:12], **settings)
-    assert entry["value"] == pytest.approx(wanted.value) and entry["floor"] == pytest.approx(wanted.floor)
+    wanted = kernel_distance(*sides, features[:12], **settings, episodes=(EPISODES, homes[:12]))
+    for name in ("value", "floor", "low", "high"):
+        assert entry[name] == pytest.approx(getattr(wanted, name))
+    assert entry["low"] != kernel_distance(*sides, features[:12], **settings).low and entry["episodes"] == 6
     assert entry["floor"] > 0
+    assert entry["note"] == "its scale is that of 28 clips, too few for 256 features: the number means little"
+
+
+def test_a_kernel_distance_that_a_few_clips_carry_says_so(clips) -> None:
+    real, homes = clips(160, seed=2, frames=12), [str(clip) for clip in range(160)]
+    notes = []
+    for strange in (False, True):
+        made, video = scores(Weights(**NONE), ()), clips(12, seed=1, frames=12)
+        if strange:
+            video[0, ::2], video[0, 1::2] = 0, 255  # it flickers
+        made.add(video, video, EPISODES)
+        [entry] = made.kernel_distances(made.features_of(real), homes, minimum=4, draws=5, seed=0)
+        notes.append((entry["note"], entry["effective"]))
+    (usual, many), (said, few) = notes
+    assert usual is None and many > 5
+    assert few < 2 and said == f"{few:.1f} of 12 clips carry it: with other clips it would be another; give it more"
 
 
 def test_frame_measures_have_intervals_that_hold_their_means(clips) -> None:

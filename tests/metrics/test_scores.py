@@ -1,15 +1,18 @@
 """Scores are one process's own, also where torch.distributed runs."""
 
+import math
 import multiprocessing
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 from torch import distributed
 
 from tests.metrics.conftest import moving_blocks
 from wm_lightning.metrics.features import ClipFeatures
 from wm_lightning.metrics.scores import Scores
+from wm_lightning.worlds.world import Measures
 
 
 def score_alone(folder: Path, rank: int) -> None:
@@ -24,6 +27,24 @@ def score_alone(folder: Path, rank: int) -> None:
     if rank == 0:
         torch.save(torch.tensor([*scores.psnr(), *(scores.ssim() or ())]), folder / "found.pt")
     distributed.barrier()
+
+
+def test_every_measure_is_kept_by_frame_and_says_nothing_where_it_is_not_defined() -> None:
+    truth = moving_blocks(3, seed=0)
+    made = truth.clone()
+    made[:, 4] = 255 - made[:, 4]
+    nothing = torch.full((3, 8), torch.nan)
+    seen = nothing.clone()
+    seen[0, 2], seen[1, 2] = 1.0, 0.0
+    scores = Scores(context=1, horizon=7, features=ClipFeatures.load())
+    scores.add(made, truth, Measures(action_error=nothing, object_error=seen, presence=nothing))
+    found = scores.every_horizon()
+    assert set(found) == {"psnr", "ssim", "mse", "action_error", "object_error", "presence"}
+    assert all(len(values) == 7 for values in found.values())
+    wanted = ((made[:, 4].float() - truth[:, 4].float()) / 255).square().mean()
+    assert found["mse"] == pytest.approx([0, 0, 0, float(wanted), 0, 0, 0])
+    assert found["psnr"][3] < found["psnr"][0] and found["ssim"][3] < 0.9 < found["ssim"][0]
+    assert found["object_error"][1] == 0.5 and all(math.isnan(value) for value in found["action_error"])
 
 
 def test_a_table_is_made_by_one_rank_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from wm_lightning.results.configs import Axis, axis_of, differences
 from wm_lightning.results.page import PageSettings, page
-from wm_lightning.results.plots import drawn, over_axis, over_steps
+from wm_lightning.results.plots import drawn, over_axis, over_horizon, over_steps
 from wm_lightning.results.report import Recipe, chosen_columns
 from wm_lightning.results.results import Results, Use
 from wm_lightning.results.seeds import Group, groups, read_runs
@@ -96,6 +96,23 @@ def test_a_plot_has_a_panel_per_column_and_says_what_it_is_over(write: Write) ->
     rows = over_steps(found[0], columns)
     assert rows is not None and {"denoising steps", "8", "16", "32"} <= set(re.findall(r">([^<>]+)</text>", rows))
     assert "student: DMD, cache last" in rows and "control: re-noising, cache clean" in rows
+
+
+def test_every_measure_that_results_have_by_frame_has_a_panel(write: Write, results: Results) -> None:
+    old = write({"old": {}}, seeds=1)[0]
+    assert over_horizon(old) is None, "results that do not say are drawn as before"
+    assert "by generated frame" not in page([old], [], Recipe(["x"], COLUMNS, None), NO_GIF, "Old")
+    lists = {"psnr": tuple(20.0 - place for place in range(30)), "mse": (0.1,) * 30, "presence": (None,) * 30}
+    rows = tuple(replace(row, by_horizon=lists) for row in results.rows)
+    found = write({"new": {"results": {"rows": rows}}})[0]
+    svg = over_horizon(found)
+    assert svg is not None
+    texts = re.findall(r">([^<>]+)</text>", svg)
+    assert {"PSNR dB", "MSE"} <= set(texts) and not {"presence", "SSIM"} & set(texts), "a panel per measure, none empty"
+    assert {"student: DMD, 4 steps", "teacher: Euler, 32 steps"} <= set(texts)
+    assert "teacher: Euler, 16 steps" not in texts and "control: own sampler, 4 steps" not in texts
+    assert texts.count("generated frame") == 2 and texts.count("27") == 2 and "28" not in texts, "thirty ticks crowd"
+    assert svg in page([found], [], Recipe(["x"], COLUMNS, None), NO_GIF, "New")
 
 
 def test_a_column_of_zeros_is_drawn(write: Write, results: Results) -> None:

@@ -80,3 +80,24 @@ def test_unknown_roles_and_kinds_of_data_are_refused(results: Results):
         replace(results.rows[0], role="hero")
     with pytest.raises(ValueError, match="'invented'.*expected one of simulated, real"):
         replace(results, data="invented")
+
+
+def test_every_measure_by_frame_survives_the_file_and_is_there_frame_by_frame(results: Results, tmp_path: Path):
+    lists = {"psnr": (20.0, 18.0), "mse": (0.1, 0.2), "presence": (float("nan"), 0.5)}
+    replace(results, rows=(bare(by_horizon=lists),)).to_json(tmp_path / "results.json")
+    stored = json.loads((tmp_path / "results.json").read_text())["rows"][0]["by_horizon"]
+    assert stored == {"psnr": [20.0, 18.0], "mse": [0.1, 0.2], "presence": [None, 0.5]}
+    (row,) = Results.from_json(tmp_path / "results.json").rows
+    assert row == bare(by_horizon=lists) and row.by_horizon["presence"] == (None, 0.5)
+    first, second = row.at(0), row.at(1)
+    assert (first.psnr, first.presence, first.measured("mse")) == (20.0, None, 0.1)
+    assert (second.psnr, second.presence, second.measured("mse"), second.name) == (18.0, 0.5, 0.2, row.name)
+
+
+def test_results_older_than_measures_by_frame_are_read(results: Results, tmp_path: Path):
+    results.to_json(tmp_path / "results.json")
+    values = json.loads((tmp_path / "results.json").read_text())
+    for row in values["rows"]:
+        del row["by_horizon"]
+    (tmp_path / "results.json").write_text(json.dumps(values))
+    assert Results.from_json(tmp_path / "results.json") == results

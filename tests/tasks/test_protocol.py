@@ -28,13 +28,15 @@ from wm_lightning.tasks.protocol import Protocol, resized
 
 PROTOCOLS = {
     "vid2world_rt1": "rt1", "vid2world_csgo": "csgo", "vid2world_recon_time": "recon",
-    "vid2world_recon_rollout": "recon", "nwm_time": "recon", "nwm_rollout": "recon", "worldgen": "worldmap",
+    "vid2world_recon_rollout": "recon", "nwm_time": "recon", "nwm_rollout": "recon",
+    "nwm_rollout_1fps": "recon", "worldgen": "worldmap",
 }  # fmt: skip
 # Frames that are scored, of images and of clips, and clips, as the papers have them.
 PUBLISHED = {
     "vid2world_rt1": (list(range(16)), [0, 16], 1024), "vid2world_csgo": (list(range(4, 16)), [4, 16], 500),
     "vid2world_recon_time": ([19], [4, 20], 500), "vid2world_recon_rollout": ([7, 11, 19], [4, 20], 150),
     "nwm_time": ([7, 11, 19, 35, 67], None, 500), "nwm_rollout": ([7, 11, 19, 35, 67], [4, 68], 150),
+    "nwm_rollout_1fps": ([4, 5, 7, 11, 19], [4, 20], 150),
     "worldgen": ([1], [0, 2], 512),
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from wm_lightning.data.formats.world_map import MOVES, WorldMapReader
 from wm_lightning.worlds.maze import MazeWorld
 from wm_lightning.worlds.pusher import PusherWorld
 from wm_lightning.worlds.rover import RoverWorld
-from wm_lightning.worlds.world_map import WorldMap
+from wm_lightning.worlds.world_map import TEXTURES, WorldMap
 from wm_lightning.worlds.world_map_branch import branch
 
 START, STEPS = 5, 6
@@ -112,15 +112,19 @@ def test_the_world_map(tmp_path: Path) -> None:
     grids = np.stack([world.grid(index) for index in reader.walks.map.tolist()])
     position = reader.positions[:, START].astype(np.int64)
     actions = reader.walks.actions[:, START : START + STEPS].astype(np.int64)
-    video, places = branch(grids, position, actions, view=6)
+    video, places = branch(grids, position, actions, 6, TEXTURES)
+    state = {"map": reader.walks.map.astype(np.int64), "position": position}
+    again, after = world.branch(state, np.eye(len(MOVES), dtype=np.float32)[actions], np.zeros((3, STEPS, 0)))
+    assert np.array_equal(again, video) and np.array_equal(after["position"], places)
+    assert np.array_equal(after["map"][:, -1], reader.walks.map)
     expected = np.stack([reader.read(walk, START, START + STEPS + 1).video for walk in range(3)])
     assert np.array_equal(np.moveaxis(video, -1, 2), expected)
     assert np.array_equal(places, reader.positions[:, START : START + STEPS + 1])
     opposite = [list(MOVES).index(name) for name in ("stay", "right", "left", "down", "up")]
     towards = np.where(position[:, :1] > 5, opposite[4], opposite[3])  # away from the nearer border
     forked(
-        branch(grids, position, np.repeat(towards, STEPS, 1), view=6)[0],
-        branch(grids, position, 0 * actions, view=6)[0],
+        branch(grids, position, np.repeat(towards, STEPS, 1), 6, TEXTURES)[0],
+        branch(grids, position, 0 * actions, 6, TEXTURES)[0],
     )
 
 

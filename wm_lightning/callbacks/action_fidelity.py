@@ -15,6 +15,7 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.metrics.inverse_dynamics import Reader, load_reader, shipped_reader
 from wm_lightning.metrics.pinned import Pinned
 from wm_lightning.modules.base import WorldModelModule
+from wm_lightning.modules.expected_motion import Expected
 from wm_lightning.modules.fidelity import Fidelity, Generate, Probes, Ruler, measure_fidelity
 from wm_lightning.results.results import write_whole
 
@@ -50,6 +51,7 @@ class ActionFidelity(Callback):
         self._clip: Clip | None = None
         self._ruler: Ruler | None = None
         self._reader: Reader | None = None
+        self._expected: tuple[Clip, Expected] | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures the network as it is validated."""
@@ -77,10 +79,14 @@ class ActionFidelity(Callback):
     def measure_on(self, data: ClipDataModule, clip: Clip, context: int, generate: Generate) -> Fidelity:
         """What `generate` makes of these clips under true, shuffled and constant actions, `context` frames given."""
         frames = clip.video.shape[1]
-        ruler = self.prepare(data, frames)
+        ruler, swept = self.prepare(data, frames), min(self.sweep_frames, frames - context)
+        if (
+            self._expected is None or self._expected[0] is not clip
+        ):  # the clips of a training's validations are the same
+            self._expected = clip, ruler.expect(clip, context, swept)
         return measure_fidelity(
-            generate, clip, context=context, ruler=ruler, sweep_clips=self.sweep_clips,
-            sweep_frames=min(self.sweep_frames, frames - context), reader=self._reader,
+            generate, clip, context=context, ruler=ruler, sweep_clips=self.sweep_clips, sweep_frames=swept,
+            reader=self._reader, expected=self._expected[1],
         )  # fmt: skip
 
     def prepare(self, data: ClipDataModule, frames: int) -> Ruler:

@@ -188,6 +188,10 @@ class ClipDataModule(LightningDataModule):
         windows = self._fixed(split, count, frames)
         yield from evaluation_loader(self.windows(split, truth=True), windows, batch_size, num_workers=0)
 
+    def episodes(self, split: str, count: int, frames: int) -> list[str]:
+        """The episode that each of these `clips` comes from, as its number."""
+        return [str(window.episode) for window in self._fixed(split, count, frames)]
+
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """Plain record of what is read: counts by split, files left out, and a hash of the content."""

@@ -9,9 +9,10 @@ from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
 from wm_lightning.data.datamodule import hash_files
 from wm_lightning.data.formats.nwm import NWMReader, places, read_index
-from wm_lightning.data.formats.recon import SPEC, RECONSource
+from wm_lightning.data.formats.recon import RECONSource, spec_of
 from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.formats.store_reader import StoreReader
+from wm_lightning.data.formats.strided_reader import StridedReader
 from wm_lightning.data.source_datamodule import SourceDataModule
 from wm_lightning.data.windows import Window
 from wm_lightning.worlds.rover import RoverWorld
@@ -28,7 +29,8 @@ class RECONDataModule(SourceDataModule):
     `train/traj_names.txt`), null for that of the recordings; a split without a list is a share of train. `index` is a
     list of test clips (NWM's `time.pkl`, `rollout.pkl`, ... or the same as JSON), whose present is the last of
     `context` given frames; it takes the place of windows spread over the test split. `nwm_compat` feeds a rollout's
-    actions as NWM's evaluation does: see `formats/nwm.py`.
+    actions as NWM's evaluation does: see `formats/nwm.py`. With `stride` n frames are every n-th and actions motions
+    over the gap: see `formats/strided_reader.py`.
     """
 
     def __init__(
@@ -40,8 +42,15 @@ class RECONDataModule(SourceDataModule):
         index: str | None,
         context: int,
         nwm_compat: bool,
+        stride: int,
         **shared: Any,
     ) -> None:
+        if stride < 1 or (stride > 1 and (nwm_compat or index is not None or shared["latents"] is not None)):
+            raise ValueError(
+                f"data.{stride=}: 1 or more is expected, and more than 1 neither with data.index (its times are those "
+                f"of single frames) nor with data.nwm_compat or data.latents"
+            )
+        self.stride = stride
         super().__init__(**shared)
         self._index, self._context, self._nwm_compat = index, context, nwm_compat
         if self.root is None and self.label != world.name:
@@ -95,6 +104,8 @@ class RECONDataModule(SourceDataModule):
 
     def open_split(self, folder: Path, split: str) -> StoreReader:
         reader = super().open_split(folder, split)
+        if self.stride > 1:
+            return StridedReader(reader, self.stride)
         return NWMReader(reader, self._context) if self._nwm_compat else reader
 
     def prepare_data(self) -> None:
@@ -107,7 +118,7 @@ class RECONDataModule(SourceDataModule):
     def manifest(self) -> dict[str, Any]:
         """What is read: see `SourceDataModule`; with the list of test clips and how actions are fed."""
         index = None if self._index is None else hash_files(Path(self._index).parent, [Path(self._index)])
-        return super().manifest | {"index": index, "nwm_compat": self._nwm_compat}
+        return super().manifest | {"index": index, "nwm_compat": self._nwm_compat, "stride": self.stride}
 
     def _fixed(self, split: str, count: int, frames: int) -> list[Window]:
         if split != "test" or self._index is None:
@@ -119,7 +130,7 @@ class RECONDataModule(SourceDataModule):
         return [Window(episodes[name], start, frames, number) for number, (name, start) in enumerate(chosen)]
 
     def declared_spec(self) -> ActionSpec:
-        return SPEC
+        return spec_of(self.stride)
 
     def recipe(self) -> cache.Recipe:
         """The rover's own simulation."""

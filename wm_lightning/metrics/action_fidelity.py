@@ -72,10 +72,11 @@ class ActionSweep(FidelityMetric):
     """Motion under constant actions, against the motion that real clips show under them.
 
     For every probe (a constant action) and clip, the recovered motion minus that of the same clip under the neutral
-    action is compared with the expected difference. gain: 1 is the right sign and size, 0 none, negative the wrong
-    way. sign: share of frames whose motion goes the expected way, a frame that does not move counting half, as chance
-    would have it. Both are NaN where no motion is expected: a probe then says nothing of the generator. stillness:
-    mean length of motion under the neutral action, in the measure's unit.
+    action is compared with the expected difference. gain: the mean motion along the mean expected one, so that errors
+    of the measure in single frames cancel; 1 is the right sign and size, 0 none, negative the wrong way. sign: share of
+    frames whose motion goes the way expected of them, a frame that does not move counting half, as chance would have
+    it, and one of which no motion is expected not at all. Both are NaN where no motion is expected: a probe then says
+    nothing of the generator. stillness: mean length of motion under the neutral action, in the measure's unit.
     """
 
     higher_is_better = True
@@ -84,24 +85,31 @@ class ActionSweep(FidelityMetric):
     right: Tensor
     moved: Tensor
     count: Tensor
+    told: Tensor
     still: Tensor
     still_count: Tensor
 
     def __init__(self, *, probes: int, horizon: int, **options: bool) -> None:
         super().__init__(**options)
         shape = (probes, horizon)
-        self.sums(along=shape, wanted=shape, right=shape, count=shape, moved=(probes, 2))
+        self.sums(along=shape, wanted=shape, right=shape, count=shape, told=shape, moved=(probes, 2))
         self.sums(still=(horizon,), still_count=(horizon,))
 
-    def update(self, probe: int, motion: Motion, neutral: Motion, expected: Float[Tensor, "2"]) -> None:
-        """Adds one probe's clips: motion of generated frames under it and under the neutral action."""
-        difference, expected = (motion - neutral).double(), expected.double()
-        if float(expected.norm()) < NOTHING:
-            expected = torch.zeros_like(expected)
-        along = difference @ expected
-        self.along[probe] += along.sum(0)
-        self.wanted[probe] += len(motion) * expected.square().sum()
-        self.right[probe] += (along > 0).sum(0) + 0.5 * (along == 0).sum(0)
+    def update(self, probe: int, motion: Motion, neutral: Motion, expected: Float[Tensor, "... 2"]) -> None:
+        """Adds one probe's clips: motion of generated frames under it and under the neutral action.
+
+        `expected` is one motion, or one for every clip and frame.
+        """
+        difference = (motion - neutral).double()
+        expected = expected.double().expand_as(difference)
+        usual = expected.mean((0, 1))
+        if float(usual.norm()) < NOTHING:
+            usual = torch.zeros_like(usual)
+        self.along[probe] += (difference @ usual).sum(0)
+        self.wanted[probe] += len(motion) * usual.square().sum()
+        told, towards = expected.norm(dim=-1) >= NOTHING, (difference * expected).sum(-1)
+        self.right[probe] += (told * ((towards > 0) + 0.5 * (towards == 0))).sum(0)
+        self.told[probe] += told.sum(0)
         self.moved[probe] += difference.mean(1).sum(0)
         self.count[probe] += len(motion)
 
@@ -125,8 +133,8 @@ class ActionSweep(FidelityMetric):
         expected to move anything.
         """
         size = (self.wanted / self.count).amax(1)
-        seen = (size >= 0.01 * size.max()) & (size > 0)
-        return float(self.right[seen].sum() / self.count[seen].sum())
+        seen = (size >= 0.01 * size.amax(0)) & (size > 0) if len(size) else size > 0
+        return float(self.right[seen].sum() / self.told[seen].sum())
 
     def stillness(self) -> Float[Tensor, "f"]:
         """Mean length of motion under the neutral action, by horizon."""
@@ -135,7 +143,7 @@ class ActionSweep(FidelityMetric):
     def by_probe(self) -> list[dict[str, float | list[float]]]:
         """Per probe: gain and sign (NaN where none is expected), and the mean recovered motion (x, y) per frame."""
         clips = self.count.amax(1, keepdim=True)
-        signs = (self.right.sum(1) / self.count.sum(1)).where(self.wanted.sum(1) > 0, torch.nan)
+        signs = (self.right.sum(1) / self.told.sum(1)).where(self.wanted.sum(1) > 0, torch.nan)
         return [
             {"gain": gain, "sign": sign, "motion": moved}
             for gain, sign, moved in zip(

@@ -14,13 +14,15 @@ clip is closer to its own continuation than to an independent one.) Features are
 set that one apart from the others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from wm_lightning.metrics.episode_bootstrap import widened
 from wm_lightning.randomness import generator
 
 Features = Float[Tensor, "n d"]
@@ -30,7 +32,9 @@ Features = Float[Tensor, "n d"]
 class Distance:
     """A kernel distance (squared MMD, without unit; may be slightly negative, since it is unbiased).
 
-    `low` and `high` bound the excess (95 %). Where the numbers are None, `reason` says why.
+    `low` and `high` bound the excess (95 %); None where the truth comes from a single episode. `episodes` counts those
+    that were drawn whole, None where clips were. Where the other numbers are None, `reason` says why.
+    `effective` is the number of real clips that carry the kernel, see `effective_clips`.
     """
 
     value: float | None
@@ -40,6 +44,8 @@ class Distance:
     n: int
     extractor: str
     reason: str | None = None
+    episodes: int | None = None
+    effective: float | None = None
 
     @property
     def excess(self) -> float | None:
@@ -99,12 +105,14 @@ def kernel_distance(
     minimum: int,
     draws: int,
     seed: int,
+    episodes: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Distance:
     """Distance, floor and interval of the excess; null with a reason below `minimum` clips.
 
     Row i of `generated` and `truth` belong to the same context; `scale` comes from real clips of neither
-    set. `extractor` names what made the features; `draws` and `seed` are those of the bootstrap. Raises
-    ValueError where the three sets differ in size.
+    set. `extractor` names what made the features; `draws` and `seed` are those of the bootstrap, which draws clips, or
+    whole episodes where `episodes` names those of contexts and of reference clips. Raises ValueError where the three
+    sets, or those names, differ in number.
     """
     sizes = [tuple(features.shape) for features in (generated, truth, reference)]
     if len(set(sizes)) > 1:
@@ -116,32 +124,67 @@ def kernel_distance(
     if not all(bool(features.isfinite().all()) for features in (generated, truth, reference)):
         return Distance(None, None, None, None, n, extractor, "features are not finite")
     g, t, r = scale(generated), scale(truth), scale(reference)
-    excess = bootstrap_excess(kernel(g, g) - kernel(t, t), kernel(g, r) - kernel(t, r), draws=draws, seed=seed)
-    low, high = (float(value) for value in np.quantile(excess.numpy(), [0.025, 0.975]))
-    return Distance(mmd2(g, r), mmd2(t, r), low, high, n, extractor)
+    value, floor, count = mmd2(g, r), mmd2(t, r), None if episodes is None else len(set(episodes[0]))
+    if count is not None and count < 2:
+        return Distance(value, floor, None, None, n, extractor, episodes=count, effective=effective_clips(t, r))
+    within, across = kernel(g, g) - kernel(t, t), kernel(g, r) - kernel(t, r)
+    bounds = np.quantile(bootstrap_excess(within, across, draws=draws, seed=seed, episodes=episodes), [0.025, 0.975])
+    if count is not None:
+        bounds = value - floor + widened(bounds - (value - floor), count)
+    low, high = bounds.tolist()
+    return Distance(value, floor, low, high, n, extractor, episodes=count, effective=effective_clips(t, r))
+
+
+def effective_clips(truth: Features, reference: Float[Tensor, "m d"]) -> float:
+    """How many of the clips on one side carry the kernel: the size of an even sample whose clips count as unevenly.
+
+    A cubic kernel weighs a clip by the sixth power of how far its features lie from the middle. Where a few clips lie
+    far off, or the scale comes from too few to know how far clips lie, these few are the distance and its floor.
+    """
+    weights = torch.cat([(x.square().mean(1) + 1.0) ** 3 for x in (truth, reference)])
+    return float(weights.sum().square() / weights.square().sum() / 2)
 
 
 def bootstrap_excess(
-    within: Float[Tensor, "n n"], across: Float[Tensor, "n n"], *, draws: int, seed: int
-) -> Float[Tensor, "draws"]:
+    within: Float[Tensor, "n n"], across: Float[Tensor, "n n"], *, draws: int, seed: int,
+    episodes: tuple[Sequence[str], Sequence[str]] | None = None,
+) -> Float[Tensor, "draws"]:  # fmt: skip
     """Bootstrap draws of the excess from differences of kernel matrices (generated minus truth).
 
     Contexts (shared by generated and truth) and reference clips are drawn independently, as counts of how
-    often each comes up. Pairs of a clip with its own copy are left out: they would shift every draw upwards.
+    often each comes up, or its episode. Pairs of one copy of a clip, or of an episode, with another copy of it are left
+    out: nothing in the data is so alike, and they would shift every draw upwards.
     """
     n = len(within)
-    contexts = _counts(n, draws, generator(seed, "bootstrap contexts"))
-    references = _counts(n, draws, generator(seed, "bootstrap references"))
-    pairs = within - torch.diag(within.diagonal())
+    own, other = (_places(names, n) for names in episodes or (None, None))
+    contexts = _counts(own, draws, generator(seed, "bootstrap contexts"))
+    references = _counts(other, draws, generator(seed, "bootstrap references"))
+    same = own[:, None] == own
+    # Clips of one episode meet within each of its copies alone, so once for every time it is drawn.
+    together = (within * same).sum(1) - within.diagonal()
+    mates = same.sum(1).double()
+    drawn = contexts.sum(1)
     # Where a draw consists of one clip only (tiny n) it has no pairs; the clamp makes its term 0.
-    weight = (n**2 - contexts.square().sum(dim=1)).clamp_min(1.0)
-    inner = ((contexts @ pairs) * contexts).sum(dim=1) / weight
-    outer = ((contexts @ across) * references).sum(dim=1) / n**2
+    weight = (drawn.square() - contexts.square() @ mates + contexts @ (mates - 1)).clamp_min(1.0)
+    inner = (((contexts @ (within * ~same)) * contexts).sum(dim=1) + contexts @ together) / weight
+    outer = ((contexts @ across) * references).sum(dim=1) / (drawn * references.sum(1))
     return inner - 2.0 * outer
 
 
-def _counts(n: int, draws: int, source: np.random.Generator) -> Float[Tensor, "draws n"]:
-    return torch.from_numpy(source.multinomial(n, np.full(n, 1.0 / n), size=draws).astype(np.float64))
+def _places(episodes: Sequence[str] | None, n: int) -> Int[Tensor, "n"]:
+    """The number of every clip's episode; without names each clip is one."""
+    if episodes is None:
+        return torch.arange(n)
+    if len(episodes) != n:
+        raise ValueError(f"{len(episodes)} episode names for {n} clips")
+    return torch.from_numpy(np.unique(np.asarray(episodes), return_inverse=True)[1])
+
+
+def _counts(episode: Int[Tensor, "n"], draws: int, source: np.random.Generator) -> Float[Tensor, "draws n"]:
+    """How often every clip comes up where as many episodes are drawn as there are."""
+    count = int(episode.max()) + 1
+    times = source.multinomial(count, np.full(count, 1.0 / count), size=draws).astype(np.float64)
+    return torch.from_numpy(times)[:, episode]
 
 
 def _mean_of_pairs(gram: Float[Tensor, "n n"]) -> Float[Tensor, ""]:

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.atomic import atomic_file
@@ -34,7 +36,8 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """What an inverse-dynamics network was trained on; `ceiling` is its R2 on real validation clips, by column."""
+    """What an inverse-dynamics network was trained on; `ceiling` is its R2 on real validation clips, by what
+    it reads."""
 
     data: str
     frame_shape: tuple[int, int, int]
@@ -65,10 +68,16 @@ class Reader:
     sha256: str
 
     @property
-    def readable(self) -> list[int]:
-        """The columns that can be read off real clips."""
-        names = self.trained.action_spec["names"]
-        return [place for place, name in enumerate(names) if self.trained.ceiling.get(name, 0.0) >= READABLE]
+    def readable(self) -> list[str]:
+        """The columns, and the quantities that columns are bins of, that can be read off real clips."""
+        names, _ = self.network.readings(self.trained.action_spec["names"])
+        return [name for name in names if self.trained.ceiling.get(name, 0.0) >= READABLE]
+
+    @property
+    def matrix(self) -> Float[Tensor, "a q"]:
+        """What makes those of standardised columns."""
+        names, matrix = self.network.readings(self.trained.action_spec["names"])
+        return matrix[:, [names.index(name) for name in self.readable]]
 
 
 def save_reader(path: Path, network: InverseDynamics, trained: Trained) -> str:

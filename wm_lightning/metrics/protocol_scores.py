@@ -19,6 +19,9 @@ from wm_lightning.metrics.video import WINDOW, HorizonMean, HorizonPSNR
 from wm_lightning.metrics.weights import CANONICAL, Weights
 
 Video = UInt8[Tensor, "b f c h w"]
+# A kernel distance that fewer clips than this carry is said to be unstable, and one whose scale comes from fewer clips
+# than this share of its features: then most directions look as if nothing ever varied along them.
+CARRIED, OF_FEATURES = 3.0, 0.5
 Kind = Literal["fd", "kid", "kid_worldgen"]
 
 
@@ -149,12 +152,12 @@ class ProtocolScores:
         return {extractor.name: self._look(extractor, real).mean(1) for extractor in self.fallbacks}
 
     def kernel_distances(
-        self, real: Mapping[str, Tensor], *, minimum: int, draws: int, seed: int
+        self, real: Mapping[str, Tensor], episodes: Sequence[str], *, minimum: int, draws: int, seed: int
     ) -> list[dict[str, Any]]:
         """The suite's own kd_NAME: generated and true clips against other real clips (see `metrics.distance`).
 
-        `real` are `features_of` training clips: as many as were generated are the reference, the others set the scale.
-        `low` and `high` bound the excess over the floor.
+        `real` are `features_of` training clips and `episodes` where these come from: as many as were generated are the
+        reference, the others set the scale. `low` and `high` bound the excess over the floor.
         """
         found = []
         for extractor in self.fallbacks:
@@ -168,9 +171,9 @@ class ProtocolScores:
             else:
                 entry = kernel_distance(
                     generated, truth, reference, scale=Scale.fit(others), extractor=extractor.sha256, minimum=minimum,
-                    draws=draws, seed=seed,
+                    draws=draws, seed=seed, episodes=(self.episodes, episodes[: len(truth)]),
                 )  # fmt: skip
-            plain = asdict(entry) | {"note": entry.reason, "excess": entry.excess}
+            plain = asdict(entry) | {"note": entry.reason or _unstable(entry, others), "excess": entry.excess}
             plain.pop("reason")
             found.append(plain | {"name": f"kd_{extractor.name}", "resize": extractor.resize, "dtype": extractor.dtype})
         return found
@@ -182,6 +185,15 @@ class ProtocolScores:
             kind, name, generated, truth, extractor=extractor.sha256, resize=extractor.resize, dtype=extractor.dtype,
             draws=draws, seed=seed, episodes=self.episodes,
         )  # fmt: skip
+
+
+def _unstable(found: Distance, scaled_by: Tensor) -> str | None:
+    count, features = scaled_by.shape
+    if count < OF_FEATURES * features:
+        return f"its scale is that of {count} clips, too few for {features} features: the number means little"
+    if found.effective is None or found.effective >= CARRIED:
+        return None
+    return f"{found.effective:.1f} of {found.n} clips carry it: with other clips it would be another; give it more"
 
 
 def _plain(value: float) -> float | None:

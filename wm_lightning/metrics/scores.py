@@ -9,9 +9,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from wm_lightning.metrics.distance import Distance, Scale, kernel_distance
+from wm_lightning.metrics.perceptual import HorizonMSE
 from wm_lightning.metrics.video import WINDOW, HorizonPSNR, HorizonSSIM
 
 Video = UInt8[Tensor, "b f c h w"]
+JUDGED = ("action_error", "object_error", "presence")
 
 
 @runtime_checkable
@@ -37,6 +39,7 @@ class Scores:
     features: nn.Module
     _psnr: HorizonPSNR = field(init=False)
     _ssim: HorizonSSIM = field(init=False)
+    _mse: HorizonMSE = field(init=False)
     generated: list[Tensor] = field(default_factory=list)
     truth: list[Tensor] = field(default_factory=list)
     measures: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -47,11 +50,13 @@ class Scores:
         own: dict[str, Any] = {"context": self.context, "horizon": self.horizon, "sync_on_compute": False}
         self._psnr = HorizonPSNR(**own)
         self._ssim = HorizonSSIM(**own)
+        self._mse = HorizonMSE(**own)
 
     def add(self, video: Video, truth: Video, judged: Judged | None) -> None:
         """Adds a batch: uint8 video of `context + horizon` frames and the real continuation."""
         video, truth = video.cpu(), truth.cpu()
         self._psnr.update(video, truth)
+        self._mse.update(video, truth)
         if min(video.shape[-2:]) >= WINDOW:
             self._ssim.update(video, truth)
         self.generated.append(self.features(video))
@@ -59,7 +64,7 @@ class Scores:
         self.clips += len(video)
         if judged is None:
             return
-        for name in ("action_error", "object_error", "presence"):
+        for name in JUDGED:
             self.measures.setdefault(name, []).append(getattr(judged, name)[:, self.context :].cpu())
         for name, values in judged.extra.items():
             self.measures.setdefault(name, []).append(values.cpu())
@@ -78,8 +83,14 @@ class Scores:
         return None if bool(value.isnan()) else float(value)
 
     def by_horizon(self, name: str) -> tuple[float, ...]:
-        """Mean of a measure by horizon; NaN where it is never defined."""
+        """Mean of a world's measure by horizon; NaN where it is never defined."""
         return tuple(self.all(name).float().nanmean(dim=0).tolist())
+
+    def every_horizon(self) -> dict[str, tuple[float, ...]]:
+        """Every measure of frames by horizon: what was measured alone, NaN at frames where it never is defined."""
+        ssim = self.ssim()
+        found = {"psnr": self.psnr(), "mse": self._mse.values()} | ({} if ssim is None else {"ssim": ssim})
+        return found | {name: self.by_horizon(name) for name in JUDGED if name in self.measures}
 
     def all(self, name: str) -> Tensor:
         """Every value of a measure, clips first; empty where nothing judged the clips."""

@@ -1,7 +1,7 @@
 """Measures whether actions drive what a generator makes: the family of `metrics.action_fidelity` on a few clips."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.metrics.action_fidelity import ActionGap, ActionSweep, Recovery, frame_error
 from wm_lightning.metrics.inverse_dynamics import Reader
 from wm_lightning.metrics.motion import MotionModel
+from wm_lightning.modules.expected_motion import Expected, Future, future_of, learned, simulated
 from wm_lightning.modules.inverse_dynamics import update_recovery
 from wm_lightning.worlds.world import motion_measure
 
@@ -21,8 +22,6 @@ from wm_lightning.worlds.world import motion_measure
 Generate = Callable[[Clip], Pixels]
 # A gap of fewer standard errors than this is none (for eight clips and more: about one in twenty at most).
 SURE = 2.0
-# Where actions explain less of real motion than this, what a ridge regression expects of a probe is chance.
-EXPLAINED = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class Ruler:
     model: MotionModel
     neutral: Float[Tensor, "a"] | None
     probes: Mapping[str, Float[Tensor, "a"]]
+    future: Future | None = None
 
     @classmethod
     def of(cls, data: ClipDataModule, probes: Probes, *, clips: int, frames: int) -> "Ruler":
@@ -74,7 +74,14 @@ class Ruler:
             moved.append(motion(clip.video)[:, 1:][given])
             actions.append(clip.condition.actions[:, 1:frames][given])
         model = MotionModel.fit(torch.cat(actions), torch.cat(moved), ridge=1e-4)
-        return cls(name, motion, model, neutral, vectors)
+        return cls(name, motion, model, neutral, vectors, future_of(data))
+
+    def expect(self, clip: Clip, context: int, frames: int) -> Expected:
+        """The motion to expect of every probe over `frames` frames after the given ones of these clips."""
+        found, drives = None, (self.neutral, self.probes)
+        if self.future is not None and clip.truth:
+            found = simulated(self.future, self.motion, clip, context, frames, *drives)
+        return found or learned(self.model, len(clip), frames, *drives)
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,12 @@ class Fidelity:
 
 def measure_fidelity(
     generate: Generate, clip: Clip, *, context: int, ruler: Ruler, sweep_clips: int, sweep_frames: int,
-    reader: Reader | None,
+    reader: Reader | None, expected: Expected | None = None,
 ) -> Fidelity:  # fmt: skip
-    """Drives the clips by their own and by one another's actions, and the first of them by constant ones."""
+    """Drives the clips by their own and by one another's actions, and the first of them by constant ones.
+
+    `expected` is `ruler.expect` of these clips, where it is known already.
+    """
     horizon = clip.video.shape[1] - context
     shuffled = replace(clip, condition=replace(clip.condition, actions=clip.condition.actions.roll(1, dims=0)))
     video, other = generate(Clip.cat([clip, shuffled])).split(len(clip))
@@ -108,45 +118,59 @@ def measure_fidelity(
     if reader is not None and reader.readable:
         found, ceiling = (_recovery(reader, clip, made, context) for made in (video, clip.video))
         scalars["recovery"] = found.mean()
-        columns = [reader.trained.action_spec["names"][place] for place in reader.readable]
-        trained = {"network": reader.sha256, "columns": columns, "ceiling_validation": dict(reader.trained.ceiling)}
+        trained = {
+            "network": reader.sha256,
+            "columns": reader.readable,
+            "ceiling_validation": dict(reader.trained.ceiling),
+        }
         report["recovery"] = _read(found) | {"ceiling": _read(ceiling)} | trained
     if ruler.probes:
+        expected = expected or ruler.expect(clip, context, sweep_frames)
         some = clip[:sweep_clips].frames(0, context + sweep_frames)
-        swept, own = _sweep(generate, some, context, ruler)
+        swept, own = _sweep(generate, some, context, ruler, expected)
         scalars |= own
         report["sweep"] = swept
     return Fidelity(scalars, _plain(report))
 
 
-def _sweep(generate: Generate, clip: Clip, context: int, ruler: Ruler) -> tuple[dict[str, Any], dict[str, float]]:
-    drives = [*([] if ruler.neutral is None else [ruler.neutral]), *ruler.probes.values()]
-    videos = generate(Clip.cat([_driven(clip, action, context) for action in drives])).split(len(clip))
-    # The last given frame stays: the first generated one moved from there.
-    motions = [ruler.motion(video[:, context - 1 :])[:, 1:] for video in videos]
-    expected = ruler.model(torch.stack(drives))
-    if ruler.neutral is None:
-        still, at_rest = torch.zeros_like(motions[0]), torch.zeros_like(expected[0])
-    else:
-        still, at_rest, motions, expected = motions[0], expected[0], motions[1:], expected[1:]
-    wanted = expected - at_rest
-    told = ruler.model.r2 >= EXPLAINED
-    sweep = ActionSweep(probes=len(motions), horizon=still.shape[1], sync_on_compute=False)
-    for place, motion in enumerate(motions):
-        sweep.update(place, motion, still, wanted[place] if told else torch.zeros_like(wanted[place]))
+def _sweep(
+    generate: Generate, clip: Clip, context: int, ruler: Ruler, expected: Expected
+) -> tuple[dict[str, Any], dict[str, float]]:
+    seen, rests = expected.seen, [] if ruler.neutral is None else [ruler.neutral]
+    motions = _motions(generate, clip, context, ruler, [*rests, *(ruler.probes[name] for name in seen)])
+    frames = clip.video.shape[1] - context
+    still = motions.pop(0) if rests else torch.zeros(len(clip), frames, 2)
+    sweep = ActionSweep(probes=len(seen), horizon=frames, sync_on_compute=False)
+    for place, (name, motion) in enumerate(zip(seen, motions, strict=True)):
+        sweep.update(place, motion, still, expected.moves[name][: len(clip)])
     scalars = {"sweep_gain": sweep.gain(), "sweep_sign": sweep.sign()}
-    by_probe = zip(ruler.probes, sweep.by_probe(), wanted.tolist(), strict=True)
+    found = dict(zip(seen, sweep.by_probe(), strict=True))
+    unseen = {"gain": None, "sign": None, "motion": None}
     report = {
-        "measure": ruler.name, "clips": len(clip), "real_r2": ruler.model.r2, "real_kept": ruler.model.kept,
-        "real_motion": ruler.model.size, "gain": _listed(sweep.compute()),
-        "probes": {name: found | {"expected": motion} for name, found, motion in by_probe},
+        "measure": ruler.name, "clips": len(clip), "expected_from": expected.source, "real_r2": ruler.model.r2,
+        "real_kept": ruler.model.kept, "real_motion": ruler.model.size, "gain": _listed(sweep.compute()),
+        "probes": {
+            name: {**found.get(name, unseen), "seen": name in found, "expected": mean.tolist()}
+            for name, mean in expected.means.items()
+        },
     }  # fmt: skip
-    if ruler.neutral is not None:
+    if rests:
         sweep.update_neutral(still)
         stillness = sweep.stillness()
         scalars["null_motion"] = float(stillness.mean())
-        report |= {"null_motion": _listed(stillness), "null_motion_expected": float(at_rest.norm())}
+        report |= {"null_motion": _listed(stillness), "null_motion_expected": expected.rest}
     return report, scalars
+
+
+def _motions(
+    generate: Generate, clip: Clip, context: int, ruler: Ruler, drives: Sequence[Float[Tensor, "a"]]
+) -> list[Float[Tensor, "b f 2"]]:
+    """The motion of generated frames, for every constant action."""
+    if not drives:
+        return []
+    videos = generate(Clip.cat([_driven(clip, action, context) for action in drives])).split(len(clip))
+    # The last given frame stays: the first generated one moved from there.
+    return [ruler.motion(video[:, context - 1 :])[:, 1:] for video in videos]
 
 
 def _driven(clip: Clip, action: Float[Tensor, "a"], context: int) -> Clip:
@@ -158,7 +182,7 @@ def _driven(clip: Clip, action: Float[Tensor, "a"], context: int) -> Clip:
 
 def _recovery(reader: Reader, clip: Clip, video: Pixels, context: int) -> Recovery:
     recovery = Recovery(horizon=video.shape[1] - context, columns=len(reader.readable), sync_on_compute=False)
-    update_recovery(recovery, reader.network, clip, video, context, reader.readable)
+    update_recovery(recovery, reader.network, clip, video, context, reader.matrix)
     return recovery
 
 

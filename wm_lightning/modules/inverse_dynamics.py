@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,12 +17,15 @@ from wm_lightning.networks.inverse_dynamics import InverseDynamics
 class InverseDynamicsModule(LightningModule):
     """Squared error of standardised actions; validation gives R2, the ceiling of any generated video."""
 
-    def __init__(self, *, network: InverseDynamics, optimizer: Callable[[Any], Optimizer], horizon: int) -> None:
-        """`horizon` frames follow the first of every validation clip."""
+    def __init__(
+        self, *, network: InverseDynamics, optimizer: Callable[[Any], Optimizer], names: Sequence[str], horizon: int
+    ) -> None:
+        """`names` are those of action columns; `horizon` frames follow the first of every validation clip."""
         super().__init__()
         self.network, self.make_optimizer = network, optimizer
-        self.columns = list(range(len(network.mean)))
-        self.recovery = Recovery(horizon=horizon, columns=len(self.columns))
+        self.readings, self.matrix = network.readings(names)
+        self.recovery = Recovery(horizon=horizon, columns=len(self.readings))
+        self.clips = 0
 
     def training_step(self, clip: Clip, batch_idx: int) -> Tensor:
         """Mean squared error over the frames that an action produced."""
@@ -34,13 +38,18 @@ class InverseDynamicsModule(LightningModule):
 
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """Adds the clips to the ceiling."""
-        update_recovery(self.recovery, self.network, clip, clip.video, 1, self.columns)
+        update_recovery(self.recovery, self.network, clip, clip.video, 1, self.matrix)
+        self.clips += len(clip)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs R2 over all validation clips, and keeps it by column."""
+        """Logs R2 over all validation clips, and keeps it by what is read."""
         self.log("val/recovery", self.recovery.mean(), prog_bar=True)
-        self.ceiling = self.recovery.by_column().tolist()
+        self.ceiling = dict(zip(self.readings, self.recovery.by_column().tolist(), strict=True))
         self.recovery.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Counts the clips anew."""
+        self.clips = 0
 
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer(self.network.parameters())
@@ -48,10 +57,14 @@ class InverseDynamicsModule(LightningModule):
 
 @torch.no_grad()
 def update_recovery(
-    recovery: Recovery, network: InverseDynamics, clip: Clip, video: Tensor, context: int, columns: Sequence[int]
-) -> None:
-    """Adds what the network reads off `video` (`b f c h w`, uint8) to the recovery of the clip's action columns."""
-    condition, chosen = clip.condition, list(columns)
+    recovery: Recovery, network: InverseDynamics, clip: Clip, video: Tensor, context: int,
+    matrix: Float[Tensor, "a q"],
+) -> None:  # fmt: skip
+    """Adds what the network reads off `video` (`b f c h w`, uint8) to the recovery of the clip's actions.
+
+    `matrix` makes of standardised columns what is read, see `InverseDynamics.readings`.
+    """
+    condition, matrix = clip.condition, matrix.to(video.device)
     given = (condition.state == ActionState.GIVEN)[:, context : video.shape[1]]
     wanted = network.standardised(condition.actions[:, : video.shape[1]])
-    recovery.update(network(video)[:, context:, chosen], wanted[:, context:, chosen], given)
+    recovery.update((network(video) @ matrix)[:, context:], (wanted @ matrix)[:, context:], given)

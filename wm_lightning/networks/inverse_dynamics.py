@@ -1,11 +1,16 @@
 """Which action led from one frame to the next, read off the two pictures."""
 
+import re
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 Video = UInt8[Tensor, "b f c h w"]
+BIN = re.compile(r"(?P<what>.+)_(?P<value>-?\d+)")  # the name of a column that says of one value whether it was it
+FEWEST_BINS = 3
 
 
 class InverseDynamics(nn.Module):
@@ -52,3 +57,26 @@ class InverseDynamics(nn.Module):
     def standardised(self, actions: Float[Tensor, "b f a"]) -> Float[Tensor, "b f a"]:
         """Actions in the unit of predictions; 0 in columns that never vary."""
         return torch.where(self.scale > 0, (actions - self.mean) / self.scale.clamp_min(1e-12), 0.0)
+
+    def readings(self, names: Sequence[str]) -> tuple[list[str], Float[Tensor, "a q"]]:
+        """What can be read: every column, and the quantities that columns are bins of; with the sums that make them.
+
+        Columns `mouse_x_-30`, `mouse_x_0`, `mouse_x_30` are a one-hot of the quantity `mouse_x`. Which of two
+        neighbours it was often cannot be told from pictures, while the amount can. Squared error makes the network give
+        a bin's probability, so its sum of values times probabilities is the mean to expect. Every column of the matrix
+        turns standardised actions into a standardised quantity (0 where it never varies).
+        """
+        bins: dict[str, list[tuple[int, float]]] = {}
+        for place, name in enumerate(names):
+            if found := BIN.fullmatch(name):
+                bins.setdefault(found["what"], []).append((place, float(found["value"])))
+        bins = {what: members for what, members in bins.items() if len(members) >= FEWEST_BINS}
+        matrix = torch.zeros(len(names), len(names) + len(bins), device=self.mean.device)
+        matrix[:, : len(names)] = torch.eye(len(names))
+        for place, members in enumerate(bins.values(), start=len(names)):
+            rows, values = torch.tensor([row for row, _ in members]), torch.tensor([value for _, value in members])
+            share = self.mean.cpu()[rows]
+            spread = (share @ values.square() - (share @ values).square()).clamp_min(0).sqrt()
+            weight = self.scale.cpu()[rows] * values / spread.clamp_min(1e-12)
+            matrix[rows, place] = weight.to(matrix)
+        return [*names, *bins], matrix

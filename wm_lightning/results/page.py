@@ -9,7 +9,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from wm_lightning.results.configs import axis_of, config_of, differences
-from wm_lightning.results.plots import over_axis, over_steps
+from wm_lightning.results.plots import over_axis, over_horizon, over_steps
 from wm_lightning.results.protocols import Scored, protocol_plot, protocol_table
 from wm_lightning.results.report import Recipe, chosen_columns, compared, table
 from wm_lightning.results.seeds import Group
@@ -52,6 +52,7 @@ def page(
         if not recipe.compare:
             plot = over_steps(group, chosen_columns(group, recipe.columns))
             parts += [_marked(table(group, recipe)), plot or ""]
+        parts.append(_by_frame(group))
         parts.append(_films(group, settings.gif_mib))
     for together in scored:
         parts += [_marked(protocol_table(together)), protocol_plot(together)]
@@ -67,6 +68,13 @@ def page(
 def _marked(text: str) -> str:
     # No raw HTML: names in results are anybody's.
     return MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+
+
+def _by_frame(group: Group) -> str:
+    """Every measure by generated frame, where the results have that."""
+    plot = over_horizon(group)
+    said = f"{group.first.name}, by generated frame (0: the first after the given ones)"
+    return f"<figure>{plot}<figcaption>{escape(said)}</figcaption></figure>" if plot else ""
 
 
 def _films(group: Group, most_mib: float) -> str:

@@ -16,9 +16,11 @@ from wm_lightning.results.configs import Axis
 from wm_lightning.results.curves import PALETTE
 from wm_lightning.results.results import Row
 from wm_lightning.results.seeds import Group
-from wm_lightning.results.table import Column, heads
+from wm_lightning.results.table import QUALITY, Column, heads
 
 MARKERS = {"teacher": "o", "control": "s", "student": "D", "baseline": "^"}
+BY_FRAME = (*QUALITY, Column("mse", "MSE", ".4f"))
+MOST_TICKS = 13  # of an axis of numbers; of more, every second or third has one
 
 
 @dataclass
@@ -39,6 +41,27 @@ def over_steps(group: Group, columns: Sequence[Column]) -> str | None:
             line = lines.setdefault(f"{name}, cache {cache}", Line(f"{name}, cache {cache}", rows[0].role))
             line.rows[float(rows[0].steps)] = rows
     return drawn(list(lines.values()), columns, Axis("denoising steps", ())) if lines else None
+
+
+def over_horizon(group: Group) -> str | None:
+    """Every measure of frames by generated frame, as SVG: the network made, the best teacher and the baselines.
+
+    None where the results do not say, as old ones.
+    """
+    use, teachers, lines = group.first.deployed, 0, []
+    for rows in group.rows():
+        first = rows[0]
+        teachers += first.role == "teacher"
+        own = use is not None and (first.role, first.steps, first.cache_commit) == (use.role, use.steps, use.commit)
+        best = first.role == "teacher" and teachers == 1
+        if first.by_horizon and (own or best or first.role == "baseline"):
+            name, steps, _ = heads(first)
+            frames = max(map(len, first.by_horizon.values()))
+            places: dict[float, Sequence[Row]] = {
+                float(place): [row.at(place) for row in rows] for place in range(frames)
+            }
+            lines.append(Line(f"{name}, {steps} steps" if steps else name, first.role, places))
+    return drawn(lines, BY_FRAME, Axis("generated frame", ())) if lines else None
 
 
 def over_axis(found: Sequence[Group], columns: Sequence[Column], axis: Axis) -> str:
@@ -111,7 +134,8 @@ def _ticks(axes: Axes, lines: Sequence[Line], axis: Axis) -> None:
         label = lambda value, _: str(names.get(round(value), ""))  # noqa: E731
     elif places[0] > 0 and places[-1] > 4 * places[0]:
         axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(places))
+    shown = places[:: math.ceil(len(places) / MOST_TICKS)] if _ordered(axis) else places
+    axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(label))
     if not _ordered(axis):

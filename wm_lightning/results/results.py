@@ -31,6 +31,10 @@ MEASURED = (
 )
 
 
+# What tells one generator from another.
+HEAD = ("role", "name", "steps", "cached", "cache_commit")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One generator of video and what was measured of it.
@@ -39,8 +43,9 @@ class Row:
     `distance_low` and `distance_high` bound the excess (distance minus floor, 95 %); `nfe` forwards per
     chunk, the commit included; `fps_b1`, `fps_b16` generated frames per second at batch 1 and 16 with a full
     window, summed over the batch; `first_frame_latency` in seconds; `peak_memory` in MiB; `drift` one value per
-    generated frame (`Results.drift_of` says of what); `extra` further numbers by name. `reasons` says by column why
-    a number is None. A number that is not finite is stored as None with a reason.
+    generated frame (`Results.drift_of` says of what); `by_horizon` the same of every measure of frames by its name,
+    `mse` of pixels in [0, 1] among them (empty in results older than it); `extra` further numbers by name. `reasons`
+    says by column why a number is None. A number that is not finite is stored as None with a reason.
     """
 
     role: str
@@ -63,6 +68,7 @@ class Row:
     first_frame_latency: Number | None = None
     peak_memory: Number | None = None
     drift: tuple[Number | None, ...] = ()
+    by_horizon: Mapping[str, tuple[Number | None, ...]] = field(default_factory=dict)
     extra: Mapping[str, Number | None] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,6 +88,8 @@ class Row:
             if value is None:
                 reasons.setdefault(name, "undefined on these clips")
         object.__setattr__(self, "drift", tuple(_finite(value) for value in self.drift))
+        by_horizon = {name: tuple(map(_finite, values)) for name, values in self.by_horizon.items()}
+        object.__setattr__(self, "by_horizon", by_horizon)
         object.__setattr__(self, "extra", extra)
         object.__setattr__(self, "reasons", reasons)
 
@@ -97,6 +105,14 @@ class Row:
         if name == "excess":
             return self.excess
         return getattr(self, name) if name in MEASURED else self.extra.get(name)
+
+    def at(self, place: int) -> "Row":
+        """The row as of one generated frame alone: what `by_horizon` has of it, and no other number."""
+        values = {name: frames[place] for name, frames in self.by_horizon.items() if place < len(frames)}
+        known = {name: value for name, value in values.items() if name in MEASURED}
+        others = {name: value for name, value in values.items() if name not in MEASURED}
+        shown: dict[str, Any] = {name: getattr(self, name) for name in HEAD} | known
+        return Row(**shown, extra=others)
 
     def why(self, name: str) -> str | None:
         """The reason why a column is null; None where it is not."""
@@ -173,7 +189,7 @@ class Results:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or not isinstance(values.get("rows"), list):
             raise ValueError(f"{path} holds no results (an object with a list `rows`): give a run's results.json")
-        rows = tuple(_build(Row, {**row, "drift": tuple(row.get("drift", ()))}, path) for row in values["rows"])
+        rows = tuple(_build(Row, {**row, **_lists(row)}, path) for row in values["rows"])
         use = values.get("deployed")
         return _build(cls, {**values, "rows": rows, "deployed": use and _build(Use, use, path)}, path)
 
@@ -201,6 +217,11 @@ def _build(kind: type, values: Mapping[str, Any], path: Path) -> Any:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"{path}: {error}: written by another version") from error
+
+
+def _lists(row: Mapping[str, Any]) -> dict[str, Any]:
+    by_horizon = {name: tuple(frames) for name, frames in row.get("by_horizon", {}).items()}
+    return {"drift": tuple(row.get("drift", ())), "by_horizon": by_horizon}
 
 
 def _finite(value: Number | None) -> Number | None:

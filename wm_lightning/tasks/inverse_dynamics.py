@@ -40,14 +40,15 @@ class Train:
         network = InverseDynamics(actions=data.spec.dim, width=self.width)
         standardise(network, data)
         make = partial(torch.optim.AdamW, lr=self.lr, weight_decay=self.weight_decay)
-        module = InverseDynamicsModule(network=network, optimizer=make, horizon=data.val_frames - 1)
+        module = InverseDynamicsModule(
+            network=network, optimizer=make, names=data.spec.names, horizon=data.val_frames - 1
+        )
         settings = plain_node(config, "trainer") | {"val_check_interval": None, "check_val_every_n_epoch": 1}
         trainer: Trainer = instantiate({**settings, "_partial_": True}, _convert_="all")(
             logger=False, enable_checkpointing=False
         )
         trainer.fit(module, datamodule=data)
-        names = zip(data.spec.names, module.ceiling, strict=True)
-        ceiling = {name: round(value, 4) for name, value in names if math.isfinite(value)}
+        ceiling = {name: round(value, 4) for name, value in module.ceiling.items() if math.isfinite(value)}
         trained = Trained(
             data=data.name, frame_shape=data.frame_shape, action_spec=data.spec.to_dict(),
             action_shift=data.action_shift, width=self.width, iterations=self.iterations, ceiling=ceiling,
@@ -57,7 +58,13 @@ class Train:
         found = save_reader(path, network, trained)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
         log.info("R2 on real validation clips (1: the action is told from the pictures): %s", shown)
-        log.info("Columns of %.1f and more count in val/recovery", READABLE)
+        log.info("What has %.1f and more counts in val/recovery", READABLE)
+        if not any(value >= READABLE for value in ceiling.values()):
+            log.warning(
+                "Nothing can be read off real clips of these data: the ceiling is %.3f at most, on %d clips, so this "
+                "network gives no val/recovery. Give it more clips, larger frames or task.iterations",
+                max(ceiling.values(), default=math.nan), module.clips,
+            )  # fmt: skip
         log.info(
             "Written: %s. Name it with callbacks.action_fidelity.inverse_dynamics="
             "'{_target_: wm_lightning.metrics.pinned.Pinned, path: %s, sha256: %s}'", path, path, found,

@@ -175,7 +175,7 @@ def _quality_values(
         names = ("distance", "distance_floor", "distance_low", "distance_high")
         reasons |= dict.fromkeys(names, distance.reason)
     drift = scores.by_horizon("action_error") if values["action_error"] is not None else scores.psnr()
-    return {**values, "drift": drift, "extra": judged.extra}
+    return {**values, "drift": drift, "by_horizon": scores.every_horizon(), "extra": judged.extra}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -90,7 +90,8 @@ class Ladder:
         scores = self.scores(clip)
         scores.add(video, clip.video, [str(index) for index in clip.index.tolist()], truth)
         found = {name: entry["mean"] for name, entry in scores.measured(draws=0, seed=self.seed).items()}
-        kernels = scores.kernel_distances(real, minimum=self.minimum, draws=2, seed=self.seed)
+        homes = [str(place) for place in range(len(next(iter(real.values()))))]  # no interval is asked for
+        kernels = scores.kernel_distances(real, homes, minimum=self.minimum, draws=2, seed=self.seed)
         found |= {entry["name"]: entry["value"] for entry in scores.distances(draws=0, seed=self.seed) + kernels}
         if data.world is not None:
             error = data.world.measure(video, clip, 1).action_error.nanmean()
@@ -100,7 +101,7 @@ class Ladder:
             and (reader := load_reader(self.weights.inverse_dynamics)).readable
         ):
             recovery = Recovery(horizon=self.frames - 1, columns=len(reader.readable))
-            update_recovery(recovery, reader.network, clip, video, 1, reader.readable)
+            update_recovery(recovery, reader.network, clip, video, 1, reader.matrix)
             found["recovery"] = recovery.mean()
         return found
 

@@ -50,8 +50,8 @@ class Protocol:
     what else it did, `departures` what this suite does otherwise; both go into the result. `scale_clips` training clips
     set the scale of kernel distances. `index` names a list of
     clips to use instead of making one: an eval_index.json, or NWM's .pkl. `seed` is that of list, noise and bootstrap.
-    The first `action_clips` clips are also driven by one another's and by constant actions, as
-    `callbacks.action_fidelity` says.
+    `stride` is what `data.stride` must be (1 where data have none). The first `action_clips` clips are also driven by
+    one another's and by constant actions, as `callbacks.action_fidelity` says.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Protocol:
     clips: int
     context: int
     horizon: int
+    stride: int
     image_frames: Sequence[int] | None
     first_scored: int
     video_frames: Sequence[int] | None
@@ -104,6 +105,11 @@ class Protocol:
         module = type(data).__name__.removesuffix("DataModule").lower()
         if module not in self.data:
             raise ValueError(f"protocol={self.name} is for data={' or '.join(self.data)}, this run has {module}")
+        if (stride := getattr(data, "stride", 1)) != self.stride:
+            raise ValueError(
+                f"protocol={self.name} is for data.stride={self.stride}, this run has {stride}; set it, and take a "
+                f"model that was trained so"
+            )
 
     def choose(self, data: ClipDataModule) -> tuple[list[Entry], list[str]]:
         """The clips, and in words what the data do not allow of what the protocol asks."""
@@ -165,10 +171,11 @@ class Protocol:
                     worlds.setdefault(name, []).append(values)
                 progress.advance(task, len(clip))
         real = scores["model"].features_of(self.real(data, frames, len(entries)))
+        homes = data.episodes("train", len(entries) + self.scale_clips, frames)
         found = {}
         for name, own in scores.items():
             distances = own.distances(draws=self.draws, seed=self.seed)
-            distances += own.kernel_distances(real, minimum=self.minimum, draws=self.draws, seed=self.seed)
+            distances += own.kernel_distances(real, homes, minimum=self.minimum, draws=self.draws, seed=self.seed)
             found[name] = {"frames": own.measured(draws=self.draws, seed=self.seed), "distances": distances}
         judged = {name: _listed(torch.cat(values).nanmean(0)) for name, values in worlds.items()}
         return {"frames_scored": list(asked.image_frames), "video_frames": asked.video_frames, **found,
@@ -240,7 +247,7 @@ class Protocol:
             "clips": len(entries), "clips_asked": self.clips, "index": index_hash(entries), "context": self.context,
             "frames": entries[0].length, "resized": sizes, "weighting": "every clip once",
             "episodes": len({entry.episode for entry in entries}),
-            "intervals": "95 %, by bootstrap over whole episodes; kd_NAME: over clips",
+            "intervals": "95 %, by bootstrap over whole episodes",
             "seed": self.seed, "draws": self.draws, "paper": dict(self.paper), "departures": list(departures),
             "comparable_with_the_paper": not departures,
         }  # fmt: skip
@@ -250,6 +257,9 @@ class Protocol:
         path = folder / f"protocol_{self.name}{'_simulated' if data.simulated else ''}.json"
         write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
         show(result, Console())
+        for entry in result["model"]["distances"]:
+            if entry["note"] is not None:
+                log.warning("%s: %s", entry["name"], entry["note"])
         for departure in result["departures"]:
             log.warning("Not the paper's number: %s", departure)
         log.info("Written: %s and eval_index.json", path)

@@ -38,6 +38,7 @@ class MazeWorld:
 
     name = "maze"
     spec = SPEC
+    chance: tuple[int, ...] = ()
 
     def __init__(
         self, *, seed: int, length: int, episodes: Mapping[str, int], height: int, width: int, cells: int,

@@ -65,6 +65,7 @@ class PusherWorld:
     """
 
     name = "pusher"
+    chance: tuple[int, ...] = (2,)
 
     def __init__(
         self,

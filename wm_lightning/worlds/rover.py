@@ -52,6 +52,7 @@ class RoverWorld:
 
     name = "rover"
     spec = SPEC
+    chance: tuple[int, ...] = (2,)
 
     def __init__(
         self, *, seed: int, length: int, episodes: Mapping[str, int], height: int, width: int, posts: int, roll: float

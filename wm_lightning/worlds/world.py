@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from wm_lightning.clip import ActionSpec, Clip, Pixels
@@ -75,6 +76,24 @@ class Moves(Protocol):
 
         In picture widths, or in the world's own unit where its docstring names one.
         """
+        ...
+
+
+@runtime_checkable
+class Branches(Protocol):
+    """A world that goes on from a saved frame under other actions."""
+
+    # Axes of what no action explains, of every frame of every clip; zeros leave it out.
+    chance: tuple[int, ...]
+
+    def branch(
+        self,
+        state: Mapping[str, Shaped[np.ndarray, "n ..."]],
+        actions: Float[np.ndarray, "n f a"],
+        chance: Float[np.ndarray, "n f ..."],
+        /,
+    ) -> tuple[UInt8[np.ndarray, "n f1 h w 3"], Any]:
+        """Pictures from the saved frame on, that one included, and the hidden state that goes with them."""
         ...
 
 

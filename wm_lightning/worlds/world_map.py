@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.data.formats.world_map import MOVES, Layout, Walks, palette_hash, write_world_map
 from wm_lightning.randomness import generator
 from wm_lightning.worlds.world import Measures
+from wm_lightning.worlds.world_map_branch import branch
 
 VERSION = 1  # part of the cache's key: raise it when the same settings give other maps or walks
 TILE = 4
@@ -67,6 +68,7 @@ class WorldMap:
     """
 
     name = "worldmap"
+    chance: tuple[int, ...] = (0,)  # moves alone decide
 
     def __init__(
         self,
@@ -160,6 +162,20 @@ class WorldMap:
     def compare(self, generated: Measures, true: Measures) -> dict[str, float]:
         """How far the terrains newly shown are from the true ones, over all clips."""
         return {"terrain_distance": terrain_distance(generated, true)}
+
+    def branch(
+        self,
+        state: Mapping[str, Shaped[np.ndarray, "n ..."]],
+        actions: Float[np.ndarray, "n f 5"],
+        chance: Float[np.ndarray, "n f 0"],
+    ) -> tuple[UInt8[np.ndarray, "n f1 h w 3"], Mapping[str, Shaped[np.ndarray, "n f1 ..."]]]:
+        """What follows from one saved frame of `n` walks under these actions: pictures and state from it on.
+
+        `state` holds that frame's `map` and `position`, as `WorldMapReader` gives them; the maps are drawn again.
+        """
+        grids = np.stack([self.grid(index) for index in state["map"].tolist()])
+        video, places = branch(grids, state["position"], actions.argmax(-1), self.layout.view, TEXTURES)
+        return video, {"position": places, "map": np.repeat(state["map"][:, None], places.shape[1], axis=1)}
 
     def motion(self, video: Pixels) -> Float[Tensor, "b f 2"]:
         """The move of the view since the frame before, in tiles (column, row), that explains most tiles best."""

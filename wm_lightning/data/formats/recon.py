@@ -45,6 +45,12 @@ class Poses(Protocol):
     yaw: Float[np.ndarray, "f"]
 
 
+def spec_of(stride: int) -> ActionSpec:
+    """The columns of motions over `stride` frames: the same unit, and bounds that are as many times as far apart."""
+    low, high = normalised(stride * LOW * SPACING), normalised(stride * HIGH * SPACING)
+    return ActionSpec(COLUMNS, (*low.tolist(), -np.pi), (*high.tolist(), np.pi))
+
+
 def planar_actions(position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f"]) -> Float32[np.ndarray, "f 3"]:
     """The motion from every frame to the next, in its own frame and normalised; standing still at the end."""
     turned, yaw = np.zeros((len(yaw), 2)), np.unwrap(yaw)
@@ -55,12 +61,12 @@ def planar_actions(position: Float[np.ndarray, "f 2"], yaw: Float[np.ndarray, "f
     return np.column_stack([normalised(turned), wrapped(turn)]).astype(np.float32)
 
 
-def normalised(metres: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, "f 2"]:
+def normalised(metres: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "... 2"]:
     """Metres to waypoint spacings to [-1, 1]. Standing still is not 0: the range is not symmetric."""
     return 2 * (metres / SPACING - LOW) / (HIGH - LOW) - 1
 
 
-def metres_of(actions: Float[np.ndarray, "f 2"]) -> Float[np.ndarray, "f 2"]:
+def metres_of(actions: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "... 2"]:
     """Inverse of `normalised`."""
     return ((actions + 1) / 2 * (HIGH - LOW) + LOW) * SPACING
 

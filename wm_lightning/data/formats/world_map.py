@@ -156,12 +156,14 @@ class WorldMapReader:
         return self.walks.actions.shape[1]
 
     def read(self, episode: int, start: int, stop: int) -> Episode:
-        """Frames start..stop-1 of a walk; truth holds the view's `position` (tile row, column)."""
+        """Frames start..stop-1 of a walk; truth holds its `map` and the view's `position` (tile row, column)."""
         position = self.positions[episode, start:stop]
         video = self._view(int(self.walks.map[episode]))[position[:, 0], position[:, 1]]
         stored = np.eye(len(MOVES), dtype=np.float32)[self.walks.actions[episode]]
         produced = produced_actions(stored, start, stop, self.action_shift)
-        return Episode(video, produced.actions, produced.state, {"position": position.astype(np.int64)})
+        walked = np.full(stop - start, self.walks.map[episode], np.int64)
+        truth = {"position": position.astype(np.int64), "map": walked}
+        return Episode(video, produced.actions, produced.state, truth)
 
     def __getstate__(self) -> dict[str, Any]:
         # Decoded maps are cheap to make again and dear to send to a worker.
