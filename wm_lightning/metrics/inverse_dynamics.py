@@ -54,6 +54,9 @@ class Trained:
         pairs = {
             "frames": (tuple(self.frame_shape), tuple(data.frame_shape)),
             "action columns": (list(self.action_spec["names"]), list(data.spec.names)),
+            "action bounds": tuple(
+                [list(spec["low"]), list(spec["high"])] for spec in (self.action_spec, data.spec.to_dict())
+            ),
             "action shift": (self.action_shift, data.action_shift),
         }
         return [f"{what} {ours}, not {theirs}" for what, (ours, theirs) in pairs.items() if ours != theirs]
