@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from wm_lightning.clip import ActionSpec, Clip, Pixels
@@ -158,7 +158,7 @@ def measure_control(
     truth = ruler.future if expected.source == "simulator" else None
     shown: list[Shown] = []
 
-    def driven_by(one: Variant) -> tuple[Pixels, Motion]:
+    def driven_by(one: Variant) -> tuple[Pixels, Float[Tensor, "b made 2"]]:
         video = generate(driven(clip, one.drive, context), one.draw)
         future = None if truth is None else _continued(truth(clip[:1], context, one.drive, frames), clip, context)
         shown.append(Shown(one.name, video[:1], future))
@@ -179,7 +179,7 @@ def measure_control(
     return Control(expected.source, found, rested, size, expected.rest, shown)
 
 
-def _continued(future: Pixels, clip: Clip, context: int) -> Pixels:
+def _continued(future: Pixels, clip: Clip, context: int) -> UInt8[Tensor, "b whole c h w"]:
     """The given frames of the first clip, and its future after the last of them."""
     return torch.cat([clip.video[:1, :context], future[:, 1:]], dim=1)
 

@@ -76,7 +76,7 @@ class Ruler:
         model = MotionModel.fit(torch.cat(actions), torch.cat(moved), ridge=1e-4)
         return cls(name, motion, model, neutral, vectors, future_of(data))
 
-    def generated(self, video: Pixels, context: int) -> Float[Tensor, "b f 2"]:
+    def generated(self, video: Pixels, context: int) -> Float[Tensor, "b made 2"]:
         """The motion of the frames after the given ones, the first of which moved from the last given one."""
         return self.motion(video[:, context - 1 :])[:, 1:]
 
