@@ -34,7 +34,8 @@ class RandomKeys:
         """The key of every frame that has one."""
         source = generator(seed, "random keys")
         pressed = (source.random(frames) < self.share).tolist()
-        keys = [self.keys[place] for place in source.integers(len(self.keys), size=frames).tolist()]
+        places: list[int] = source.integers(len(self.keys), size=frames).tolist()
+        keys = [self.keys[place] for place in places]
         return {frame: {keys[frame]: 1} for frame in range(frames) if pressed[frame]}
 
 
