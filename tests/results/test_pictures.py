@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wm_lightning.results.pictures import Film, draw_gif, draw_strips, write_mp4
+from wm_lightning.results.pictures import Film, draw_gif, draw_side_by_side, draw_strips, write_mp4
 
 GIF = {"context": 2, "clips": 3, "side": 48, "fps": 5.0, "caption": "simulated world map", "most_bytes": 1_500_000}
 STRIP = {"context": 2, "clips": 2, "columns": 4, "side": 48, "caption": "simulated world map"}
@@ -54,6 +54,28 @@ def test_gif_shows_every_film_at_every_frame_in_its_row(tmp_path):
                 assert len(place) == pytest.approx(3 * 48 * 48, rel=0.02)
                 tops.append(place[:, 0].min())
             assert tops == sorted(tops)
+
+
+def test_side_by_side_every_film_stands_under_its_label_in_gif_and_mp4(tmp_path):
+    shown = [Film(f"film {place}", film.video) for place, film in enumerate(films())]
+    draw_side_by_side(tmp_path / "r.gif", shown, context=2, side=48, columns=2, fps=5, caption="simulated world map")
+    with Image.open(tmp_path / "r.gif") as image, av.open(str(tmp_path / "r.mp4")) as container:
+        assert image.n_frames == 6 and image.info["loop"] == 0
+        pages = [page.to_ndarray(format="rgb24") for page in container.decode(video=0)]
+        assert len(pages) == 6 and all(
+            abs(a - b) <= 1 for a, b in zip(pages[0].shape[:2], image.size[::-1], strict=True)
+        )
+        for frame in range(6):
+            image.seek(frame)
+            corners, level = [], 120 + 20 * frame
+            for row in range(3):
+                colour = tuple(level if channel == row else 0 for channel in range(3))
+                place = find(np.asarray(image.convert("RGB")), colour)
+                assert len(place) == pytest.approx(48 * 48, rel=0.02), "one clip of each"
+                corners.append(tuple(place.min(0)))
+                y, x = place.mean(0).astype(int)
+                assert np.abs(pages[frame][y, x].astype(int) - colour).max() < 12
+            assert corners[0][0] == corners[1][0] < corners[2][0] and corners[0][1] == corners[2][1] < corners[1][1]
 
 
 def test_gif_drops_clips_before_it_grows_too_large(tmp_path):

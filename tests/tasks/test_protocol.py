@@ -29,7 +29,7 @@ from wm_lightning.tasks.protocol import Protocol, resized
 PROTOCOLS = {
     "vid2world_rt1": "rt1", "vid2world_csgo": "csgo", "vid2world_recon_time": "recon",
     "vid2world_recon_rollout": "recon", "nwm_time": "recon", "nwm_rollout": "recon",
-    "nwm_rollout_1fps": "recon", "worldgen": "worldmap",
+    "nwm_rollout_1fps": "recon", "worldgen": "worldmap", "vid2world_csgo_long": "csgo",
 }  # fmt: skip
 # Frames that are scored, of images and of clips, and clips, as the papers have them.
 PUBLISHED = {
@@ -37,7 +37,7 @@ PUBLISHED = {
     "vid2world_recon_time": ([19], [4, 20], 500), "vid2world_recon_rollout": ([7, 11, 19], [4, 20], 150),
     "nwm_time": ([7, 11, 19, 35, 67], None, 500), "nwm_rollout": ([7, 11, 19, 35, 67], [4, 68], 150),
     "nwm_rollout_1fps": ([4, 5, 7, 11, 19], [4, 20], 150),
-    "worldgen": ([1], [0, 2], 512),
+    "worldgen": ([1], [0, 2], 512), "vid2world_csgo_long": (list(range(9, 109)), [9, 109], 50),
 }  # fmt: skip
 
 
@@ -54,8 +54,17 @@ def test_a_protocol_is_composed_at_every_size_and_names_what_its_paper_scores(na
 
 def test_no_protocol_is_left_out() -> None:
     names = {path.stem for path in (CONFIG_DIR / "protocol").glob("[!_]*.yaml")}
-    assert names == {*PROTOCOLS, "degradation"}
+    assert names == {*PROTOCOLS, "degradation", "action_control"}
     check(compose(["task=evaluate", "protocol=degradation", "size=debug"]))
+
+
+def test_another_window_than_the_papers_and_longer_drives_are_told(trained: Path, tmp_path: Path) -> None:
+    words = ["protocol.horizon=8", "protocol.window=5", "protocol.action_frames=7", "protocol.action_clips=3"]
+    fewer = ["callbacks.action_fidelity.fit_clips=8", "rollout.window=6"]
+    evaluate(asked(trained, tmp_path, *words, *fewer))
+    found = written(tmp_path)
+    assert "the rollout remembers 6 frames, not 5" in found["departures"]
+    assert len(found["actions"]["gap"]["horizon"]) == len(found["actions"]["sweep"]["gain"]) == 7
 
 
 @pytest.fixture(scope="module")

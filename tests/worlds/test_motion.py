@@ -45,14 +45,15 @@ def test_data_without_a_world_are_measured_by_phase_correlation() -> None:
 CHANCE = {"worldmap": 0.0, "rt1": 0.042, "csgo": 0.25, "recon": 0.12}  # of one frame, as in the data
 
 
-def truth_of(data: ClipDataModule, name: str, context: int) -> Generate:
-    """The simulator as a generator: from the last given frame on, with chance of its own."""
+def truth_of(data: ClipDataModule, name: str, context: int, chance: float | None = None) -> Generate:
+    """The simulator as a generator: from the last given frame on; chance as in the data, or as given."""
+    size = CHANCE[name] if chance is None else chance
 
     def driven(clip: Clip) -> Pixels:
         actions = clip.condition.actions[:, context : clip.video.shape[1]].numpy()
         state = {key: values[:, context - 1].numpy() for key, values in clip.truth.items()}
         shape = (*actions.shape[:2], *data.world.chance)
-        video, _ = data.world.branch(state, actions, CHANCE[name] * np.random.default_rng(1).normal(size=shape))
+        video, _ = data.world.branch(state, actions, size * np.random.default_rng(1).normal(size=shape))
         flat = video.reshape(-1, *video.shape[2:])
         frames = (
             data.frame_cache.resize(flat) if isinstance(data, SourceDataModule) else np.moveaxis(flat, -1, 1).copy()

@@ -64,7 +64,7 @@ class MotionModel:
         size = float(motion.norm(dim=-1).mean())
         return cls(weight.float(), offset.float(), r2, size, float(kept.double().mean()))
 
-    def __call__(self, actions: Float[Tensor, "n a"]) -> Float[Tensor, "n 2"]:
+    def __call__(self, actions: Float[Tensor, "... a"]) -> Float[Tensor, "... 2"]:
         """The motion to expect of every action."""
         return actions @ self.weight + self.offset
 

@@ -23,8 +23,10 @@ from wm_lightning.worlds.world import Branches
 
 log = logging.getLogger(__name__)
 
-# (clips, given frames, action, generated frames) -> the last given frame and what the simulator makes of the action
-Future = Callable[[Clip, int, Float[Tensor, "a"], int], Pixels]
+# What drives generated frames: one action for all of them, or one for each ("f a").
+Drive = Float[Tensor, "... a"]
+# (clips, given frames, drive, generated frames) -> the last given frame and what the simulator makes of the drive
+Future = Callable[[Clip, int, Drive, int], Pixels]
 Motion = Callable[[Pixels], Float[Tensor, "b f 2"]]
 # Where actions explain less of real motion than this, what a ridge regression expects of a probe is chance.
 EXPLAINED = 0.05
@@ -72,9 +74,9 @@ def future_of(data: ClipDataModule) -> Future | None:
         return None
     resize = data.frame_cache.resize if isinstance(data, SourceDataModule) else _channels_first
 
-    def future(clip: Clip, context: int, action: Float[Tensor, "a"], frames: int) -> Pixels:
+    def future(clip: Clip, context: int, action: Drive, frames: int) -> Pixels:
         state = {name: values[:, context - 1].numpy() for name, values in clip.truth.items()}
-        actions = np.repeat(action.numpy()[None, None], len(clip), 0).repeat(frames, 1)
+        actions = action.expand(len(clip), frames, -1).contiguous().numpy()
         video, _ = world.branch(state, actions, np.zeros((len(clip), frames, *world.chance)))
         return torch.from_numpy(resize(video.reshape(-1, *video.shape[2:]))).unflatten(0, video.shape[:2])
 
@@ -87,7 +89,7 @@ def _channels_first(pictures: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray,
 
 def simulated(
     future: Future, motion: Motion, clip: Clip, context: int, frames: int,
-    neutral: Float[Tensor, "a"] | None, probes: Mapping[str, Float[Tensor, "a"]],
+    neutral: Float[Tensor, "a"] | None, probes: Mapping[str, Drive],
 ) -> Expected | None:  # fmt: skip
     """What the simulator shows; None, with a word in the log, where the clips are not its own."""
     first, found = clip.video[:, context - 1].float(), {}
@@ -104,10 +106,10 @@ def simulated(
 
 def learned(
     model: MotionModel, clips: int, frames: int, neutral: Float[Tensor, "a"] | None,
-    probes: Mapping[str, Float[Tensor, "a"]],
+    probes: Mapping[str, Drive],
 ) -> Expected:  # fmt: skip
-    """What the regression expects, the same for all clips and frames; nothing where it explains nothing."""
+    """What the regression expects, the same for all clips; nothing where it explains nothing."""
     rest = torch.zeros(2) if neutral is None else model(neutral[None])[0]
     told = float(model.r2 >= EXPLAINED)
-    moves = {name: told * (model(action[None])[0] - rest).expand(clips, frames, 2) for name, action in probes.items()}
+    moves = {name: told * (model(action) - rest).expand(clips, frames, 2) for name, action in probes.items()}
     return Expected(moves, None if neutral is None else float(rest.norm()), "regression")

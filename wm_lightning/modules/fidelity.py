@@ -14,7 +14,7 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.metrics.action_fidelity import ActionGap, ActionSweep, Recovery, frame_error
 from wm_lightning.metrics.inverse_dynamics import Reader
 from wm_lightning.metrics.motion import MotionModel
-from wm_lightning.modules.expected_motion import Expected, Future, future_of, learned, simulated
+from wm_lightning.modules.expected_motion import Drive, Expected, Future, future_of, learned, simulated
 from wm_lightning.modules.inverse_dynamics import update_recovery
 from wm_lightning.worlds.world import motion_measure
 
@@ -60,7 +60,7 @@ class Ruler:
     motion: Callable[[Pixels], Float[Tensor, "b f 2"]]
     model: MotionModel
     neutral: Float[Tensor, "a"] | None
-    probes: Mapping[str, Float[Tensor, "a"]]
+    probes: Mapping[str, Drive]
     future: Future | None = None
 
     @classmethod
@@ -75,6 +75,10 @@ class Ruler:
             actions.append(clip.condition.actions[:, 1:frames][given])
         model = MotionModel.fit(torch.cat(actions), torch.cat(moved), ridge=1e-4)
         return cls(name, motion, model, neutral, vectors, future_of(data))
+
+    def generated(self, video: Pixels, context: int) -> Float[Tensor, "b made 2"]:
+        """The motion of the frames after the given ones, the first of which moved from the last given one."""
+        return self.motion(video[:, context - 1 :])[:, 1:]
 
     def expect(self, clip: Clip, context: int, frames: int) -> Expected:
         """The motion to expect of every probe over `frames` frames after the given ones of these clips."""
@@ -163,18 +167,17 @@ def _sweep(
 
 
 def _motions(
-    generate: Generate, clip: Clip, context: int, ruler: Ruler, drives: Sequence[Float[Tensor, "a"]]
+    generate: Generate, clip: Clip, context: int, ruler: Ruler, drives: Sequence[Drive]
 ) -> list[Float[Tensor, "b f 2"]]:
     """The motion of generated frames, for every constant action."""
     if not drives:
         return []
-    videos = generate(Clip.cat([_driven(clip, action, context) for action in drives])).split(len(clip))
-    # The last given frame stays: the first generated one moved from there.
-    return [ruler.motion(video[:, context - 1 :])[:, 1:] for video in videos]
+    videos = generate(Clip.cat([driven(clip, action, context) for action in drives])).split(len(clip))
+    return [ruler.generated(video, context) for video in videos]
 
 
-def _driven(clip: Clip, action: Float[Tensor, "a"], context: int) -> Clip:
-    """The clip whose generated frames are all produced by one action."""
+def driven(clip: Clip, action: Drive, context: int) -> Clip:
+    """The clip whose generated frames are all produced by one action, or by those of their places."""
     actions = clip.condition.actions.clone()
     actions[:, context:] = action
     return replace(clip, condition=replace(clip.condition, actions=actions))

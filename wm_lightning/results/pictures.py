@@ -94,13 +94,60 @@ def draw_gif(
     tiles = _tiles(films, clips, side)
     hold = [round(1000 / fps)] * (tiles[0].shape[1] - 1) + [1200]
     for count in range(len(tiles[0]), 0, -1):
-        first, *rest = _one_palette(_pages(films, [film[:count] for film in tiles], context, caption))
-        content = BytesIO()
-        first.save(content, "GIF", save_all=True, append_images=rest, duration=hold, loop=0, optimize=False)
-        if content.tell() <= most_bytes:
+        content = _gif(_pages(films, [film[:count] for film in tiles], context, caption), hold)
+        if len(content) <= most_bytes:
             break
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.getvalue())
+    path.write_bytes(content)
+
+
+def draw_side_by_side(
+    path: Path, films: Sequence[Film], *, context: int, side: int, columns: int, fps: float | int, caption: str
+) -> None:
+    """Writes one video of the first clip of all films, each under its label, `columns` of them in a row.
+
+    A GIF that loops for ever at `path`, and the same as mp4 beside it.
+    """
+    tiles = [film[0] for film in _tiles(films, 1, side)]
+    pages = _cells([film.label for film in films], tiles, context, columns, caption)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_gif(pages, [round(1000 / fps)] * (len(pages) - 1) + [1200]))
+    _encode(path.with_suffix(".mp4"), np.stack([np.asarray(page) for page in pages]), fps)
+
+
+def _cells(
+    labels: Sequence[str], tiles: Sequence[np.ndarray], context: int, columns: int, caption: str
+) -> list[Image.Image]:
+    """One picture per frame: tiles `f h w 3` in rows of `columns`, each under its label."""
+    frames, height, width = tiles[0].shape[:3]
+    columns, head = min(columns, len(tiles)), 18
+    wide = max(width, *(round(_font(12).getlength(label)) for label in labels)) + GAP
+    across = max(2 * MARGIN + columns * wide - GAP, 320)
+    lines = _wrap(caption, across)
+    top = MARGIN + 17 * len(lines) + 28
+    size = (across, top + -(-len(tiles) // columns) * (height + head + GAP) + MARGIN)
+    pages = []
+    for frame in range(frames):
+        canvas = Image.new("RGB", size, PAPER)
+        draw = ImageDraw.Draw(canvas)
+        _caption(draw, lines)
+        _progress(draw, Grid(MARGIN, width, height, top), across, frame, frames, context)
+        for place, (label, tile) in enumerate(zip(labels, tiles, strict=True)):
+            x, y = MARGIN + place % columns * wide, top + head + place // columns * (height + head + GAP)
+            draw.text((x, y - 4), label, fill=INK, font=_font(12), anchor="ls")
+            canvas.paste(Image.fromarray(tile[frame]), (x, y))
+            if frame < context:
+                draw.rectangle((x - 2, y - 2, x + width + 1, y + height + 1), outline=GIVEN, width=2)
+        pages.append(canvas)
+    return pages
+
+
+def _gif(pages: Sequence[Image.Image], hold: Sequence[int]) -> bytes:
+    """A GIF that shows each page for so many milliseconds, and loops for ever."""
+    first, *rest = _one_palette(pages)
+    content = BytesIO()
+    first.save(content, "GIF", save_all=True, append_images=rest, duration=list(hold), loop=0, optimize=False)
+    return content.getvalue()
 
 
 def _pages(films: Sequence[Film], tiles: Sequence[np.ndarray], context: int, caption: str) -> list[Image.Image]:
@@ -116,18 +163,20 @@ def _pages(films: Sequence[Film], tiles: Sequence[np.ndarray], context: int, cap
         canvas = Image.new("RGB", size, PAPER)
         draw = ImageDraw.Draw(canvas)
         _caption(draw, lines)
-        given = frame < context
-        text = "given" if given else f"generated +{frame - context + 1}"
-        draw.text((grid.label, grid.top - 10), text, fill=FAINT if given else GENERATED, font=_font(12), anchor="ls")
-        _bar(draw, grid, across, frame, frames, context)
-        _paste(canvas, grid, films, [[film[clip, frame] for clip in range(count)] for film in tiles], [given] * count)
+        _progress(draw, grid, across, frame, frames, context)
+        given = [frame < context] * count
+        _paste(canvas, grid, films, [[film[clip, frame] for clip in range(count)] for film in tiles], given)
         pages.append(canvas)
     return pages
 
 
 def write_mp4(path: Path, video: UInt8[Tensor, "f c h w"], *, fps: float | int, side: int) -> None:
     """Writes one clip as H.264 mp4, small frames enlarged to about `side` pixels (even numbers, as H.264 asks)."""
-    pictures = _enlarge(_channels_last(video[None])[0], side)
+    _encode(path, _enlarge(_channels_last(video[None])[0], side), fps)
+
+
+def _encode(path: Path, pictures: UInt8[np.ndarray, "f h w 3"], fps: float | int) -> None:
+    """Writes H.264; a last odd row or column is left out."""
     height, width = (length - length % 2 for length in pictures.shape[1:3])
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), mode="w", format="mp4") as container:
@@ -183,8 +232,11 @@ def _caption(draw: ImageDraw.ImageDraw, lines: Sequence[str]) -> None:
         draw.text((MARGIN, MARGIN + 17 * number), line, fill=INK, font=_font(12))
 
 
-def _bar(draw: ImageDraw.ImageDraw, grid: Grid, right: int, frame: int, frames: int, context: int) -> None:
-    """A line above the tiles that fills as the clip goes on."""
+def _progress(draw: ImageDraw.ImageDraw, grid: Grid, right: int, frame: int, frames: int, context: int) -> None:
+    """Above the tiles, which frame it is, and a line that fills as the clip goes on."""
+    given = frame < context
+    text, colour = ("given", FAINT) if given else (f"generated +{frame - context + 1}", GENERATED)
+    draw.text((grid.label, grid.top - 10), text, fill=colour, font=_font(12), anchor="ls")
     left, right, y = grid.label, right - MARGIN, grid.top - 6
     draw.line((left, y, right, y), fill="#e6e6ea", width=2)
     at = left + (right - left) * (frame + 1) // frames

@@ -51,7 +51,8 @@ class Protocol:
     set the scale of kernel distances. `index` names a list of
     clips to use instead of making one: an eval_index.json, or NWM's .pkl. `seed` is that of list, noise and bootstrap.
     `stride` is what `data.stride` must be (1 where data have none). The first `action_clips` clips are also driven by
-    one another's and by constant actions, as `callbacks.action_fidelity` says.
+    one another's and by constant actions, as `callbacks.action_fidelity` says, but for `action_frames` generated frames
+    where that is given. `window` is the paper's of a rollout, in frames; null where it has none.
     """
 
     name: str
@@ -76,6 +77,8 @@ class Protocol:
     draws: int
     scale_clips: int
     action_clips: int
+    action_frames: int | None
+    window: int | None
     weights: Weights
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
@@ -83,6 +86,8 @@ class Protocol:
         data = build_data(config)
         self._check_data(data, config)
         entries, departures = self.choose(data)
+        if self.window not in (None, config.rollout.window):
+            departures.append(f"the rollout remembers {config.rollout.window} frames, not {self.window}")
         device, kind = device_of(config), kind_of(config)
         file = read_checkpoint(config, data, kind)
         frames = entries[0].length
@@ -189,8 +194,11 @@ class Protocol:
         node = plain_node(config, "callbacks").get("action_fidelity")
         if node is None:
             return None
+        if self.action_frames is not None:
+            node = {**node, "frames": self.action_frames, "sweep_frames": self.action_frames}
         made: ActionFidelity = instantiate(node, _convert_="all")
-        made.prepare(data, min(frames, self.context + made.frames))
+        # What actions do is learned from no longer clips than at a validation.
+        made.prepare(data, min(frames, self.context + made.frames, data.val_frames))
         return made
 
     def actions(

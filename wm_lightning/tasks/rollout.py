@@ -67,7 +67,12 @@ class Rollout:
     action: Mapping[str, float] | None
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
-        """Writes `rollouts/` in the run folder from the checkpoint at `ckpt_path`; returns frames per second."""
+        """Writes `rollouts/` in the run folder from the checkpoint at `ckpt_path`; returns frames per second.
+
+        With `protocol=NAME` the protocol does what it says instead.
+        """
+        if config.protocol is not None:
+            return instantiate(config.protocol, _convert_="all")(config)
         data = build_data(config)
         kind, context = kind_of(config), config.module.context
         frames = self.length(data, context)

@@ -100,3 +100,10 @@ class Branches(Protocol):
 def motion_measure(world: World | None) -> tuple[str, Callable[[Pixels], Float[Tensor, "b f 2"]]]:
     """Name and measure of motion: the world's own, or phase correlation of whole pictures where there is none."""
     return (world.name, world.motion) if world is not None and isinstance(world, Moves) else (PHASE, phase_shift)
+
+
+def motion_unit(world: World | None) -> str:
+    """What `motion_measure` counts in; a world that counts in something of its own has it as `motion_unit`."""
+    if world is None or not isinstance(world, Moves):
+        return "picture widths and heights"
+    return getattr(world, "motion_unit", "picture widths")

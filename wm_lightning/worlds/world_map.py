@@ -69,6 +69,7 @@ class WorldMap:
 
     name = "worldmap"
     chance: tuple[int, ...] = (0,)  # moves alone decide
+    motion_unit = "tiles"
 
     def __init__(
         self,
