@@ -6,7 +6,7 @@ A convolution along time with taps −m..m becomes one with taps −2m..0 of the
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -54,9 +54,11 @@ def line_weights(ahead: int, window: int) -> Float[Tensor, "ahead window"]:
 
     1 / window + (k − mu)(tau_j − mu) / S, times counted from now, with mean mu, and S = window (window² − 1) / 12.
     """
-    back = torch.arange(window, dtype=torch.float64)
+    # With values even where modules are being built without storage, to be checked.
+    exact: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    back = torch.arange(window, **exact)
     mean, spread = -(window - 1) / 2, window * (window**2 - 1) / 12
-    reach = torch.arange(1, ahead + 1, dtype=torch.float64) - mean
+    reach = torch.arange(1, ahead + 1, **exact) - mean
     return 1 / window + reach[:, None] * (-back - mean)[None, :] / spread
 
 

@@ -16,7 +16,7 @@ from wm_lightning.networks.openclip import OpenClipImage, empty_text_source, rea
 IMAGE, TEXT = "image.safetensors", "empty_text.safetensors"
 
 Features = Float[Tensor, "b tokens width"]
-States = Float[Tensor, "b length width"]
+States = Float[Tensor, "b length states"]
 
 
 class StartTokens:
