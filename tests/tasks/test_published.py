@@ -7,26 +7,37 @@ from typing import Any
 import pytest
 import torch
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.data.encoding import recordings
-from tests.networks.tiny_dynamicrafter import tiny_clip
+from tests.networks.tiny_dynamicrafter import resampler, tiny_clip, unet
 from tests.tasks.published import Published, publish
 from wm_lightning.card import Card
-from wm_lightning.checkpoints import NetworkFile, read_network
+from wm_lightning.checkpoints import NetworkFile, load_into, read_network
+from wm_lightning.config import compose
 from wm_lightning.config_record import save_record
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.modules.teacher import TeacherModule
+from wm_lightning.networks.adapters.dynamicrafter import from_dynamicrafter
+from wm_lightning.networks.adapters.dynamicrafter_card import unpacked_card
+from wm_lightning.networks.adapters.dynamicrafter_parts import from_resampler
 from wm_lightning.networks.autoencoders import file_hash
 from wm_lightning.networks.causal import Transfer
-from wm_lightning.tasks.build import build_card, build_data, build_module
+from wm_lightning.networks.masks import FrameMask
+from wm_lightning.tasks.build import build_card, build_data, build_module, plain_node
 from wm_lightning.tasks.evaluate import read_checkpoint
 from wm_lightning.tasks.fit import best_checkpoint, export, fit
 from wm_lightning.tasks.preflight import check_training
 from wm_lightning.tasks.rollout import Use, build_subject
 from wm_lightning.tasks.teachers import start_file
 
+PUBLISHED_UNET: dict[str, Any] = {
+    "dim": 320, "multipliers": (1, 2, 4, 4), "blocks": 2, "attention_at": (1, 2, 4), "head_dim": 64, "tokens": 1024,
+}  # fmt: skip
+PUBLISHED_RESAMPLER = {"features": 1280, "tokens": 1024, "queries": 256, "dim": 1024, "depth": 4, "inner": 768}
 REFUSED = (ValueError, InstantiationException)
 ACTIONS = 10  # columns of the recordings
 
@@ -99,6 +110,12 @@ def test_the_start_is_what_the_encoders_make_of_the_first_frame(published: Publi
     pixels = data.decode(clip.x0[:, :1]).float() / 127.5 - 1
     assert torch.equal(start.image, encoder(pixels[:, 0])) and start.image.shape == (2, 5, 32)
     assert torch.equal(start.text, states.expand(2, -1, -1)) and start.text.shape == (2, 77, 24)
+    # A validation may have read the files first, in inference mode; a training goes on from it.
+    tokens._loaded = None
+    with torch.inference_mode():
+        module.begun(clip)
+    module.loss(clip, FrameMask(1)).backward()
+    assert module.network.resampler is not None and module.network.resampler.queries.grad is not None
     other = module.begun(type(clip)(clip.video, clip.condition, clip.index, latents=clip.x0 + 1)).condition.start
     assert other is not None and not torch.equal(other.image, start.image)
 
@@ -143,7 +160,10 @@ BOTH_WAYS = "module.start={dynamicrafter}"
     [
         ([CAUSAL], r"first_action: 'none' against 'stored' .*data\.first_action"),
         ([CAUSAL, TOLD_NOTHING], r"module\.start is causal already.*module\.transfer=null"),
-        ([CAUSAL, TOLD_NOTHING, "module.transfer=null"], r"head_height_causal=True, the network .*=False.*compat=official"),
+        (
+            [CAUSAL, TOLD_NOTHING, "module.transfer=null"],
+            r"head_height_causal=True, the network .*=False.*compat=official",
+        ),
         ([BOTH_WAYS, "module.transfer=null"], r"causal=False, the network causal=True.*set module\.transfer"),
         ([BOTH_WAYS, "compat=official", "module.transfer.head_height=false"], r"head_height_causal=False, the network"),
         (
@@ -154,7 +174,10 @@ BOTH_WAYS = "module.start={dynamicrafter}"
         (["module.start={dynamicrafter}/autoencoder.safetensors"], r"holds no UNet; name .*unet\.safetensors"),
         (["module.start={dynamicrafter}/nothing"], "there is no such file"),
         ([BOTH_WAYS, "network.start_tokens.folder=/nowhere"], r"folder=/nowhere is no folder"),
-        ([BOTH_WAYS, "network.start_tokens=null", "network.resampler=null"], r"network\.tokens=24, and nothing makes them; encoders=openclip"),
+        (
+            [BOTH_WAYS, "network.start_tokens=null", "network.resampler=null"],
+            r"network\.tokens=24, and nothing makes them; encoders=openclip",
+        ),
         ([BOTH_WAYS, "network.start_tokens.folder={latents}"], r"lacks .*image\.safetensors and .*empty_text\.safet"),
     ],
     ids=str,
@@ -185,9 +208,6 @@ def test_a_resampler_that_is_not_there_is_named(published: Published, tmp_path: 
 
 
 def test_a_key_that_is_not_its_own_is_named(published: Published, tmp_path: Path) -> None:
-    from safetensors import safe_open  # noqa: PLC0415
-    from safetensors.torch import save_file  # noqa: PLC0415
-
     with safe_open(published.dynamicrafter / "unet.safetensors", "pt") as file:
         metadata: Any = file.metadata()
     weights = load_file(published.dynamicrafter / "unet.safetensors")
@@ -195,3 +215,29 @@ def test_a_key_that_is_not_its_own_is_named(published: Published, tmp_path: Path
     (tmp_path / "resampler.safetensors").write_bytes((published.dynamicrafter / "resampler.safetensors").read_bytes())
     with pytest.raises(ValueError, match=r"unknown stem\.other"):
         check_training(published.config(tmp_path, f"module.start={tmp_path}"))
+
+
+@pytest.mark.parametrize("actions", [None, ACTIONS], ids=["DynamiCrafter", "Vid2World"])
+def test_the_published_sizes_are_those_of_size_paper(published: Published, actions: int | None) -> None:
+    """Nothing has to be overridden but what the data and their autoencoder say."""
+    words = ["size=paper", "data=rt1", "data.height=320", "data.width=512", "encoders=openclip", "compat=official"]
+    weights = f"autoencoder.weights={published.dynamicrafter / 'autoencoder.safetensors'}"
+    config = compose(["experiment=vid2world", *words, "autoencoder=sd", weights, "network.start_tokens=null"])
+    config.network.actions = ACTIONS
+    settings = plain_node(config, "network")
+    with torch.device("meta"):
+        own = instantiate(settings, _convert_="all")()
+    shapes = unet(**PUBLISHED_UNET, actions=actions)
+    theirs, arguments = from_dynamicrafter({name: torch.empty(shape, device="meta") for name, shape in shapes})
+    its, resampling = from_resampler(
+        {name: torch.empty(shape, device="meta") for name, shape in resampler(**PUBLISHED_RESAMPLER)}
+    )
+    expected = Card(
+        kind="teacher", network=settings, path={}, action_spec={}, action_shift=1, frame_shape=(4, 40, 64),
+        trained_for={}, data="",
+    )  # fmt: skip
+    card = unpacked_card(arguments, resampling, expected)
+    found = theirs | {f"resampler.{name}": value for name, value in its.items()}
+    load_into(own, NetworkFile(found, card, ""), "the file", new=[] if actions else ["action"])
+    if actions:
+        assert not [line for line in card.differences(expected) if line.startswith("network")]
