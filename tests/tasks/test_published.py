@@ -121,7 +121,7 @@ def test_the_start_is_what_the_encoders_make_of_the_first_frame(published: Publi
 
 
 def test_vid2world_is_used_as_published(published: Published, tmp_path: Path) -> None:
-    config = published.config(tmp_path, "compat=official", f"ckpt_path={published.vid2world}")
+    config = published.config(tmp_path, "compat=official", f"ckpt_path={published.vid2world}/unet.safetensors")
     data, _ = opened(config)
     file = read_checkpoint(config, data, "teacher")
     assert (file.card.data, file.card.action_shift, file.card.first_action) == ("Vid2World", 1, "none")
@@ -192,7 +192,7 @@ def test_what_does_not_fit_is_refused_before_work_begins(
 
 
 def test_what_a_checkpoint_needs_is_named(published: Published, tmp_path: Path) -> None:
-    config = published.config(tmp_path, f"ckpt_path={published.vid2world}")
+    config = published.config(tmp_path, f"ckpt_path={published.vid2world}/unet.safetensors")
     data, _ = opened(config)
     said = r"norm_scope: 'clip' against 'frame'.*first_action: 'none' against 'stored'.*compat=official"
     with pytest.raises(ValueError, match=said):
