@@ -114,6 +114,7 @@ def test_the_start_is_what_the_encoders_make_of_the_first_frame(published: Publi
     tokens._loaded = None
     with torch.inference_mode():
         module.begun(clip)
+    assert not tokens._on(torch.device("cpu"))[1].is_inference()
     module.loss(clip, FrameMask(1)).backward()
     assert module.network.resampler is not None and module.network.resampler.queries.grad is not None
     other = module.begun(type(clip)(clip.video, clip.condition, clip.index, latents=clip.x0 + 1)).condition.start
