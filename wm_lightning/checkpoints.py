@@ -1,8 +1,8 @@
 """Networks in files: the only place that reads or writes weights.
 
-Three kinds of file are read: a run's own checkpoint (.ckpt), an exported network (.safetensors with
-its card in the header) and world-model-eval's weights. Nothing is ever unpickled beyond tensors and
-plain containers, and no config found in a file is instantiated.
+Four kinds of file are read: a run's own checkpoint (.ckpt), an exported network (.safetensors with its card in the
+header), a UNet as task=unpack wrote it (its folder will do) and world-model-eval's weights. Nothing is ever unpickled
+beyond tensors and plain containers, and no config found in a file is instantiated.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wm_lightning.card import Card
+from wm_lightning.networks.adapters.dynamicrafter_card import unpacked_card
 from wm_lightning.networks.adapters.worldgym import from_worldgym
 from wm_lightning.networks.causal import Transfer
 from wm_lightning.plain_files import read_plain, why
@@ -27,6 +28,8 @@ from wm_lightning.plain_files import read_plain, why
 # Where a run's checkpoint keeps the network it would deploy.
 DEPLOYED = "average.network."
 WORLDGYM_SHIFT = 0
+# What task=unpack calls the files that hold a network's weights; constructor's arguments stand in their headers.
+UNPACKED, UNPACKED_RESAMPLER = "unet.safetensors", "resampler.safetensors"
 # What damaged files make their readers raise, and files whose content is not what was expected.
 UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError)
 
@@ -54,10 +57,11 @@ def read_network(path: Path, expected: Card) -> NetworkFile:
 
     Raises ValueError naming the file and what is wrong with it.
     """
+    path = path / UNPACKED if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; name a .ckpt, a .safetensors, or null to train a teacher")
     try:
-        weights, card = _safetensors(path) if path.suffix == ".safetensors" else _torch(path, expected)
+        weights, card = _safetensors(path, expected) if path.suffix == ".safetensors" else _torch(path, expected)
     except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as a checkpoint ({why(error)})") from error
     weights = {name: value.float() for name, value in weights.items()}
@@ -101,8 +105,32 @@ def _card_of(metadata: Mapping[str, str] | None, path: Path) -> Card:
     return Card.from_dict(json.loads(metadata["card"]))
 
 
-def _safetensors(path: Path) -> tuple[dict[str, Tensor], Card]:
-    return load_file(path), read_card(path)
+def _safetensors(path: Path, expected: Card) -> tuple[dict[str, Tensor], Card]:
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+    if "card" in header or "arguments" not in header:
+        return load_file(path), _card_of(header, path)
+    return _unpacked(path, expected)
+
+
+def _unpacked(path: Path, expected: Card) -> tuple[dict[str, Tensor], Card]:
+    """A UNet as task=unpack wrote it, with the resampler beside it where the network of `expected` has one."""
+    weights, arguments = _with_arguments(path)
+    if "causal" not in arguments:
+        raise ValueError(f"it holds no UNet; name {path.parent / UNPACKED}")
+    if expected.network.get("resampler") is None:
+        return weights, unpacked_card(arguments, None, expected)
+    more, its = _with_arguments(path.parent / UNPACKED_RESAMPLER)
+    weights |= {f"resampler.{name}": value for name, value in more.items()}
+    return weights, unpacked_card(arguments, its, expected)
+
+
+def _with_arguments(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise ValueError(f"network.resampler needs {path}, which is not there; task=unpack writes it")
+    with safe_open(path, "pt") as file:
+        arguments = json.loads((file.metadata() or {}).get("arguments", "null"))
+    return load_file(path), arguments or {}
 
 
 def _torch(path: Path, expected: Card) -> tuple[dict[str, Tensor], Card]:
@@ -167,16 +195,31 @@ def load_into(network: nn.Module, file: NetworkFile, source: str, *, new: Sequen
 
 
 def made_causal(file: NetworkFile, transfer: Transfer, source: str) -> NetworkFile:
-    """The file with its convolutions along time made causal. Raises ValueError where they are so already."""
-    causal = file.card.network.get("causal")
-    if causal is not False:
+    """The file with its convolutions along time made causal, and its head along height where the transfer says so.
+
+    Raises ValueError where they are causal already, or where there are none.
+    """
+    network = file.card.network
+    if (causal := network.get("causal")) is not False:
         what = "is causal already" if causal else "has no convolutions along time"
-        raise ValueError(f"{source} {what} ({file.card.network.get('_target_')}); give module.transfer=null")
-    return replace(
-        file,
-        weights=transfer.weights(file.weights),
-        card=replace(file.card, network={**file.card.network, "causal": True}),
-    )
+        raise ValueError(f"{source} {what} ({network.get('_target_')}); give module.transfer=null")
+    if transfer.head_height and network.get("head_height_causal"):
+        raise ValueError(f"{source} has a head that is causal already; give module.transfer.head_height=false")
+    changed = {"causal": True} | ({"head_height_causal": True} if transfer.head_height else {})
+    card = replace(file.card, network={**network, **changed})
+    return replace(file, weights=transfer.weights(file.weights), card=card)
+
+
+def require_same_reach(file: NetworkFile, network: nn.Module, source: str) -> None:
+    """Raises ValueError where kernels of the same shape are of other places: some causal, and others centred."""
+    for key in ("causal", "head_height_causal"):
+        own, theirs = getattr(network, key, None), file.card.network.get(key)
+        if own is not None and theirs != own:
+            advice = "module.transfer" if own and not theirs else f"network.{key}={str(theirs).lower()}"
+            raise ValueError(
+                f"{source} has {key}={theirs}, the network {key}={own}: kernels have the same shapes and other "
+                f"places; set {advice}, and see compat=official for weights that Vid2World published"
+            )
 
 
 def save_network(path: Path, network: nn.Module, card: Card, dtype: torch.dtype) -> None:

@@ -98,6 +98,10 @@ class GaussianPath(ABC):
         alpha_next, sigma_next = self.alpha_sigma(t_next)
         return (alpha * sigma_next / (alpha_next * sigma).clamp_min(1e-12)).clamp(max=1)
 
+    def factor(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What x0 is multiplied by beside the schedule's own alpha: 1 on most paths."""
+        return torch.ones_like(t)
+
     def level(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Flow-equivalent noise level sigma / (alpha + sigma): equal levels have equal log-SNR."""
         alpha, sigma = self.alpha_sigma(t)
@@ -258,7 +262,7 @@ class ScaledLinearDiffusion(TabledDiffusion):
         self.factors = torch.from_numpy(np.concatenate([[1.0], factors]))
 
     def factor(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """What x0 is multiplied by at times t: 1 on clean frames, and everywhere without `rescale`."""
+        # 1 on clean frames, and everywhere without `rescale`.
         return self.factors.to(t.device)[self.index(t)].to(t.dtype)
 
     def alpha_sigma(self, t: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:

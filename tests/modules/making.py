@@ -115,7 +115,7 @@ def dmd(**changes: Any) -> DMDModule:
 
 def teacher(**changes: Any) -> TeacherModule:
     settings: dict[str, Any] = shared(sampler=EULER) | dict(
-        network=network, start=None, start_new=(), masks=MaskMixture((1, 3, None), (0.3, 0.4, 0.3)),
+        network=network, start=None, start_new=(), transfer=None, masks=MaskMixture((1, 3, None), (0.3, 0.4, 0.3)),
         levels=FrameLevels(law=LAW, context=1, clean_history=0.7, history_level=0.12, shared=0.7),
         action_dropout=ActionDropout(0.3, "both"), optimizer=sgd(0.05), schedule=CONSTANT, ema_decay=0.9, ema_start=0,
         micro_batches=1, batch_size=2, frames=FRAMES, compile=False,

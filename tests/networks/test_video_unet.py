@@ -212,6 +212,15 @@ def test_what_cannot_be_is_refused() -> None:
         tiny_unet(height=7)
 
 
+def test_tokens_are_asked_for_by_name() -> None:
+    x_t, label, given = inputs(2)
+    assert given.start is not None
+    for lacking in ({"image": None}, {"text": None}):
+        condition = replace(given, start=replace(given.start, **lacking))
+        with pytest.raises(ValueError, match=r"network\.tokens=6, and the start has none; encoders=openclip"):
+            tiny_unet()(x_t, label, condition, mask=FRAMEWISE)
+
+
 def test_the_start_is_the_first_given_frame_and_is_kept() -> None:
     network, (x_t, _, given) = tiny_unet(tokens=None), inputs(3)
     bare = Condition(given.actions, given.state)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wm_lightning.checkpoints import NetworkFile, load_into, made_causal
+from wm_lightning.checkpoints import NetworkFile, load_into, made_causal, require_same_reach
 from wm_lightning.clip import Clip, Condition
 from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
@@ -83,6 +83,7 @@ class TeacherModule(WorldModelModule):
         self.network = network()
         if start is not None:
             start = start if transfer is None else made_causal(start, transfer, "module.start")
+            require_same_reach(start, self.network, "module.start")
             load_into(self.network, start, "module.start", new=start_new)
         self.average = Average(self.network, decay=ema_decay, start=ema_start)
         if compile:

@@ -158,8 +158,7 @@ class KLAutoencoder(Autoencoder):
     @property
     def sha256(self) -> str:
         """The hash of the file. Raises ValueError where it is not the one asked for."""
-        status = self.path.stat()
-        found = _file_hash(self.path, status.st_size, status.st_mtime_ns)
+        found = file_hash(self.path)
         if self.pinned not in (None, found):
             raise ValueError(
                 f"{self.path} has the SHA-256 {found}, expected is autoencoder.sha256={self.pinned}; name that file"
@@ -189,9 +188,15 @@ class KLAutoencoder(Autoencoder):
             return self._network.to(device)
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file; one that did not change is read once."""
+    status = path.stat()
+    return _hashed(path, status.st_size, status.st_mtime_ns)
+
+
 @lru_cache
-def _file_hash(path: Path, size: int, time: int) -> str:
-    """SHA-256 of a file; size and time of change are there so that a changed file is hashed anew."""
+def _hashed(path: Path, size: int, time: int) -> str:
+    # Size and time of change are there so that a changed file is hashed anew.
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -6,7 +6,7 @@ A convolution along time with taps −m..m becomes one with taps −2m..0 of the
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ Mode = Literal["shift", "masked", "extrapolative"]
 Kernel = Float[Tensor, "o i taps *rest"]
 # Convolutions along time, by their names in a VideoUNet.
 TEMPORAL = re.compile(r"\.temporal\.\d+\.conv\.weight$")
+HEAD = "head.conv.weight"
 
 
 def shifted(weight: Kernel) -> Kernel:
@@ -53,18 +54,25 @@ def line_weights(ahead: int, window: int) -> Float[Tensor, "ahead window"]:
 
     1 / window + (k − mu)(tau_j − mu) / S, times counted from now, with mean mu, and S = window (window² − 1) / 12.
     """
-    back = torch.arange(window, dtype=torch.float64)
+    # With values even where modules are being built without storage, to be checked.
+    exact: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    back = torch.arange(window, **exact)
     mean, spread = -(window - 1) / 2, window * (window**2 - 1) / 12
-    reach = torch.arange(1, ahead + 1, dtype=torch.float64) - mean
+    reach = torch.arange(1, ahead + 1, **exact) - mean
     return 1 / window + reach[:, None] * (-back - mean)[None, :] / spread
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """How convolutions along time become causal; `window` is that of "extrapolative"."""
+    """How convolutions along time become causal; `window` is that of "extrapolative".
+
+    With `head_height` the head's becomes so along the image's height, rows taken as frames: a slip of Vid2World's
+    published code, which the weights that it trained ask for.
+    """
 
     mode: Mode
     window: int
+    head_height: bool = False
 
     def kernel(self, weight: Kernel) -> Kernel:
         """The causal kernel of a centred one, of the same shape. Raises ValueError for an even number of taps."""
@@ -75,5 +83,8 @@ class Transfer:
         return shifted(weight) if self.mode == "shift" else masked(weight)
 
     def weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All weights of a VideoUNet, those along time made causal and no other changed."""
-        return {name: self.kernel(value) if TEMPORAL.search(name) else value for name, value in weights.items()}
+        """All weights of a VideoUNet: convolutions that are to be causal made so, and no other changed."""
+        return {name: self.kernel(value) if self._changes(name) else value for name, value in weights.items()}
+
+    def _changes(self, name: str) -> bool:
+        return TEMPORAL.search(name) is not None or (self.head_height and name == HEAD)

@@ -120,17 +120,25 @@ def write_empty_text(encoder: OpenClipText, path: Path) -> None:
 
 def read_empty_text(path: Path, sha256: str | None) -> Float[Tensor, "1 length width"]:
     """The states in such a file. Raises ValueError where it is none, or not of the weights with the hash `sha256`."""
+    states, found = _empty_text(path)
+    if sha256 not in (None, found):
+        raise ValueError(f"{path} was made with weights of the SHA-256 {found}, expected is {sha256}; make it anew")
+    return states
+
+
+def empty_text_source(path: Path) -> str | None:
+    """The hash of the weights that made such a file, None where it does not say. Raises ValueError where it is none."""
+    return _empty_text(path)[1]
+
+
+def _empty_text(path: Path) -> tuple[Float[Tensor, "1 length width"], str | None]:
     try:
         with safe_open(path, "pt") as file:
-            found = (file.metadata() or {}).get("sha256")
-            states = file.get_tensor(EMPTY_TEXT)
+            return file.get_tensor(EMPTY_TEXT), (file.metadata() or {}).get("sha256")
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} holds no {EMPTY_TEXT} ({error}); task=unpack task.empty_text=true writes it"
         ) from error
-    if sha256 not in (None, found):
-        raise ValueError(f"{path} was made with weights of the SHA-256 {found}, expected is {sha256}; make it anew")
-    return states
 
 
 def _local(weights: str | None, kind: str) -> Path:

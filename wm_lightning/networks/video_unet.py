@@ -16,6 +16,7 @@ from wm_lightning.clip import Condition, Latents, Levels, Start
 from wm_lightning.networks.conditioning import ActionEmbedder, ActionKind, Embedding, LevelEmbedder
 from wm_lightning.networks.geometry import frame_visibility
 from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.start_tokens import StartTokens
 from wm_lightning.networks.state import State, empty_state
 from wm_lightning.networks.unet_spatial import ResBlock, SpatialTransformer, Stage, Upsample
 from wm_lightning.networks.unet_temporal import (
@@ -32,6 +33,7 @@ from wm_lightning.networks.unet_temporal import (
 )
 
 GROUP = 16  # image tokens of one frame
+TOKENS_ADVICE = "encoders=openclip network.start_tokens.folder=FOLDER makes them, network.tokens=null does without"
 ImageGroups = Literal["frame", "all", "official"]
 
 
@@ -61,7 +63,8 @@ class VideoUNet(nn.Module):
     frames, as pretrained networks do: no frame is then free of later ones, and nothing can be remembered.
 
     `start`: the clean first frame joins the channels of every frame. `tokens` is the width of text and image tokens,
-    None without; `image_groups` says which image tokens a frame is given. `rate` is the frame rate it is told.
+    None without; `start_tokens` makes them of the first frame, those of the image through the trained `resampler`, and
+    `image_groups` says which of them a frame is given. `rate` is the frame rate it is told.
     """
 
     def __init__(
@@ -90,12 +93,15 @@ class VideoUNet(nn.Module):
         actions_seen: bool,
         action_kind: ActionKind,
         gradient_checkpointing: bool,
+        start_tokens: StartTokens | None = None,
+        resampler: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         smallest = patch * 2 ** (len(multipliers) - 1)
         if height % smallest or width % smallest:
             raise ValueError(f"{height=} and {width=} must be multiples of {smallest}, by {patch=} and {multipliers=}")
         self.patch, self.causal, self.rate_value, self.image_groups = patch, causal, rate, image_groups
+        self.head_height_causal = head_height_causal
         self.remembers = causal and norm_scope != "clip"
         self.start, self.gradient_checkpointing = start, gradient_checkpointing
         embedder = partial(LevelEmbedder, 4 * dim, frequencies=dim)
@@ -104,6 +110,8 @@ class VideoUNet(nn.Module):
         if actions_seen:
             own = {"kind": action_kind, "none": "input_zero", "dropped": "zero", "hidden": dim}
             self.action = ActionEmbedder(actions, 4 * dim, **own)  # type: ignore[arg-type]
+        self.tokens, self.start_tokens = tokens, start_tokens
+        self.resampler = None if resampler is None else resampler()
         folded = channels * patch**2
         self.stem = nn.Conv2d(folded * (2 if start else 1), dim, 3, padding=1)
         make = _Parts(head_dim, 4 * dim, groups, causal, pad, norm_scope, tokens)
@@ -117,11 +125,15 @@ class VideoUNet(nn.Module):
                 module.key = name
 
     def begun(self, context: Latents, condition: Condition) -> Condition:
-        """The condition with the first given frame as its start, where it takes one; zeros if none is given."""
+        """The condition with the first given frame as its start, where it takes one; zeros if none is given.
+
+        With `start_tokens`, the start holds the features of the image and the states of the text too.
+        """
         if not self.start or condition.start is not None:
             return condition
         first = context[:, :1] if context.shape[1] else context.new_zeros(len(context), 1, *context.shape[2:])
-        return replace(condition, start=Start(first))
+        image, text = (None, None) if self.start_tokens is None else self.start_tokens(first)
+        return replace(condition, start=Start(first, image, text))
 
     def forward(
         self,
@@ -170,7 +182,10 @@ class VideoUNet(nn.Module):
     def _run(self, embedding: Embedding, condition: Condition, state: State, mask: FrameMask, frames: int) -> Run:
         seen, start = frame_visibility(mask, state.length, frames, state.valid), condition.start
         first = state.frame.to(embedding.device)
-        image = None if start is None or start.image is None else self._image_tokens(start.image, first, frames)
+        image = None if start is None else start.image
+        if image is not None:
+            tokens = image if self.resampler is None else self.resampler(image)
+            image = self._image_tokens(tokens, first, frames)
         return Run(
             embedding, state.memory, state.last, None if seen is None else seen.to(embedding.device),
             first == 0 if state.last else None, None if start is None else start.text, image,
@@ -201,6 +216,9 @@ class VideoUNet(nn.Module):
             raise ValueError("norms over the clip and bidirectional layers leave nothing to remember; run it in Rerun")
         if self.start and condition.start is None:
             raise ValueError("this VideoUNet is told of the first frame; give it a condition from `begun`")
+        start = condition.start
+        if self.tokens is not None and (start is None or start.text is None or start.image is None):
+            raise ValueError(f"network.tokens={self.tokens}, and the start has none; {TOKENS_ADVICE}")
 
 
 class _Parts:

@@ -19,7 +19,7 @@ from wm_lightning.networks.denoiser import Denoiser, Denoises
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.networks.state import State, empty_state, evict
-from wm_lightning.noising import GaussianPath
+from wm_lightning.noising import GaussianPath, per_pixel
 from wm_lightning.randomness import frame_noise
 from wm_lightning.sampling.guidance import Guidance, guided_by
 from wm_lightning.sampling.samplers import Sampler
@@ -61,16 +61,19 @@ class Commit:
     noise. last: the input and label of the chunk's last denoising pass, whose state is simply kept,
     so that no pass is spent on committing (context frames, which have no such pass, go in clean; a training
     chunk that exits early is noised to that last level first, or it would remember what inference never does).
+    Without `rescaled`, "noised" leaves out the factor that a path may shrink x0 by (Vid2World's code does).
     """
 
     mode: CommitMode
     t: float
+    rescaled: bool = True
 
     def inputs(self, path: GaussianPath, x0: Latents, noise: Callable[[], Latents]) -> tuple[Latents, Levels]:
         """What the network is shown for finished frames: (x_t, t)."""
         t = x0.new_full(x0.shape[:2], 0.0 if self.mode == "last" else self.t)
         if self.mode == "noised":
-            return path.add_noise(x0, noise(), t), t
+            shown = x0 if self.rescaled else x0 / per_pixel(path.factor(t))
+            return path.add_noise(shown, noise(), t), t
         if self.mode == "scaled":
             return path.add_noise(x0, torch.zeros_like(x0), t), t
         return x0, t

@@ -19,6 +19,7 @@ from wm_lightning.config_record import config_hash, plain
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.environment import revision
 from wm_lightning.modules.base import WorldModelModule
+from wm_lightning.networks.video_unet import TOKENS_ADVICE
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +64,25 @@ def kind_of(config: DictConfig) -> str:
 
 def build_card(config: DictConfig, data: ClipDataModule, kind: str) -> Card:
     """The card of a network of this run, except for what its module says it was trained for."""
-    network = plain_node(config, "network")
-    network.pop("_partial_")
     return Card(
-        kind=kind, network=network, path=plain_node(config, "noising"), action_spec=data.spec.to_dict(),
+        kind=kind, network=_declared_network(config), path=plain_node(config, "noising"),
+        action_spec=data.spec.to_dict(),
         action_shift=data.action_shift, first_action=data.first_action, frame_shape=data.frame_shape,
         autoencoder=data.autoencoder_identity,
         trained_for={}, data=data.name,
         revision=revision(), config_hash=config_hash(plain(config)), command=shown_command(),
     )  # fmt: skip
+
+
+def _declared_network(config: DictConfig) -> dict[str, Any]:
+    """The network as cards declare it: frozen encoders by what they are, and not by where they lie."""
+    network = plain_node(config, "network")
+    network.pop("_partial_")
+    if network.get("start_tokens") is not None:
+        network["start_tokens"] = instantiate(network["start_tokens"], _convert_="all").identity
+    elif network.get("tokens") is not None:
+        raise ValueError(f"network.tokens={network['tokens']}, and nothing makes them; {TOKENS_ADVICE}")
+    return network
 
 
 def plain_node(config: DictConfig, key: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from wm_lightning.clip import Latents, Pixels
 from wm_lightning.config_record import config_hash, plain
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.environment import revision
+from wm_lightning.networks.adapters.dynamicrafter_card import PUBLISHED
 from wm_lightning.results.results import Results
 from wm_lightning.sampling.guidance import Guidance
 from wm_lightning.sampling.rollout import Plan
@@ -62,7 +63,11 @@ def read_checkpoint(config: DictConfig, data: ClipDataModule, kind: str) -> Netw
         own = "experiment=teacher" if file.card.kind == "teacher" else "the experiment it was distilled by"
         raise ValueError(f"{named} holds a {file.card.kind}, this config is about a {kind}; add {own}")
     if differences:
-        raise ValueError(f"{named} is not for this config: {'; '.join(differences)} (checkpoint against config)")
+        official = "; compat=official has the settings of weights that Vid2World published"
+        advice = official if file.card.data == PUBLISHED else ""
+        raise ValueError(
+            f"{named} is not for this config: {'; '.join(differences)} (checkpoint against config){advice}"
+        )
     return file
 
 

@@ -105,7 +105,8 @@ def _read(path: Path, expected: Card, *, other_network: bool = False) -> Network
     if differences:
         raise ValueError(
             f"the teacher {path} is not for this run: {'; '.join(differences)} (teacher against run); change "
-            f"network=, noising= or data.action_shift to match it, or set module.teacher.ckpt_path=null to train one"
+            f"network=, noising=, data.action_shift or data.first_action to match it, or set "
+            f"module.teacher.ckpt_path=null to train one"
         )
     return file
 
