@@ -158,7 +158,7 @@ class SourceDataModule(ClipDataModule):
         candidates = len(source.names) + len(source.bad)
         cache, tolerance = LatentCache(Path(self.latents), self.latent_key), self.frame_cache.tolerance
         again = f"Damaged latents are made again by the task=encode that made {self.latents}. "
-        with tolerance.named(stored, again):
+        with tolerance.named(stored, candidates, again):
             return cache.store(stored, tolerance.allowed(candidates))
 
     def _reader(self, store: FrameStore, source: EpisodeSource, chosen: Sequence[int]) -> StoreReader:
