@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from wm_lightning.clip import ActionSpec, Clip, Encoded, Pixels, to_pixels
 from wm_lightning.data import cache
 from wm_lightning.data.augment import Augmentation
+from wm_lightning.data.eval_index import episode_names
 from wm_lightning.data.formats.episode import Reader
 from wm_lightning.data.loader import ClipLoader, evaluation_loader
 from wm_lightning.data.windows import Window, Windows, count_windows, fixed_windows
@@ -184,8 +185,13 @@ class ClipDataModule(LightningDataModule):
         yield from evaluation_loader(self.windows(split, truth=True), windows, batch_size, num_workers=0)
 
     def episodes(self, split: str, count: int, frames: int) -> list[str]:
-        """The episode that each of these `clips` comes from, as its number."""
-        return [str(window.episode) for window in self._fixed(split, count, frames)]
+        """The recording that each of these `clips` comes from."""
+        names = episode_names(self.reader(split))
+        return [self.recording(names[window.episode]) for window in self._fixed(split, count, frames)]
+
+    def recording(self, episode: str) -> str:
+        """The recording that an episode is of: itself, where a reader does not make several of one."""
+        return episode
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
