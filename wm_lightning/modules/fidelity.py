@@ -148,7 +148,7 @@ def _sweep(
     unseen = {"gain": None, "sign": None, "motion": None}
     report = {
         "measure": ruler.name, "clips": len(clip), "expected_from": expected.source, "real_r2": ruler.model.r2,
-        "real_kept": ruler.model.kept, "real_motion": ruler.model.size, "gain": _listed(sweep.compute()),
+        "real_kept": ruler.model.kept, "real_motion": ruler.model.size, "gain": _listed(sweep.compute()) if seen else [None] * frames,
         "probes": {
             name: {**found.get(name, unseen), "seen": name in found, "expected": mean.tolist()}
             for name, mean in expected.means.items()
