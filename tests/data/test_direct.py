@@ -232,6 +232,18 @@ def test_nothing_takes_the_place_of_a_clip_where_all_is_to_be_sound(workers: int
             pass
 
 
+def test_what_a_validation_learns_from_training_clips_bears_damage_as_training_does(late: Path, tmp_path: Path) -> None:
+    words = (*FEW_BATCHES, DIRECT, *LENIENT)
+    first, again = (open_set(late, "folders", tmp_path / "cache", *words) for _ in range(2))
+    clips = [list(data.clips("train", 100, 3, 2, learned=True)) for data in (first, again)]
+    assert equal(*clips) and all(clip.video.shape[1] == 3 for clip in clips[0])
+    (listed,) = (tmp_path / "cache").glob(f"index-*-train-*/{DAMAGED}")
+    assert len(listed.read_text().splitlines()) == 1
+    strict = open_set(late, "folders", tmp_path / "cache", *FEW_BATCHES, DIRECT, "data.on_error=raise")
+    with pytest.raises(BadFile, match=r"4\.jpg: .*cannot be decoded"):
+        list(strict.clips("train", 100, 3, 2, learned=True))
+
+
 def test_a_frame_that_fails_once_is_read_again(clean, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_set(clean("mp4").root, "mp4", tmp_path, DIRECT)
     reader, tried = data._opened("train"), [0]
