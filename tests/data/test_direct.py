@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from tests.data import fault_sets
 from tests.data.fault_sets import SETS, opened, picture
-from tests.data.fault_trial import LENIENT, Clean, clean_set, trial
+from tests.data.fault_trial import LENIENT, trial
 from tests.data.test_faults import FEW
 from tests.tiny_run import NETWORK, QUIET, TRAINING
 from wm_lightning.clip import Clip
@@ -33,19 +33,6 @@ from wm_lightning.worlds.faults.catalogue import inject
 
 FORMS = [form for form in SETS if form not in ("tasks", "map")]
 DIRECT = "data.store=direct"
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Clean]:
-    """Sound sets by form, each made once, with what is served of their stores."""
-    place, made = tmp_path_factory.mktemp("clean"), {}
-
-    def get(form: str) -> Clean:
-        if form not in made:
-            made[form] = clean_set(form, place)
-        return made[form]
-
-    return get
 
 
 def open_set(root: Path, form: str, cache: Path, *words: str) -> SourceDataModule:
