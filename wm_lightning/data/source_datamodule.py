@@ -171,16 +171,18 @@ class SourceDataModule(ClipDataModule):
         usable = [episode for episode in chosen if episode not in store.unusable]
         return LatentReader(store, episodes=usable, recordings=direct, pixels=False, **settings)
 
-    def windows(self, split: str, *, truth: bool) -> Windows:
-        """A split seen through windows; where networks see latents, pixels are there for evaluation only.
+    def windows(self, split: str, *, truth: bool, learned: bool = False) -> Windows:
+        """A split seen through windows; where networks see latents, pixels are there with `truth` only.
 
-        Clips of a training that cannot be read are replaced: see `ForgivingWindows`.
+        Clips that are `learned` from and cannot be read are replaced: see `ForgivingWindows`.
         """
         reader, tolerance = self._opened(split), self.frame_cache.tolerance
-        if split == "train" and not truth and reader.direct is not None and tolerance.on_error != "raise":
+        if learned and reader.direct is not None and tolerance.on_error != "raise":
             source = reader.direct.source
             allowed = tolerance.allowed(len(source.names) + len(source.bad)) - len(reader.store.index.quarantine)
-            return ForgivingWindows(reader, self.frames, self.seed, Damage(reader.store.folder / DAMAGED, allowed))
+            return ForgivingWindows(
+                reader, truth=truth, seed=self.seed, damage=Damage(reader.store.folder / DAMAGED, allowed)
+            )
         return Windows(reader.with_pixels() if truth and isinstance(reader, LatentReader) else reader, truth=truth)
 
     @cached_property
