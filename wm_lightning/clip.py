@@ -220,7 +220,7 @@ class Clip:
             torch.cat([p.index for p in parts]),
             truth,
             Texts.cat(texts) if len(texts) == len(parts) else None,
-            None if parts[0].latents is None else torch.cat([p.latents for p in parts if p.latents is not None]),
+            _cat_latents(parts),
         )
 
     def _changed(self, change: Callable[[Tensor], Tensor], condition: Condition, index: Tensor) -> "Clip":
@@ -228,6 +228,12 @@ class Clip:
         truth = {key: change(value) for key, value in self.truth.items()}
         latents = None if self.latents is None else change(self.latents)
         return Clip(change(self.video), condition, index, truth, self.texts, latents)
+
+
+def _cat_latents(parts: Sequence[Clip]) -> Encoded | None:
+    """In full precision, for autocast to bfloat16 refuses to join halves."""
+    found = [part.latents.float() for part in parts if part.latents is not None]
+    return torch.cat(found) if found else None
 
 
 def to_unit(video: Pixels) -> Latents:

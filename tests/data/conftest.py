@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.data.fault_trial import Clean, clean_set
 from wm_lightning.data.worldmap import WorldMapDataModule
 from wm_lightning.worlds.world_map import WorldMap
 
@@ -44,3 +45,16 @@ def data(make_data: Callable[..., WorldMapDataModule]) -> WorldMapDataModule:
     module = make_data()
     module.prepare_data()
     return module
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Clean]:
+    """Sound sets by form, each made once, with what is served of their stores."""
+    place, made = tmp_path_factory.mktemp("clean"), {}
+
+    def get(form: str) -> Clean:
+        if form not in made:
+            made[form] = clean_set(form, place)
+        return made[form]
+
+    return get

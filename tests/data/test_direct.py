@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from tests.data import fault_sets
 from tests.data.fault_sets import SETS, opened, picture
-from tests.data.fault_trial import LENIENT, Clean, clean_set, trial
+from tests.data.fault_trial import LENIENT, trial
 from tests.data.test_faults import FEW
 from tests.tiny_run import NETWORK, QUIET, TRAINING
 from wm_lightning.clip import Clip
@@ -33,19 +33,6 @@ from wm_lightning.worlds.faults.catalogue import inject
 
 FORMS = [form for form in SETS if form not in ("tasks", "map")]
 DIRECT = "data.store=direct"
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Clean]:
-    """Sound sets by form, each made once, with what is served of their stores."""
-    place, made = tmp_path_factory.mktemp("clean"), {}
-
-    def get(form: str) -> Clean:
-        if form not in made:
-            made[form] = clean_set(form, place)
-        return made[form]
-
-    return get
 
 
 def open_set(root: Path, form: str, cache: Path, *words: str) -> SourceDataModule:
@@ -230,6 +217,18 @@ def test_nothing_takes_the_place_of_a_clip_where_all_is_to_be_sound(workers: int
     with pytest.raises(BadFile, match=r"4\.jpg: .*cannot be decoded"):
         for _ in lenient.clips("train", 100, 5, 2):  # as validation and tests read them
             pass
+
+
+def test_what_a_validation_learns_from_training_clips_bears_damage_as_training_does(late: Path, tmp_path: Path) -> None:
+    words = (*FEW_BATCHES, DIRECT, *LENIENT)
+    first, again = (open_set(late, "folders", tmp_path / "cache", *words) for _ in range(2))
+    clips = [list(data.clips("train", 100, 3, 2, learned=True)) for data in (first, again)]
+    assert equal(*clips) and all(clip.video.shape[1] == 3 for clip in clips[0])
+    (listed,) = (tmp_path / "cache").glob(f"index-*-train-*/{DAMAGED}")
+    assert len(listed.read_text().splitlines()) == 1
+    strict = open_set(late, "folders", tmp_path / "cache", *FEW_BATCHES, DIRECT, "data.on_error=raise")
+    with pytest.raises(BadFile, match=r"4\.jpg: .*cannot be decoded"):
+        list(strict.clips("train", 100, 3, 2, learned=True))
 
 
 def test_a_frame_that_fails_once_is_read_again(clean, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.data.fault_sets import opened
-from tests.data.fault_trial import LENIENT, Clean, clean_set
+from tests.data.fault_trial import LENIENT
 from wm_lightning.data.formats import store_reader
 from wm_lightning.data.formats.csgo import CSGOSource
 from wm_lightning.data.formats.mp4_npz import Mp4NpzSource
@@ -32,19 +32,6 @@ def nowhere(path: Path) -> None:
 def folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Clean]:
-    """Sound sets by form, each made once."""
-    place, made = tmp_path_factory.mktemp("clean"), {}
-
-    def get(form: str) -> Clean:
-        if form not in made:
-            made[form] = clean_set(form, place)
-        return made[form]
-
-    return get
 
 
 FILES = {

@@ -261,6 +261,17 @@ def test_columns_that_are_bins_of_a_quantity_are_read_as_that_too() -> None:
     assert reader.readable == ["jump", "turn"] and torch.equal(reader.matrix, matrix[:, [0, 7]])
 
 
+def test_numbered_columns_that_are_no_one_hot_are_no_quantity() -> None:
+    source = torch.Generator().manual_seed(0)
+    joints = 0.3 * torch.randn(4000, 3, generator=source) + torch.tensor([0.5, 0.3, 0.2])  # whose means make 1, too
+    keys = (torch.rand(4000, 3, generator=source) < 0.5).float()  # of which several are held at once
+    network = InverseDynamics(actions=6, width=4)
+    scale, mean = torch.std_mean(torch.cat([joints, keys], 1), dim=0)
+    network.mean.copy_(mean), network.scale.copy_(scale)
+    names = ("joint_1", "joint_2", "joint_3", "key_1", "key_2", "key_3")
+    assert network.readings(names)[0] == list(names)
+
+
 def test_a_reader_is_the_file_that_was_pinned(network: InverseDynamics, tmp_path: Path) -> None:
     path = tmp_path / "reader.safetensors"
     found = save_reader(path, network, trained())
@@ -281,4 +292,6 @@ def test_a_network_comes_with_the_suite_for_every_simulated_world(world: str) ->
     path = ASSETS / f"inverse_dynamics_simulated-{world}.safetensors"
     reader = load_reader(Pinned(str(path), file_hash(path)))
     assert reader.trained.data == f"simulated-{world}" and path.stat().st_size < 600_000
+    quantities = {"maze": ["mouse_x", "mouse_y"]}.get(world, [])
+    assert reader.network.readings(reader.trained.action_spec["names"])[0][reader.matrix.shape[0] :] == quantities
     assert reader.readable and reader.matrix.shape == (len(reader.trained.action_spec["names"]), len(reader.readable))

@@ -50,6 +50,14 @@ def test_all_ways_load_the_same_frames(name: str, tmp_path: Path, monkeypatch: p
     assert [entry.same for entry in wrong] == [False, False]
 
 
+def test_every_second_frame_is_loaded_and_not_read_by_hand(tmp_path: Path) -> None:
+    short = ["data.stride=2", "data.frames=4", "data.val_frames=4"]
+    data: SourceDataModule = instantiate(compose([*words("recon", tmp_path), *short]).data, _convert_="all")
+    data.prepare_data()
+    (found,) = bench_loading.loading(data, batches=2, repeats=1, least=3.0, least_direct=1.0)
+    assert found.name == "loading" and found.ours_value > 0 and found.least is None
+
+
 @pytest.mark.parametrize("form", ["mp4", "rlds", "lerobot2", "lerobot3", "csgo", "recon", "folders"])
 def test_frames_and_actions_by_hand_are_those_of_every_form(form: str, tmp_path: Path) -> None:
     fault_sets.SETS[form].make(tmp_path / "set")  # type: ignore[operator]

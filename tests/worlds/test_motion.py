@@ -1,7 +1,6 @@
 """Every world's measure of motion sees what its actions do, and the probes of its config drive just that."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from wm_lightning.clip import Clip, Pixels
 from wm_lightning.config import compose
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.source_datamodule import SourceDataModule
-from wm_lightning.modules.fidelity import Generate, Ruler, measure_fidelity
+from wm_lightning.modules.fidelity import Generate, Probes, Ruler, measure_fidelity
 from wm_lightning.worlds.world import Moves, motion_measure
 
 # Share of real motion's variance that actions explain, at least: in the maze and on the ground the measure sees
@@ -20,15 +19,22 @@ from wm_lightning.worlds.world import Moves, motion_measure
 LEAST = {"worldmap": 0.99, "rt1": 0.9, "csgo": 0.6, "recon": 0.8}
 
 
-@pytest.mark.parametrize("name", LEAST)
-def test_real_motion_follows_actions_and_probes_move_apart(name: str, tmp_path: Path) -> None:
-    # In this process: others take seconds to start.
-    words = ["data.world.workers=1"] if name == "rt1" else []
-    config = compose([f"data={name}", "size=debug", f"cache_dir={tmp_path}", *words])
+@pytest.fixture(scope="module", params=LEAST)
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, ClipDataModule, Probes]:
+    """Every world's name, data and probes, simulated once; in this process, for others take seconds to start."""
+    words = ["data.world.workers=1"] if request.param == "rt1" else []
+    place = tmp_path_factory.mktemp(request.param)
+    config = compose([f"data={request.param}", "size=debug", f"cache_dir={place}", *words])
     data: ClipDataModule = instantiate(config.data, _convert_="all")
     data.prepare_data()
+    return request.param, data, instantiate(config.callbacks.action_fidelity.probes, _convert_="all")
+
+
+def test_real_motion_follows_actions_and_probes_move_apart(made: tuple[str, ClipDataModule, Probes]) -> None:
+    name, data, probes = made
     assert isinstance(data.world, Moves) and motion_measure(data.world)[0] == data.world.name
-    probes = instantiate(config.callbacks.action_fidelity.probes, _convert_="all")
     ruler = Ruler.of(data, probes, clips=200, frames=13)
     assert ruler.model.r2 > LEAST[name]
     neutral, *moves = ruler.model(torch.stack([ruler.neutral, *ruler.probes.values()]))
@@ -64,13 +70,8 @@ def truth_of(data: ClipDataModule, name: str, context: int, chance: float | None
     return driven
 
 
-@pytest.mark.parametrize("name", LEAST)
-def test_the_simulator_itself_moves_as_is_expected_of_it(name: str, tmp_path: Path) -> None:
-    words = ["data.world.workers=1"] if name == "rt1" else []
-    config = compose([f"data={name}", "size=debug", f"cache_dir={tmp_path}", *words])
-    data: ClipDataModule = instantiate(config.data, _convert_="all")
-    data.prepare_data()
-    probes = instantiate(config.callbacks.action_fidelity.probes, _convert_="all")
+def test_the_simulator_itself_moves_as_is_expected_of_it(made: tuple[str, ClipDataModule, Probes]) -> None:
+    name, data, probes = made
     ruler, clip = Ruler.of(data, probes, clips=64, frames=7), next(data.clips("val", 16, 7, 16))
     settings = dict(context=1, ruler=ruler, sweep_clips=16, sweep_frames=3, reader=None)
     found = measure_fidelity(truth_of(data, name, 1), clip, **settings)

@@ -26,6 +26,12 @@ class Column:
     outside: int
     constant: bool
 
+    @property
+    def moves_little(self) -> bool:
+        """Does it change within less than a tenth of its bounds?"""
+        reach = max(abs(self.low), abs(self.high))
+        return not self.constant and math.isfinite(reach) and max(abs(self.least), abs(self.most)) < 0.1 * reach
+
 
 def ranges(actions: Sequence[np.ndarray], names: Sequence[str], spec: ActionSpec) -> list[Column]:
     """Every stored column against the bounds of `spec`, which may lack it."""

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from wm_lightning.clip import ActionSpec, Clip, Encoded, Pixels, to_pixels, to_unit
 from wm_lightning.data import cache
 from wm_lightning.data.augment import Augmentation
+from wm_lightning.data.eval_index import episode_names
 from wm_lightning.data.formats.episode import Reader
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.loader import ClipLoader, evaluation_loader
@@ -128,8 +129,11 @@ class ClipDataModule(LightningDataModule):
             self._readers[split] = self.open_split(self.folder, split)
         return self._readers[split]
 
-    def windows(self, split: str, *, truth: bool) -> Windows:
-        """A split seen through windows, hidden state included where `truth` asks for it."""
+    def windows(self, split: str, *, truth: bool, learned: bool = False) -> Windows:
+        """A split seen through windows, hidden state included where `truth` asks for it.
+
+        From `learned` ones something is learned, and nothing evaluated by them.
+        """
         return Windows(self.reader(split), truth=truth, first_action=self.first_action)
 
     @property
@@ -154,7 +158,7 @@ class ClipDataModule(LightningDataModule):
         """The training stream of this rank, which resumes exactly."""
         rank, world_size = self._place()
         return ClipLoader(
-            self.windows("train", truth=False),
+            self.windows("train", truth=False, learned=True),
             frames=self.frames,
             batch_size=self.batch_size,
             batches=self.train_batches,
@@ -193,14 +197,19 @@ class ClipDataModule(LightningDataModule):
         size = self.batch_size + self.batch_size % 2
         return evaluation_loader(dataset, windows[rank::world_size], size, self.num_workers)
 
-    def clips(self, split: str, count: int, frames: int, batch_size: int) -> Iterator[Clip]:
+    def clips(self, split: str, count: int, frames: int, batch_size: int, *, learned: bool = False) -> Iterator[Clip]:
         """The same `count` clips of a split on every call, in batches, truth included; all there are if fewer."""
         windows = self._fixed(split, count, frames)
-        yield from evaluation_loader(self.windows(split, truth=True), windows, batch_size, num_workers=0)
+        yield from evaluation_loader(self.windows(split, truth=True, learned=learned), windows, batch_size, 0)
 
     def episodes(self, split: str, count: int, frames: int) -> list[str]:
-        """The episode that each of these `clips` comes from, as its number."""
-        return [str(window.episode) for window in self._fixed(split, count, frames)]
+        """The recording that each of these `clips` comes from."""
+        names = episode_names(self.reader(split))
+        return [self.recording(names[window.episode]) for window in self._fixed(split, count, frames)]
+
+    def recording(self, episode: str) -> str:
+        """The recording that an episode is of: itself, where a reader does not make several of one."""
+        return episode
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

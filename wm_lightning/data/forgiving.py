@@ -1,4 +1,4 @@
-"""Training clips read from the recordings, some of which may turn out damaged only then."""
+"""Clips to learn from, read from the recordings, some of which may turn out damaged only then."""
 
 import logging
 
@@ -13,16 +13,16 @@ MOST_DRAWS = 100  # for one clip; so many fail only where nearly all is damaged
 
 
 class ForgivingWindows(Windows):
-    """Windows of training: one that cannot be read is replaced by another, drawn from (seed, index, attempt).
+    """Windows to learn from: one that cannot be read is replaced by another, drawn from (seed, index, attempt).
 
     So the clip is the same in whatever process and at whatever time it is read. The damaged episode is counted, listed
-    and said once; it stays among those that are drawn from, as an exact resumption asks for. For training only: nothing
-    takes the place of a clip that is evaluated.
+    and said once; it stays among those that are drawn from, as an exact resumption asks for. Nothing takes the place of
+    a clip that is evaluated: that is for `Windows`.
     """
 
-    def __init__(self, reader: Reader, frames: int, seed: int, damage: Damage, *, first_action: str) -> None:
-        super().__init__(reader, truth=False, first_action=first_action)
-        self.frames, self.seed, self.damage = frames, seed, damage
+    def __init__(self, reader: Reader, *, truth: bool, first_action: str, seed: int, damage: Damage) -> None:
+        super().__init__(reader, truth=truth, first_action=first_action)
+        self.seed, self.damage = seed, damage
 
     def read(self, window: Window) -> Episode:
         """The window's stretch, or another's. Raises ValueError where more episodes are damaged than allowed."""
@@ -33,5 +33,5 @@ class ForgivingWindows(Windows):
             except BadFile as error:
                 if self.damage.note(error):
                     log.warning("%s. Clips of such frames are replaced by others, drawn from seed and index", error)
-                chosen = WindowStream(self.reader, self.frames, self.seed).redrawn(window.index, attempt)
+                chosen = WindowStream(self.reader, window.frames, self.seed).redrawn(window.index, attempt)
         raise ValueError(f"clip {window.index}: {MOST_DRAWS} windows were drawn and none can be read")

@@ -4,6 +4,7 @@ Data that are larger than the bound have an index instead, and their frames are 
 """
 
 import logging
+import math
 import os
 import shutil
 import time
@@ -61,18 +62,22 @@ class Tolerance:
 
     def check(self, split: str, bad: Sequence[BadFile], candidates: int) -> None:
         """Raises ValueError, naming the first files and what to do, where more than allowed of a split are bad."""
-        with self.named(split):
+        with self.named(split, candidates):
             check_budget(bad, self.allowed(candidates))
 
     @contextmanager
-    def named(self, split: str, advice: str = "") -> Iterator[None]:
-        """Turns BadBudget into a ValueError that names the split and says what to do, `advice` first."""
+    def named(self, split: str, candidates: int, advice: str = "") -> Iterator[None]:
+        """Turns BadBudget into a ValueError that names the split and says what to do, `advice` first.
+
+        The share that would do is that of the files found unusable so far among the split's `candidates`.
+        """
         try:
             yield
         except BadBudget as error:
+            share = math.ceil(100 * error.count / max(candidates, error.count)) / 100
             raise ValueError(
                 f"{split}: {error}\n{advice}Repair or remove these files, or leave them out with "
-                f"data.on_error=quarantine data.max_bad_share=0.2 (now {self.on_error} and {self.max_bad_share}); "
+                f"data.on_error=quarantine data.max_bad_share={share} (now {self.on_error} and {self.max_bad_share}); "
                 "no file is ever changed."
             ) from error
 
@@ -100,7 +105,7 @@ class FrameCache:
         key = split_key(source, f"{self.resize} {settings}")
         name = f"{self.label}-{split}-{self.resize.height}x{self.resize.width}-{key}"
         candidates = len(source.names) + len(source.bad)
-        with self.tolerance.named(split):
+        with self.tolerance.named(split, candidates):
             store = self._opened(source, name, self.tolerance.allowed(candidates))
         left_out = [BadFile(Path(path), why) for path, why in store.index.quarantine.items()]
         self.tolerance.check(split, left_out, candidates)

@@ -12,7 +12,7 @@ from wm_lightning.data.formats.nwm import NWMReader, places, read_index
 from wm_lightning.data.formats.recon import RECONSource, spec_of
 from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.formats.store_reader import StoreReader
-from wm_lightning.data.formats.strided_reader import StridedReader
+from wm_lightning.data.formats.strided_reader import StridedReader, recording_of
 from wm_lightning.data.source_datamodule import SourceDataModule
 from wm_lightning.data.windows import Window
 from wm_lightning.worlds.rover import RoverWorld
@@ -30,7 +30,7 @@ class RECONDataModule(SourceDataModule):
     list of test clips (NWM's `time.pkl`, `rollout.pkl`, ... or the same as JSON), whose present is the last of
     `context` given frames; it takes the place of windows spread over the test split. `nwm_compat` feeds a rollout's
     actions as NWM's evaluation does: see `formats/nwm.py`. With `stride` n frames are every n-th and actions motions
-    over the gap: see `formats/strided_reader.py`.
+    over the gap: see `formats/strided_reader.py`; the simulator's judge is of single frames and then left out.
     """
 
     def __init__(
@@ -60,7 +60,8 @@ class RECONDataModule(SourceDataModule):
             )
         self._simulator, self._lists = world, lists
         self._format: Form | None = format
-        self.world: RoverWorld | None = world if self.made_by(world.name) else None
+        # Its judge looks for turns of single frames: over a longer gap most are sharper, and it would tell others.
+        self.world: RoverWorld | None = world if stride == 1 and self.made_by(world.name) else None
 
     @cached_property
     def home(self) -> Path:
@@ -128,6 +129,9 @@ class RECONDataModule(SourceDataModule):
         lengths = {name: reader.length(episode) for name, episode in episodes.items()}
         chosen = places(path, read_index(path)[:count], lengths, self._context, frames)
         return [Window(episodes[name], start, frames, number) for number, (name, start) in enumerate(chosen)]
+
+    def recording(self, episode: str) -> str:
+        return recording_of(episode) if self.stride > 1 else episode
 
     def declared_spec(self) -> ActionSpec:
         return spec_of(self.stride)

@@ -158,7 +158,7 @@ class SourceDataModule(ClipDataModule):
         candidates = len(source.names) + len(source.bad)
         cache, tolerance = LatentCache(Path(self.latents), self.latent_key), self.frame_cache.tolerance
         again = f"Damaged latents are made again by the task=encode that made {self.latents}. "
-        with tolerance.named(stored, again):
+        with tolerance.named(stored, candidates, again):
             return cache.store(stored, tolerance.allowed(candidates))
 
     def _reader(self, store: FrameStore, source: EpisodeSource, chosen: Sequence[int]) -> StoreReader:
@@ -171,19 +171,19 @@ class SourceDataModule(ClipDataModule):
         usable = [episode for episode in chosen if episode not in store.unusable]
         return LatentReader(store, episodes=usable, recordings=direct, pixels=False, **settings)
 
-    def windows(self, split: str, *, truth: bool) -> Windows:
-        """A split seen through windows; where networks see latents, pixels are there for evaluation only.
+    def windows(self, split: str, *, truth: bool, learned: bool = False) -> Windows:
+        """A split seen through windows; where networks see latents, pixels are there with `truth` only.
 
-        Clips of a training that cannot be read are replaced: see `ForgivingWindows`.
+        Clips that are `learned` from and cannot be read are replaced: see `ForgivingWindows`.
         """
-        reader, tolerance, first = self._opened(split), self.frame_cache.tolerance, self.first_action
-        if split == "train" and not truth and reader.direct is not None and tolerance.on_error != "raise":
+        reader, tolerance = self._opened(split), self.frame_cache.tolerance
+        seen: dict[str, Any] = {"truth": truth, "first_action": self.first_action}
+        if learned and reader.direct is not None and tolerance.on_error != "raise":
             source = reader.direct.source
             allowed = tolerance.allowed(len(source.names) + len(source.bad)) - len(reader.store.index.quarantine)
             damage = Damage(reader.store.folder / DAMAGED, allowed)
-            return ForgivingWindows(reader, self.frames, self.seed, damage, first_action=first)
-        seen = reader.with_pixels() if truth and isinstance(reader, LatentReader) else reader
-        return Windows(seen, truth=truth, first_action=first)
+            return ForgivingWindows(reader, seed=self.seed, damage=damage, **seen)
+        return Windows(reader.with_pixels() if truth and isinstance(reader, LatentReader) else reader, **seen)
 
     @cached_property
     def latent_key(self) -> LatentKey:

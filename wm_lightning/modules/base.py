@@ -170,7 +170,8 @@ class WorldModelModule(LightningModule):
         """Standardisation of features by real training clips, fitted once."""
         if self._scale is None:
             features = ClipFeatures.load()
-            clips = self.trainer.datamodule.clips("train", self.distance.scale_clips, frames, 64)  # type: ignore[attr-defined]
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            clips = data.clips("train", self.distance.scale_clips, frames, 64, learned=True)
             self._scale = Scale.fit(torch.cat([features(clip.video) for clip in clips]))
         return self._scale
 

@@ -69,7 +69,7 @@ class Ruler:
         neutral, vectors = probes.vectors(data.spec)
         name, motion = motion_measure(data.world)
         moved, actions = [], []
-        for clip in data.clips("train", clips, frames, 64):
+        for clip in data.clips("train", clips, frames, 64, learned=True):
             given = (clip.condition.state == ActionState.GIVEN)[:, 1:frames]
             moved.append(motion(clip.video)[:, 1:][given])
             actions.append(clip.condition.actions[:, 1:frames][given])
@@ -148,11 +148,12 @@ def _sweep(
     for place, (name, motion) in enumerate(zip(seen, motions, strict=True)):
         sweep.update(place, motion, still, expected.moves[name][: len(clip)])
     scalars = {"sweep_gain": sweep.gain(), "sweep_sign": sweep.sign()}
+    gain = _listed(sweep.compute()) if seen else [None] * frames
     found = dict(zip(seen, sweep.by_probe(), strict=True))
     unseen = {"gain": None, "sign": None, "motion": None}
     report = {
         "measure": ruler.name, "clips": len(clip), "expected_from": expected.source, "real_r2": ruler.model.r2,
-        "real_kept": ruler.model.kept, "real_motion": ruler.model.size, "gain": _listed(sweep.compute()),
+        "real_kept": ruler.model.kept, "real_motion": ruler.model.size, "gain": gain,
         "probes": {
             name: {**found.get(name, unseen), "seen": name in found, "expected": mean.tolist()}
             for name, mean in expected.means.items()

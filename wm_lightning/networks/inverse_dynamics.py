@@ -11,6 +11,7 @@ from torch import Tensor, nn
 Video = UInt8[Tensor, "b f c h w"]
 BIN = re.compile(r"(?P<what>.+)_(?P<value>-?\d+)")  # the name of a column that says of one value whether it was it
 FEWEST_BINS = 3
+ROUNDING = 1e-2  # of shares and variances, of which the latter are taken over one frame fewer
 
 
 class InverseDynamics(nn.Module):
@@ -70,7 +71,7 @@ class InverseDynamics(nn.Module):
         for place, name in enumerate(names):
             if found := BIN.fullmatch(name):
                 bins.setdefault(found["what"], []).append((place, float(found["value"])))
-        bins = {what: members for what, members in bins.items() if len(members) >= FEWEST_BINS}
+        bins = {what: members for what, members in bins.items() if self._one_hot([place for place, _ in members])}
         matrix = torch.zeros(len(names), len(names) + len(bins), device=self.mean.device)
         matrix[:, : len(names)] = torch.eye(len(names))
         for place, members in enumerate(bins.values(), start=len(names)):
@@ -80,3 +81,12 @@ class InverseDynamics(nn.Module):
             weight = self.scale.cpu()[rows] * values / spread.clamp_min(1e-12)
             matrix[rows, place] = weight.to(matrix)
         return [*names, *bins], matrix
+
+    def _one_hot(self, places: Sequence[int]) -> bool:
+        """Whether columns were a one-hot in training: shares that make 1, of values 0 and 1 alone.
+
+        Else their names mean something else: `joint_1`, `joint_2`, `joint_3` are no bins of a joint.
+        """
+        share, scale = self.mean[list(places)].cpu(), self.scale[list(places)].cpu()
+        spread = (scale.square() - share * (1 - share)).abs()  # of 0 and 1 the variance follows from the mean
+        return len(places) >= FEWEST_BINS and abs(float(share.sum()) - 1) < ROUNDING and bool((spread < ROUNDING).all())

@@ -18,12 +18,28 @@ _COMMON: dict[str, Callable[[Group], Any]] = {
 }  # fmt: skip
 
 
+def _require_one_scale(found: Sequence[Group]) -> None:
+    """Raises ValueError where real clips of one seed have other distances from one another: features were then scaled
+    by other training clips, or other test clips were drawn, and distances say nothing beside each other."""
+    floors: dict[int, tuple[float, str]] = {}
+    for run in (run for group in found for run in group.runs if run.results.distance_floor is not None):
+        own, path = float(run.results.distance_floor), str(run.path)  # pyright: ignore[reportArgumentType]
+        first, other = floors.setdefault(run.results.seed, (own, path))
+        if abs(own - first) > 0.01 * max(abs(own), abs(first), 1e-3):
+            raise ValueError(
+                f"these runs cannot stand in one table: among real clips the distance is {first:.4g} in {other} and "
+                f"{own:.4g} in {path}, so other clips were drawn or set its scale; measure both on the same data "
+                f"(same episodes and shares, same data.on_error)"
+            )
+
+
 def require_common(found: Sequence[Group]) -> None:
     """Raises ValueError, naming the runs, where numbers of these groups do not mean the same."""
     for what, get in _COMMON.items():
         if len({get(group) for group in found}) > 1:
             kinds = "; ".join(f"{group.runs[0].path}: {get(group)}" for group in found)
             raise ValueError(f"these runs cannot stand in one table, their {what} differ: {kinds}")
+    _require_one_scale(found)
 
 
 def lines(found: Sequence[Group], chosen: Sequence[Column], mark: str) -> list[list[str]]:

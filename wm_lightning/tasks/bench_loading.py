@@ -21,6 +21,7 @@ from wm_lightning.clip import Clip
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.formats.csgo import CSGOSource
 from wm_lightning.data.formats.episode import Episode
+from wm_lightning.data.formats.latent_reader import LatentReader
 from wm_lightning.data.formats.lerobot import LeRobotSource
 from wm_lightning.data.formats.lerobot_declared import Place as VideoPlace
 from wm_lightning.data.formats.mp4_npz import EpisodeFiles, Mp4NpzSource
@@ -30,6 +31,7 @@ from wm_lightning.data.formats.rlds import Place as RecordPlace
 from wm_lightning.data.formats.rlds import RLDSSource
 from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.formats.store_reader import DirectFrames, StoreReader
+from wm_lightning.data.formats.strided_reader import StridedReader
 from wm_lightning.data.formats.tfrecord import parse_example
 from wm_lightning.data.loader import ClipLoader, WindowBatches
 from wm_lightning.data.source_datamodule import SourceDataModule
@@ -43,7 +45,8 @@ PlainRead = Callable[[int, int, int], tuple[UInt8[np.ndarray, "f h w 3"], np.nda
 def loading(data: ClipDataModule, batches: int, repeats: int, least: float, least_direct: float) -> list[Comparison]:
     """The loader against reading by hand; on recordings with frames kept decoded (where they are) and read directly."""
     reader = data.reader("train")
-    if not isinstance(data, SourceDataModule) or not isinstance(reader, StoreReader):
+    other = isinstance(reader, LatentReader | StridedReader)  # which are not read by hand
+    if not isinstance(data, SourceDataModule) or not isinstance(reader, StoreReader) or other:
         return [_in_memory(data, batches, repeats)]
     by_hand = plain_reading(data.open_source("train"))
     if by_hand is None:

@@ -96,7 +96,8 @@ def fitted(
     """
     if not rows_of(findings):
         first = [str(error) for found in findings.values() for error in found.bad[:1]]
-        raise ValueError(f"{data.home}: no episode can be read; {'; '.join(first)}")
+        none = f"nothing there is of the form {data.format}; leave data.format out, so that it is found"
+        raise ValueError(f"{data.home}: no episode can be read; {'; '.join(first) or none}")
     needed = data.proposed(columns_of(findings), np.concatenate(rows_of(findings)))
     added = {f"+data.{key}": value for key, value in needed.items()}
     added |= clip_words(config, max(map(len, rows_of(findings))))

@@ -57,6 +57,12 @@ def show_columns(console: Console, columns: Sequence[Column]) -> None:
         bounds = f"{column.low:.3g} .. {column.high:.3g}"
         table.add_row(column.name + note, f"{column.least:.3g}", f"{column.most:.3g}", bounds, str(column.outside))
     console.print(table)
+    if small := [column.name for column in columns if column.moves_little]:
+        line(
+            console,
+            f"  warning: {', '.join(small)}: less than a tenth of the bounds is used. The bounds may be those of "
+            f"rescaled actions and these be raw (docs/data.md), and a network sees numbers near 0: give data.bounds",
+        )
 
 
 def show_alignment(console: Console, found: Alignment) -> None:

@@ -99,9 +99,10 @@ def planned(data: SourceDataModule) -> dict[str, Work]:
         for split in data.stored_splits():
             progress.update(bar, description=f"reading actions of {split}")
             source = data.open_source(split)
-            allowed = data.frame_cache.tolerance.allowed(len(source.names) + len(source.bad))
+            candidates = len(source.names) + len(source.bad)
+            allowed = data.frame_cache.tolerance.allowed(candidates)
             work[split] = Work(source, check_actions(source), allowed)
-            with data.frame_cache.tolerance.named(split):
+            with data.frame_cache.tolerance.named(split, candidates):
                 check_budget(work[split].plan.bad, allowed)
     return work
 
@@ -134,7 +135,8 @@ def encode_all(
         with lock, Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
             for split, part in work.items():
                 bar = progress.add_task(f"encoding {data.name} {split}", total=part.plan.frames)
-                with data.frame_cache.tolerance.named(split):
+                candidates = len(part.source.names) + len(part.source.bad)
+                with data.frame_cache.tolerance.named(split, candidates):
                     found[split] = cache.encode(
                         split, part.source, part.plan, change, allowed=part.allowed, workers=data.frame_cache.workers,
                         report=lambda frames, bar=bar: progress.advance(bar, frames),

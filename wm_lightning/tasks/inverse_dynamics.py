@@ -85,7 +85,7 @@ def standardise(network: InverseDynamics, data: ClipDataModule) -> None:
     """Mean and spread of the training actions, from 256 clips; columns that do not vary are left out."""
     actions = [
         clip.condition.actions[clip.condition.state == ActionState.GIVEN]
-        for clip in data.clips("train", 256, data.frames, 64)
+        for clip in data.clips("train", 256, data.frames, 64, learned=True)
     ]
     scale, mean = torch.std_mean(torch.cat(actions), dim=0)
     network.mean.copy_(mean)

@@ -169,7 +169,7 @@ class Protocol:
             task = progress.add_task(f"protocol {self.name}", total=len(entries))
             for clip in self.batches(data, entries):
                 truth, made = self.sized(clip.video, data), {name: make(clip) for name, make in makers.items()}
-                episodes = [entries[place].episode for place in clip.index.tolist()]
+                episodes = [data.recording(entries[place].episode) for place in clip.index.tolist()]
                 for name, video in made.items():
                     scores[name].add(self.sized(video, data), truth, episodes)
                 for name, values in world_measures(data, made["model"], clip, self.context).items():
@@ -254,7 +254,7 @@ class Protocol:
             "data": data.name, "simulated": data.simulated, "content": data.manifest["hash"],
             "clips": len(entries), "clips_asked": self.clips, "index": index_hash(entries), "context": self.context,
             "frames": entries[0].length, "resized": sizes, "weighting": "every clip once",
-            "episodes": len({entry.episode for entry in entries}),
+            "episodes": len({data.recording(entry.episode) for entry in entries}),
             "intervals": "95 %, by bootstrap over whole episodes",
             "seed": self.seed, "draws": self.draws, "paper": dict(self.paper), "departures": list(departures),
             "comparable_with_the_paper": not departures,

@@ -5,13 +5,11 @@ an extra: `pip install -e '.[doom]'`. A frame is two of Doom's tics, so recordin
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +25,7 @@ from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.source import save_arrays
 from wm_lightning.randomness import generator
 from wm_lightning.worlds.doom_player import POLICIES, TURN, Player
+from wm_lightning.worlds.writing import write_batches
 
 # Raise it whenever the same settings would give other pixels or actions: it names the cached data.
 VERSION = 2
@@ -117,14 +116,7 @@ class DoomWorld:
         place = folder / self.name
         place.mkdir(parents=True)
         job = partial(self._write_batch, place)
-        if self.workers == 1:
-            for batch in self._batches():
-                report(job(batch))
-        else:
-            # Spawned, not forked: the caller may hold threads (a progress bar, torch) that a fork would cut off.
-            with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
-                for written in pool.map(job, self._batches()):
-                    report(written)
+        write_batches(job, self._batches(), self.workers, report)
         first = self.episodes["train"]
         held_out = [f"{_name(first + episode)}.hdf5" for episode in range(self.episodes["test"])]
         with atomic_file(place / TEST_SPLIT) as unfinished:

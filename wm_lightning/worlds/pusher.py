@@ -5,10 +5,8 @@ hidden state beside every episode, for evaluation only.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from wm_lightning.worlds.pusher_dynamics import Scene, advance, first_scene
 from wm_lightning.worlds.pusher_policies import POLICIES, act, draw_temper
 from wm_lightning.worlds.pusher_render import BLOCKS, DISTRACTOR, GRIPPER, render
 from wm_lightning.worlds.world import Measures
+from wm_lightning.worlds.writing import write_batches
 
 # Raise it whenever the same settings would give other pixels or actions: it names the cached data.
 VERSION = 1
@@ -161,14 +160,7 @@ class PusherWorld:
         for split in SPLITS:
             (folder / self.name / split).mkdir(parents=True)
         job = partial(self._write_batch, folder / self.name)
-        if self.workers == 1:
-            for batch in self._batches():
-                report(job(batch))
-            return
-        # Spawned, not forked: the caller may hold threads (a progress bar, torch) that a fork would cut off.
-        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
-            for written in pool.map(job, self._batches()):
-                report(written)
+        write_batches(job, self._batches(), self.workers, report)
 
     def measure(self, video: Pixels, clip: Clip, context: int) -> Measures:
         """Judges generated video by its pixels; lengths are in frame widths, context frames are NaN.

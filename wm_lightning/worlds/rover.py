@@ -6,10 +6,8 @@ actions are those of a map; height and tilt follow from the ground. Frames are t
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from wm_lightning.worlds.rover_ground import Ground
 from wm_lightning.worlds.rover_render import BALL, FIELD, Poses, render
 from wm_lightning.worlds.turning import sideways, turned
 from wm_lightning.worlds.world import Measures
+from wm_lightning.worlds.writing import write_batches
 
 # Raise it whenever the same settings would give other pixels or poses: it names the cached data.
 VERSION = 4
@@ -149,14 +148,8 @@ class RoverWorld:
         place = folder / self.name
         place.mkdir(parents=True)
         job = partial(self._write_batch, place)
-        if self.workers == 1 or sum(self.episodes.values()) * self.length < SMALL:
-            for batch in self._batches():
-                report(job(batch))
-        else:
-            # Spawned, not forked: the caller may hold threads (a progress bar, torch) that a fork would cut off.
-            with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
-                for written in pool.map(job, self._batches()):
-                    report(written)
+        few = sum(self.episodes.values()) * self.length < SMALL
+        write_batches(job, self._batches(), 1 if few else self.workers, report)
         first = 0
         for split, count in self.episodes.items():
             with atomic_file(place / f"{split}.txt") as partial_list:

@@ -142,7 +142,11 @@ def save_index(folder: Path, kept: Sequence["Kept"], bad: Sequence[BadFile]) -> 
 
 
 class BadBudget(ValueError):
-    """More files are unusable than allowed."""
+    """More files are unusable than allowed: `count` were found until it was known."""
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
 
 
 def check_budget(bad: Iterable[BadFile], allowed: int) -> None:
@@ -151,7 +155,7 @@ def check_budget(bad: Iterable[BadFile], allowed: int) -> None:
     if len(listed) > allowed:
         lines = [f"  {error}" for error in listed[:5]]
         more = [f"  ... {len(listed) - 5} more"] if len(listed) > 5 else []
-        raise BadBudget("\n".join([f"{len(listed)} unusable, {allowed} allowed:", *lines, *more]))
+        raise BadBudget("\n".join([f"{len(listed)} unusable, {allowed} allowed:", *lines, *more]), len(listed))
 
 
 @dataclass(frozen=True)

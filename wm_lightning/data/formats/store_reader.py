@@ -44,8 +44,9 @@ class Plan:
 
 
 def split_key(source: EpisodeSource, settings: str) -> str:
-    """12 hexadecimal digits that change with any file's name, size or time, and with `settings`."""
-    text = json.dumps([VERSION, type(source).__name__, settings, source.stamps()])
+    """12 hexadecimal digits that change with any file's name, size or time, with what is lost, and with `settings`."""
+    lost = [(error.path.name, error.episode) for error in source.bad]
+    text = json.dumps([VERSION, type(source).__name__, settings, source.stamps(), lost])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

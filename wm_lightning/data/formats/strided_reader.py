@@ -41,6 +41,10 @@ class StridedReader(StoreReader):
         """That of the recording."""
         return self.plain.digest(episode // self.stride)
 
+    def mark(self, episode: int) -> str:
+        """That of the recording."""
+        return self.plain.mark(episode // self.stride)
+
     def read(self, episode: int, start: int, stop: int) -> Episode:
         """Frames start..stop-1 with the motion since the frame before each; none for a recording's first here."""
         if not 0 <= start < stop <= self.length(episode):
@@ -57,6 +61,11 @@ class StridedReader(StoreReader):
             actions, state[0] = np.concatenate([np.zeros((1, 3), np.float32), actions]), ActionState.NONE
         truth = {key: values[shown] for key, values in found.truth.items()}
         return replace(found, video=found.video[shown], actions=actions, state=state, truth=truth)
+
+
+def recording_of(name: str) -> str:
+    """The recording of which an episode of that name is one of several."""
+    return name.rpartition("@")[0]
 
 
 def joined(steps: Float32[np.ndarray, "n stride 3"]) -> Float32[np.ndarray, "n 3"]:

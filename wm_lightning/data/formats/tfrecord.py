@@ -60,9 +60,10 @@ def indexed_records(paths: Sequence[Path], folder: Path | None) -> list[Records]
     stamps = json.dumps([1, [stamp(path) for path in paths]])
     place = folder / f"records-{hashlib.sha256(stamps.encode()).hexdigest()[:12]}.npz" if folder else None
     if place is not None and place.is_file():
-        kept = load_arrays(place)
-        parts = np.split(kept["places"], np.cumsum(kept["counts"])[:-1])
-        return [Records(part, None) for part in parts]
+        with suppress(BadFile):  # a damaged one is made again
+            kept = load_arrays(place, only=("places", "counts"))
+            parts = np.split(kept["places"], np.cumsum(kept["counts"])[:-1])
+            return [Records(part, None) for part in parts]
     found = [index_records(path) for path in paths]
     if place is not None and all(records.fault is None for records in found):
         counts = np.array([len(records.places) for records in found])
