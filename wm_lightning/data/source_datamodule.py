@@ -26,7 +26,7 @@ from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.formats.store_reader import DirectFrames, StoreReader
 from wm_lightning.data.frame_cache import FrameCache, Tolerance, way_named
 from wm_lightning.data.latent_cache import LatentCache, LatentKey, LatentStore
-from wm_lightning.data.parts import parts_of
+from wm_lightning.data.parts import names_to_part, parts_of
 from wm_lightning.data.windows import Windows
 from wm_lightning.networks.autoencoders import Autoencoder
 
@@ -291,17 +291,4 @@ class SourceDataModule(ClipDataModule):
         other. Raises ValueError where it cannot be told which names are lost, for then parts would shift.
         """
         wanted = {name: share for name, share in self.shares.items() if name not in self.stored_splits()}
-        unknown = next((error for error in source.bad if error.episode is None), None)
-        if wanted and unknown is not None:
-            raise ValueError(
-                f"{unknown}; which episodes are lost with it cannot be told, and {' and '.join(wanted)} are drawn from "
-                f"the names of all training episodes, so others would change their part: repair this file, or store "
-                f"{' and '.join(wanted)} as splits of their own"
-            )
-        names = {*source.names, *(error.episode for error in source.bad if error.episode is not None)}
-        if len(names) < len(wanted) + 1:
-            raise ValueError(
-                f"{self.home} has {len(names)} training episodes, one each is needed for train and "
-                f"{' and '.join(wanted)}, which are not stored; add episodes, or these splits"
-            )
-        return parts_of(names, wanted)[split]
+        return parts_of(names_to_part(source, wanted, self.home), wanted)[split]
