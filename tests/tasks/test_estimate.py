@@ -31,7 +31,8 @@ BATCH = Batch(CLIPS, FRAMES, (3, SIDE, SIDE), ACTIONS)
 def one_mask(*, checkpointing: bool = False, micro_batches: int = 1) -> TeacherModule:
     net = lambda: network(dim=48, gradient_checkpointing=checkpointing)  # noqa: E731
     masks = MaskMixture((None,), (1.0,))
-    return teacher(network=net, masks=masks, micro_batches=micro_batches, optimizer=adamw(1e-3), batch_size=CLIPS)
+    changes = {"masks": masks, "micro_batches": micro_batches, "optimizer": adamw(1e-3), "batch_size": CLIPS}
+    return teacher(network=net, transfer=None, **changes)
 
 
 def weightless(module: WorldModelModule) -> WorldModelModule:

@@ -44,6 +44,7 @@ class Meter(TorchDispatchMode):
         for tensor in tensors:
             self._add(tensor)
         self.held += self.alive - before
+        self.most_passing = 0
 
     def finished(self, parameter: Tensor) -> None:
         """Counts the parameter's gradient as one, until it is freed; a hook for `watch`."""
