@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.checkpoint import checkpoint  # noqa: F401  imported before the profiler counts
 
 from tests.modules.making import ACTIONS, FRAMES, SIDE, adamw, clip, dmd, network, teacher
 from tests.tiny_run import DMD, tiny
@@ -15,11 +16,11 @@ from wm_lightning.config import compose
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.teacher import MaskMixture, TeacherModule
 from wm_lightning.tasks import estimate
-from wm_lightning.tasks.build import build_module, plain_node
+from wm_lightning.tasks.build import declare_actions, plain_node
 from wm_lightning.tasks.machine import free_memory, product_rate
 from wm_lightning.tasks.meter import Meter, size_of
 from wm_lightning.tasks.needs import needs_of
-from wm_lightning.tasks.planned import on_meta, plan_training
+from wm_lightning.tasks.planned import Planned, on_meta, plan_training
 from wm_lightning.tasks.preflight import check_training
 from wm_lightning.tasks.rehearsal import Batch, Rehearsal, _steps, _take_state, rehearse
 from wm_lightning.tasks.speed import _highest
@@ -45,7 +46,7 @@ def planned(module: WorldModelModule) -> Rehearsal:
 
 def steps_of(module: WorldModelModule) -> Iterator[object]:
     """The same steps with values."""
-    optimizers = module.configure_optimizers()
+    optimizers: list[Optimizer] = module.configure_optimizers()  # type: ignore[assignment]
     _take_state(optimizers)
     states = [value for o in optimizers for state in o.state.values() for value in state.values()]
     yield [*module.parameters(), *module.buffers(), *states]
@@ -80,7 +81,8 @@ def test_the_allocator_says_the_same() -> None:
 
 
 def test_recomputed_activations_and_smaller_micro_batches_take_less() -> None:
-    usual, again, split = (planned(one_mask(**c)) for c in ({}, {"checkpointing": True}, {"micro_batches": 4}))
+    made = (one_mask(), one_mask(checkpointing=True), one_mask(micro_batches=4))
+    usual, again, split = map(planned, made)
     assert again.passing < 0.8 * usual.passing
     assert split.passing < 0.5 * usual.passing
     assert again.flops > usual.flops
@@ -107,11 +109,7 @@ def test_muon_keeps_one_value_of_a_matrix(tmp_path: Path) -> None:
     assert found.roles["network's optimizer"] < 1.9 * found.roles["network's weights"]
 
 
-def plan_of(config: DictConfig) -> tuple:
-    from hydra.utils import instantiate
-
-    from wm_lightning.tasks.build import declare_actions
-
+def plan_of(config: DictConfig) -> tuple[Planned, ...]:
     data = instantiate(config.data, _convert_="all")
     declare_actions(config, data)
     return plan_training(config, data).trainings
@@ -120,7 +118,7 @@ def plan_of(config: DictConfig) -> tuple:
 def test_the_full_size_network_is_that_of_dynamicrafter() -> None:
     words = ["experiment=vid2world_base", "size=paper", "data=rt1", "network.channels=4", "network.actions=10"]
     words += ["network.height=40", "network.width=64"]
-    net = on_meta(__import__("hydra").utils.instantiate(plain_node(compose(words), "network"), _convert_="all"))
+    net = on_meta(instantiate(plain_node(compose(words), "network"), _convert_="all"))
     assert sum(p.numel() for p in net.parameters()) == 1_438_854_980
 
 

@@ -66,7 +66,7 @@ def rehearse(module: WorldModelModule, batch: Batch, *, precision: str) -> Rehea
     meter = Meter()
     without_memory(module)
     module._device = CPU  # which a LightningModule goes by, and which was the meta device when it was built
-    optimizers = module.configure_optimizers()
+    optimizers: list[Optimizer] = module.configure_optimizers()  # type: ignore[assignment]
     _take_state(optimizers)
     states = {p: [v for v in s.values() if isinstance(v, Tensor)] for o in optimizers for p, s in o.state.items()}
     meter.hold([*module.parameters(), *module.buffers(), *(value for state in states.values() for value in state)])
