@@ -53,6 +53,7 @@ class RootConfig:
     callbacks: Any = None
     trainer: Any = None
     compute: Any = None
+    estimate: Any = None
     logger: Any = None
 
 

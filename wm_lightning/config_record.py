@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 _NOT_HASHED = frozenset({
     "run_dir", "default_root_dir", "ckpt_path", "cache_dir", "logger", "tags", "hydra", "compute",
     "workers", "num_workers", "decode_workers", "cache_gib", "store", "cached_maps",
-    "protocol", "action_fidelity",  # what is measured beside a training
+    "estimate", "protocol", "action_fidelity",  # what is measured beside a training
     "actions",  # of the network: null until the data are opened, and theirs from then on
 })  # fmt: skip
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)

@@ -16,11 +16,14 @@ from wm_lightning.randomness import generator
 Step = Callable[[Clip], None]
 
 
-def plain_update(optimizers: Sequence[Optimizer], network: nn.Module, loss: Scalar, clip_norm: float) -> None:
-    """Backward pass, clipping, one step of every optimizer."""
+def plain_update(
+    optimizers: Sequence[Optimizer], network: nn.Module, losses: Sequence[Callable[[], Scalar]], clip_norm: float
+) -> None:
+    """Forward and backward pass of every micro-batch, clipping, one step of every optimizer."""
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    for loss in losses:
+        loss().backward()
     if bool(torch.isfinite(clip_grad_norm_(network.parameters(), clip_norm))):
         for optimizer in optimizers:
             optimizer.step()
@@ -33,7 +36,7 @@ def teacher_step(module: TeacherModule) -> Step:
     def step(clip: Clip) -> None:
         module.schedule.apply(optimizers, module.iterations, module.total_iterations)
         mask = module.masks.sample(generator(module.seed, "mask", module.iterations))
-        plain_update(optimizers, module.network, module.loss(clip, mask), module.clip_norm)
+        plain_update(optimizers, module.network, [lambda: module.loss(clip, mask)], module.clip_norm)
         module.average.update(module.network)
         module.iteration += 1
 
@@ -46,18 +49,18 @@ def dmd_step(module: DMDModule) -> Step:
     student, critic = every[: module.optimizer_counts[0]], every[module.optimizer_counts[0] :]
 
     def step(clip: Clip) -> None:
-        number = module.iterations
+        number, clip = module.iterations, module.begun(clip)
         module.schedule.apply(every, number, module.total_iterations)
         if number >= module.critic_warmup and (number - module.critic_warmup) % module.ratio == 0:
             with module.critic_frozen():
-                plain_update(student, module.student, module.student_loss(clip), module.clip_norm)
+                plain_update(student, module.student, [lambda: module.student_loss(clip)], module.clip_norm)
             module.average.update(module.student)
         if number % module.fresh_every == 0 or not module.replay.windows:
             window = module.generate(clip, "critic rollout", learn=False)
             module.replay.push(window)
         else:
             window = module.replay.pick(generator(module.seed, "replay", number)).to(module.device)
-        plain_update(critic, module.critic, module.critic_loss(window), module.clip_norm)
+        plain_update(critic, module.critic, [lambda: module.critic_loss(window)], module.clip_norm)
         module.iteration += 1
 
     return step

@@ -31,6 +31,9 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
     folder, trains, computes = Path(config.run_dir), config.task["_target_"] == TRAIN, config.task["_target_"] != REPORT
     with _removed_where_refused(folder):
         check(config if computes else OmegaConf.create({"task": config.task, "metrics": _targets(config)}))
+        if computes:
+            # Before a training's time is estimated, which depends on threads and precision.
+            _prepare(config)
         if trains:
             from wm_lightning.tasks.preflight import check_training  # noqa: PLC0415  loads torch
 
@@ -39,7 +42,7 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
     if _first_rank() and (trains or not (folder / "config.yaml").is_file()):
         save_record(config, overrides, folder)
     if computes:
-        _set_up(config)
+        _seed(config)
     try:
         return instantiate(config.task)(config)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -52,13 +55,16 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
         raise SystemExit(130) from None
 
 
-def _set_up(config: DictConfig) -> None:
-    """Seeds, and how torch computes."""
+def _prepare(config: DictConfig) -> None:
+    """How torch computes."""
+    if config.compute is not None:
+        instantiate(config.compute)()
+
+
+def _seed(config: DictConfig) -> None:
     from lightning.pytorch import seed_everything  # noqa: PLC0415  loads torch
 
     seed_everything(config.seed, workers=True, verbose=False)
-    if config.compute is not None:
-        instantiate(config.compute)()
 
 
 def _targets(config: DictConfig) -> dict[str, Any]:
