@@ -133,7 +133,7 @@ RECIPE = ["module.teacher.ckpt_path=null", "module.teacher.recipe.batch_size=4"]
 def test_a_machine_too_small_is_told_what_to_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], keys: tuple[str, ...]
 ) -> None:
-    words = [*words, "module.batch_size=4"]
+    words = [*words, "module.batch_size=4", "estimate.say=true"]
     config = tiny(tmp_path, *words)
     needs = needs_of(plan_of(tiny(tmp_path, *words))[0])
     monkeypatch.setattr(estimate, "free_memory", lambda device: int(0.7 * needs.most))
@@ -152,7 +152,7 @@ def test_a_machine_too_small_is_told_what_to_change(
 def test_where_weights_alone_do_not_fit_nothing_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "free_memory", lambda device: 1000)
     with pytest.raises(ValueError, match="no smaller batch"):
-        check_training(tiny(tmp_path, "experiment=teacher"))
+        check_training(tiny(tmp_path, "experiment=teacher", "estimate.say=true"))
 
 
 def test_free_memory_is_what_the_system_and_the_container_allow(tmp_path: Path) -> None:
@@ -173,4 +173,4 @@ def test_products_have_a_rate() -> None:
 
 def test_shares_are_shares() -> None:
     with pytest.raises(ValueError, match="estimate.usable=1.5"):
-        estimate.Limits(refuse=True, usable=1.5, efficiency=0.5)
+        estimate.Limits(say=True, refuse=True, usable=1.5, efficiency=0.5)

@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 class Limits:
     """How much of the free memory a training may fill, and what share of the products' rate its steps should reach.
 
-    With `refuse` a training that does not fit is not begun.
+    Without `say` nothing is estimated before a training; with `refuse` one that does not fit is not begun.
     """
 
+    say: bool
     refuse: bool
     usable: float
     efficiency: float
@@ -53,7 +54,7 @@ def say(config: DictConfig, needs: Needs, free: int | None, device: torch.device
 def say_and_check(config: DictConfig, plan: Plan) -> None:
     """Says what every training of the plan takes. Raises ValueError for one that this machine has no memory for."""
     limits: Limits = instantiate(config.estimate)
-    for fault in faults(config, plan, limits):
+    for fault in faults(config, plan, limits) if limits.say else ():
         if limits.refuse:
             raise ValueError(fault)
 
