@@ -116,6 +116,7 @@ def test_no_room_for_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_no_room_for_decoded_frames(tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**30, 2**30, 2**10))  # type: ignore[attr-defined]
     words = ["data=rt1", f"data.root={clips}", "data.subset=bridge", f"cache_dir={tmp_path / 'cache'}"]
+    words.append("data.store=keep")  # by itself it would read the recordings instead
     with pytest.raises(ValueError, match="0 MiB free, decoded frames need .* data.cache_dir="):
         start(compose([TEACHER, *QUICK, *words, f"run_dir={tmp_path / 'run'}"]), [])
     assert not list((tmp_path / "cache").iterdir()) and not (tmp_path / "run").exists()
