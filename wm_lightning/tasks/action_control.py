@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.progress import Progress
 
 from wm_lightning.clip import ActionSpec, Clip, Pixels
@@ -25,6 +24,7 @@ from wm_lightning.results import action_control as words
 from wm_lightning.results.pictures import Film, draw_side_by_side, draw_strips
 from wm_lightning.results.results import write_whole
 from wm_lightning.sampling.samplers import described
+from wm_lightning.tasks import terminal
 from wm_lightning.tasks.build import build_data, device_of, kind_of
 from wm_lightning.tasks.evaluate import read_checkpoint
 from wm_lightning.tasks.rollout import Use, build_subject
@@ -178,7 +178,7 @@ class ActionControl:
         write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
         write_whole(path.with_suffix(".md"), words.markdown(result))
         self.draw(shown, path, f"{data.name}, {result['kind']} of {result['name']}, {result['checkpoint'][:12]}")
-        words.show(result, Console())
+        words.show(result, terminal.console())
         log.log(logging.WARNING if "NOT" in result["verdict"] else logging.INFO, "%s", result["verdict"])
         log.info("Written: %s, .md, .gif, .mp4 and .png", path)
         seen = [row for row in result["variants"] if row["seen"]]

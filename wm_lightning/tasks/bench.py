@@ -4,7 +4,7 @@ import json
 import logging
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 
 from wm_lightning.compute import precise
 from wm_lightning.config_record import config_hash, plain
@@ -21,6 +20,7 @@ from wm_lightning.environment import revision
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.results.results import write_whole
+from wm_lightning.tasks import terminal
 from wm_lightning.tasks.bench_entries import Comparison, Entry, page, shown
 from wm_lightning.tasks.bench_loading import cache_of, loading
 from wm_lightning.tasks.bench_training import Training
@@ -75,21 +75,22 @@ class Bench:
         report["comparisons"] = [entry.plain() for entry in found if isinstance(entry, Comparison)]
         report["waiting"] = [entry.plain() for entry in found if not isinstance(entry, Comparison)]
         self.write(report, page(found, report), Path(config.run_dir))
-        Console().print(shown(found, f"{report['device']}, {report['data']} data"))
+        terminal.console().print(shown(found, f"{report['device']}, {report['data']} data"))
         return {entry.name: entry.ratio if isinstance(entry, Comparison) else entry.share for entry in found}
 
     def measured(self, config: DictConfig, data: ClipDataModule, device: torch.device) -> list[Entry]:
         """The entries of all parts asked for."""
         training = Training(config, data, device, self.warmup, self.steps, self.repeats)
         found: list[Entry] = []
-        if "training" in self.parts:
-            found += training.steps_by_hand()
-        if "rollout" in self.parts:
-            found.append(self.rollout(config, data, device))
-        if "loading" in self.parts:
-            found += loading(data, self.batches, self.repeats, self.least_loading, self.least_direct)
-        if "waiting" in self.parts:
-            found.append(training.waiting(self.waiting_steps, self.most_waiting))
+        ways: dict[str, Callable[[], Iterable[Entry]]] = {
+            "training": training.steps_by_hand,
+            "rollout": lambda: [self.rollout(config, data, device)],
+            "loading": lambda: loading(data, self.batches, self.repeats, self.least_loading, self.least_direct),
+            "waiting": lambda: [training.waiting(self.waiting_steps, self.most_waiting)],
+        }
+        for part in (part for part in PARTS if part in self.parts):
+            log.info("Measuring %s, which may take minutes (%d rounds of every way)", part, self.repeats)
+            found += ways[part]()
         return found
 
     def rollout(self, config: DictConfig, data: ClipDataModule, device: torch.device) -> Comparison:

@@ -16,6 +16,7 @@ from wm_lightning.data.map_image import MapImageDataModule
 from wm_lightning.data.source_datamodule import SourceDataModule
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.data.worldmap import WorldMapDataModule
+from wm_lightning.tasks import terminal
 from wm_lightning.tasks.doctor_command import clip_words, command, given_words, share_words
 from wm_lightning.tasks.doctor_look import Findings, Place, decode, read_tables, sample, twins
 from wm_lightning.tasks.doctor_maps import examine_map_image, examine_world_map
@@ -57,7 +58,7 @@ class Doctor:
         decode(findings, [*drawn, *more], data.frame_cache.resize, data.frame_cache.workers)
         data, added = fitted(config, data, findings)
         alignment = align([seen.moves for found in findings.values() for seen in found.seen.values()])
-        console = Console()
+        console = terminal.console()
         show_splits(console, data, findings)
         show_columns(console, ranges(rows_of(findings), columns_of(findings), data.spec))
         show_alignment(console, alignment)

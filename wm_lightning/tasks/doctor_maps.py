@@ -13,6 +13,7 @@ from wm_lightning.data.formats.map_image import MAP, UNSEEN, MapImageReader
 from wm_lightning.data.formats.world_map import WorldMapReader, map_path
 from wm_lightning.data.map_image import MapImageDataModule
 from wm_lightning.data.worldmap import WorldMapDataModule
+from wm_lightning.tasks import terminal
 from wm_lightning.tasks.doctor_command import clip_words, command, given_words
 from wm_lightning.tasks.doctor_report import line
 
@@ -21,7 +22,7 @@ def examine_world_map(data: WorldMapDataModule, config: DictConfig) -> dict[str,
     """Decodes every map. Raises ValueError where a training refuses the folder, or two splits show the same map."""
     data.prepare_data()
     readers = {split: data.open_split(data.folder, split) for split in SPLITS}
-    console, table = Console(), _table(data, ("split", "walks", "frames of each", "maps"))
+    console, table = terminal.console(), _table(data, ("split", "walks", "frames of each", "maps"))
     for split, reader in readers.items():
         table.add_row(split, str(len(reader)), str(reader.length(0)), str(len(reader.maps)))
     console.print(table)
@@ -41,7 +42,7 @@ def examine_map_image(data: MapImageDataModule, config: DictConfig) -> dict[str,
     """Reads the maps. Raises ValueError where a training refuses them, or the unseen map is the one trained on."""
     data.prepare_data()
     readers = {split: data.open_split(data.folder, split) for split in SPLITS}
-    console, table = Console(), _table(data, ("split", "map", "columns", "walks", "frames of each"))
+    console, table = terminal.console(), _table(data, ("split", "map", "columns", "walks", "frames of each"))
     for split, reader in readers.items():
         path = UNSEEN if split == "test" and data.test_map == "unseen" else MAP
         columns = f"{reader.band.left} .. {reader.band.right - 1}"

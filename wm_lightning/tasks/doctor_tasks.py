@@ -4,7 +4,6 @@ import shlex
 from collections import Counter
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.table import Table
 
 from wm_lightning.data.cache import simulate
@@ -12,6 +11,7 @@ from wm_lightning.data.datamodule import SPLITS
 from wm_lightning.data.formats.frame_store import BadBudget, check_budget
 from wm_lightning.data.formats.world_tasks import TaskRow, read_tasks, sound
 from wm_lightning.data.world_tasks import WorldTasksDataModule
+from wm_lightning.tasks import terminal
 
 KINDS: dict[str, Callable[[TaskRow], str]] = {"task": lambda row: row.task_type, "agent": lambda row: row.agent_type}
 
@@ -20,7 +20,7 @@ def examine(data: WorldTasksDataModule) -> dict[str, float]:
     """Prints what is found; every picture is decoded. Raises ValueError where the set cannot be used as it is."""
     if data.root is None:
         simulate(data.cache_dir, data.recipe())
-    tasks, console = sound(read_tasks(data.home), data.decode_workers), Console()
+    tasks, console = sound(read_tasks(data.home), data.decode_workers), terminal.console()
     for error in tasks.bad[:5]:
         console.print(f"  unusable: {error}", soft_wrap=True, highlight=False)
     try:

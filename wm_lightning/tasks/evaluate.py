@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from torch import nn
 
 from wm_lightning.card import Card
@@ -22,6 +21,7 @@ from wm_lightning.results.results import Results
 from wm_lightning.sampling.guidance import Guidance
 from wm_lightning.sampling.rollout import Plan
 from wm_lightning.sampling.samplers import described
+from wm_lightning.tasks import terminal
 from wm_lightning.tasks.build import build_card, build_data, device_of, kind_of, plain_node
 from wm_lightning.tasks.curves import final_losses
 from wm_lightning.tasks.evaluation import Origin, evaluate_cast
@@ -83,7 +83,7 @@ def evaluate_files(
     unseeded.seed = 0
     hashes = (config_hash(plain(config)), config_hash(plain(unseeded)))
     origin = Origin(config.name, *hashes, revision(), config.seed, started, final_losses(Path(config.run_dir)))
-    return evaluate_cast(cast, bench, settings, origin, Path(config.run_dir), Console())
+    return evaluate_cast(cast, bench, settings, origin, Path(config.run_dir), terminal.console())
 
 
 def build_cast(

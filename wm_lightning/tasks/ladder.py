@@ -22,6 +22,7 @@ from wm_lightning.metrics.weights import Weights
 from wm_lightning.modules.inverse_dynamics import update_recovery
 from wm_lightning.results.curves import Curve, Panel, draw_curves
 from wm_lightning.results.results import write_whole
+from wm_lightning.tasks import terminal
 from wm_lightning.tasks.build import build_data
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Ladder:
         write_whole(folder / f"ladder{mark}.json", text + "\n")
         caption = f"damage to {len(clip)} real clips of {data.name}"
         draw_curves(folder / f"ladder{mark}.png", panels(ladder), caption)
-        show(ladder, caption, Console())
+        show(ladder, caption, terminal.console())
         for fault in broken:
             log.warning("%s", fault)
         log.info("Written: %s", folder / f"ladder{mark}.json")

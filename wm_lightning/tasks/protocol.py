@@ -12,7 +12,6 @@ import torch
 from hydra.utils import instantiate
 from jaxtyping import UInt8
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.progress import Progress, track
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from wm_lightning.metrics.protocol_scores import Asked, ProtocolScores
 from wm_lightning.metrics.weights import Weights
 from wm_lightning.results.results import write_whole
 from wm_lightning.sampling.samplers import described
+from wm_lightning.tasks import terminal
 from wm_lightning.tasks.build import build_data, device_of, kind_of, plain_node
 from wm_lightning.tasks.evaluate import read_checkpoint
 from wm_lightning.tasks.protocol_table import show
@@ -264,7 +264,7 @@ class Protocol:
         """Writes the JSON, prints the table, and returns the means."""
         path = folder / f"protocol_{self.name}{'_simulated' if data.simulated else ''}.json"
         write_whole(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
-        show(result, Console())
+        show(result, terminal.console())
         for entry in result["model"]["distances"]:
             if entry["note"] is not None:
                 log.warning("%s: %s", entry["name"], entry["note"])

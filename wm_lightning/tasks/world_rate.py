@@ -10,11 +10,11 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 
 from wm_lightning.data import cache
 from wm_lightning.data.datamodule import SPLITS, ClipDataModule
 from wm_lightning.results.results import write_whole
+from wm_lightning.tasks import terminal
 from wm_lightning.tasks.bench import describe
 from wm_lightning.tasks.bench_training import Training
 from wm_lightning.tasks.build import declare_actions, device_of
@@ -81,7 +81,7 @@ class WorldRate:
         )
         if "ratio" in report:
             text += f"; training takes {report['consumed']:.1f} clips/s: {report['ratio']:.3g} times faster than that"
-        Console().print(text)
+        terminal.console().print(text)
 
 
 def _data(config: DictConfig, folder: str) -> ClipDataModule:
