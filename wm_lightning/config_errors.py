@@ -34,7 +34,7 @@ def nearest(word: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; it has {', '.join(known)}" if 0 < len(known) <= 12 else ""
+    return f"; it has {', '.join(known)}" if 0 < len(known) <= 16 else ""
 
 
 @contextmanager

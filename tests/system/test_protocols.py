@@ -9,7 +9,9 @@ from tests.system.conftest import QUICK, Run
 from tests.tasks.test_protocol import PROTOCOLS, PUBLISHED
 
 # As another one but for clips and frames.
-ALIKE = ("vid2world_recon_time", "nwm_time", "nwm_rollout")
+ALIKE = ("vid2world_recon_time", "nwm_time", "nwm_rollout", "nwm_rollout_1fps")
+# What a protocol's model must have been trained with.
+TRAINED = {"nwm_rollout_1fps": ["data.stride=4", "data.world.length=56"]}
 
 
 @pytest.mark.parametrize(
@@ -18,6 +20,7 @@ ALIKE = ("vid2world_recon_time", "nwm_time", "nwm_rollout")
 )
 def test_every_protocol_runs_on_its_simulated_world(run: Run, tmp_path: Path, name: str) -> None:
     words = ["experiment=teacher", f"data={PROTOCOLS[name]}", *QUICK, "module.iterations=2", "module.validate_every=2"]
+    words += TRAINED.get(name, [])
     run(*words, f"run_dir={tmp_path / 'run'}").must_succeed()
     checkpoint = f"ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}"
     done = run("task=evaluate", f"protocol={name}", checkpoint, f"run_dir={tmp_path / 'scored'}").must_succeed()
