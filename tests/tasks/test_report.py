@@ -217,7 +217,7 @@ def test_kept_results_of_another_name_stay(folder: Path) -> None:
     assert film in (folder / "run/report.html").read_text(), "what lies beside a kept run is not shown"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/dmd.md", "docs/worldgen.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/dmd.md", "docs/worldgen.md", "docs/report.md"])
 def test_the_tables_of_the_pages_are_those_of_the_results_beside_them(page: str) -> None:
     root = Path(__file__).parents[2]
     assert faults(root / page, root) == ()
