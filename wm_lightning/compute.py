@@ -17,8 +17,8 @@ _ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PA
 def prepare_cpu(*, matmul_precision: str, threads: int) -> None:
     """Sets the precision of fp32 matrix products and the number of threads, and logs what holds.
 
-    "medium" sends products to oneDNN: twice as fast as torch's MKL on AMD, no faster on Intel, where it makes attention
-    two to ten times as slow (and on a CPU with AMX would compute in bf16). "auto" chooses by the maker. An
+    "medium" sends products to oneDNN, for torch's MKL slows down on AMD. On Intel it is no faster, makes attention two
+    to ten times as slow, and on a CPU with AMX may compute in bf16. "auto" chooses by the maker. An
     OMP_NUM_THREADS that the user set keeps its say over `threads`.
     """
     if threads < 1:
