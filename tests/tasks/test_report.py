@@ -197,8 +197,9 @@ def test_experiments_are_compared_in_one_table(folder: Path) -> None:
 
 def test_what_cannot_be_compared_is_refused(folder: Path) -> None:
     deployed = Use("student", 4, "clean")
-    results(0, deployed=deployed).to_json(folder / "logs/run0/results.json")
-    for name, other in (("extractor", {"extractor_hash": "f" * 64}), ("frames", {"horizon": 24}), ("own", {})):
+    results(0, deployed=deployed, distance_floor=0.1).to_json(folder / "logs/run0/results.json")
+    unlike = {"extractor": {"extractor_hash": "f" * 64}, "frames": {"horizon": 24}, "drawn": {"distance_floor": 0.2}}
+    for name, other in (unlike | {"own": {}}).items():
         values = {"deployed": deployed if name != "own" else None, "extra": {"family": name}, **other}
         results(0, name=name, **values).to_json(folder / f"logs/{name}/results.json")
         with pytest.raises(ValueError, match=f"{'which row is the network' if name == 'own' else name}"):
