@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 # Where a run lies, how it is logged and on what it was launched change no number it computes.
@@ -65,6 +66,12 @@ def save_record(config: DictConfig, overrides: Sequence[str], folder: Path) -> N
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(_literal(plain(config)))))
     (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(_literal(redact(list(overrides))))))
+
+
+def recorded_overrides(folder: Path) -> list[str]:
+    """The overrides that the run in a folder was started with; none where it has no record."""
+    path = folder / "overrides.yaml"
+    return [str(word) for word in yaml.safe_load(path.read_text()) or ()] if path.is_file() else []
 
 
 def newest_run(folder: Path, config: DictConfig) -> Path | None:

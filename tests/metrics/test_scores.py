@@ -12,6 +12,7 @@ from torch import distributed
 from tests.metrics.conftest import moving_blocks
 from wm_lightning.metrics.features import ClipFeatures
 from wm_lightning.metrics.scores import Scores
+from wm_lightning.metrics.set_distance import frechet
 from wm_lightning.worlds.world import Measures
 
 
@@ -39,12 +40,32 @@ def test_every_measure_is_kept_by_frame_and_says_nothing_where_it_is_not_defined
     scores = Scores(context=1, horizon=7, features=ClipFeatures.load())
     scores.add(made, truth, Measures(action_error=nothing, object_error=seen, presence=nothing))
     found = scores.every_horizon()
-    assert set(found) == {"psnr", "ssim", "mse", "action_error", "object_error", "presence"}
+    assert set(found) == {"psnr", "ssim", "mse", "perceptual", "action_error", "object_error", "presence"}
     assert all(len(values) == 7 for values in found.values())
     wanted = ((made[:, 4].float() - truth[:, 4].float()) / 255).square().mean()
     assert found["mse"] == pytest.approx([0, 0, 0, float(wanted), 0, 0, 0])
     assert found["psnr"][3] < found["psnr"][0] and found["ssim"][3] < 0.9 < found["ssim"][0]
+    assert found["perceptual"] == pytest.approx([0, 0, 0, found["perceptual"][3], 0, 0, 0])
+    assert 0 < found["perceptual"][3] <= 8  # two layers, each at most the squared distance of opposite unit vectors
     assert found["object_error"][1] == 0.5 and all(math.isnan(value) for value in found["action_error"])
+
+
+def test_the_distance_of_frames_is_a_frechet_distance_that_does_not_see_their_order() -> None:
+    truth = moving_blocks(6, seed=0)
+    found = {}
+    for name, made in {"truth": truth, "backwards": truth.flip(1), "noisy": noisy(truth)}.items():
+        scores = Scores(context=0, horizon=8, features=ClipFeatures.load())
+        scores.add(made, truth, None)
+        found[name] = scores.frames_distance()
+    assert found["truth"] == pytest.approx(0, abs=1e-6) and found["backwards"] == pytest.approx(0, abs=1e-6)
+    features = ClipFeatures.load()
+    wanted = frechet(*(features.of_frames(video).flatten(0, 1) for video in (noisy(truth), truth)))
+    assert found["noisy"] == pytest.approx(wanted) and wanted > 0.01
+
+
+def noisy(video: torch.Tensor) -> torch.Tensor:
+    source = torch.Generator().manual_seed(1)
+    return (video.float() + 40 * torch.randn(video.shape, generator=source)).clamp(0, 255).to(torch.uint8)
 
 
 def test_a_table_is_made_by_one_rank_alone(tmp_path: Path) -> None:

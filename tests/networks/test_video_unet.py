@@ -233,3 +233,15 @@ def test_the_start_is_the_first_given_frame_and_is_kept() -> None:
     joined = Condition.cat([begun, begun])
     assert joined.start is not None and len(joined.start.latent) == 2 * BATCH
     assert isinstance(begun[:1].start, Start) and len(begun[:1].start.latent) == 1
+
+
+@torch.no_grad()
+def test_the_bypass_adds_frame_and_start_weighed_by_the_level() -> None:
+    network, (x_t, label, given) = tiny_unet(tokens=None, rate=None), inputs(FRAMES)
+    assert network.bypass is not None and given.start is not None
+    network.bypass.weigh.weight.zero_()
+    network.bypass.weigh.bias.copy_(torch.tensor([2.0] * SHAPE[0] + [-1.0] * SHAPE[0]))
+    without = tiny_unet(tokens=None, rate=None, bypass=False)
+    without.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("bypass")})
+    made, bare = (net(x_t, label, given, mask=FRAMEWISE)[0] for net in (network, without))
+    torch.testing.assert_close(made - bare, 2 * x_t - given.start.latent, atol=1e-5, rtol=0)

@@ -11,6 +11,8 @@ from wm_lightning.results.targets import Targets
 NUMBERS = {
     "psnr": 22.0,
     "ssim": 0.8,
+    "perceptual": 0.05,
+    "frames_distance": 1.5,
     "action_error": 0.1,
     "object_error": 0.2,
     "presence": 0.97,

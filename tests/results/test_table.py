@@ -24,6 +24,8 @@ def partial(results: Results) -> Results:
         cache_commit=None,
         psnr=20.125,
         ssim=0.5,
+        perceptual=0.1,
+        frames_distance=2.0,
         action_error=0.4,
         object_error=0.5,
         presence=0.6,

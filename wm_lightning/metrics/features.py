@@ -77,10 +77,29 @@ class ClipFeatures(nn.Module):
         with torch.autocast("cpu", enabled=False):
             return torch.cat([self._features(part.cpu()) for part in video.split(self.batch_size)])
 
+    @torch.no_grad()
+    def maps(
+        self, frames: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n c1 h1 w1"], Float[Tensor, "n c2 h2 w2"]]:
+        """What both layers over single frames see of frames in [-1, 1], `n 32 h w` and `n 64 h/2 w/2`."""
+        with torch.autocast("cpu", enabled=False):
+            first, last = self._layers(frames, "frames", F.conv2d)
+        return first, last
+
+    @torch.no_grad()
+    def of_frames(self, video: Video) -> Float[Tensor, "b f e"]:
+        """Features of every frame by itself: means and maxima over its places."""
+        parts = []
+        for part in video.split(self.batch_size):
+            x = to_size(part.cpu())
+            seen = self.maps(x.flatten(0, 1))[1].unflatten(0, x.shape[:2])
+            parts.append(torch.cat([seen.mean(dim=(3, 4)), seen.amax(dim=(3, 4))], dim=2))
+        return torch.cat(parts)
+
     def _features(self, video: Video) -> Features:
         x = to_size(video)
-        frames = self._look(x.flatten(0, 1), "frames", F.conv2d).unflatten(0, x.shape[:2])
-        changes = self._look((x[:, 1:] - x[:, :-1]).transpose(1, 2), "changes", F.conv3d)
+        frames = self._layers(x.flatten(0, 1), "frames", F.conv2d)[-1].unflatten(0, x.shape[:2])
+        changes = self._layers((x[:, 1:] - x[:, :-1]).transpose(1, 2), "changes", F.conv3d)[-1]
         return torch.cat(
             [
                 frames.mean(dim=(1, 3, 4)),
@@ -91,12 +110,14 @@ class ClipFeatures(nn.Module):
             dim=1,
         )
 
-    def _look(self, x: Tensor, stream: str, convolve: Callable[..., Tensor]) -> Tensor:
+    def _layers(self, x: Tensor, stream: str, convolve: Callable[..., Tensor]) -> list[Tensor]:
+        outputs = []
         for layer in range(2):
             weight, bias = (self.weights[f"{stream}.{layer}.{part}"] for part in ("weight", "bias"))
             stride = (1,) * (weight.ndim - 4) + (2, 2)
             x = convolve(x, weight, bias, stride, tuple(side // 2 for side in weight.shape[2:])).relu()
-        return x
+            outputs.append(x)
+        return outputs
 
 
 def check(video: Video) -> None:

@@ -1,7 +1,7 @@
-"""LPIPS and DreamSim by horizon, from pinned local weights only."""
+"""Perceptual distances of frames by horizon: LPIPS and DreamSim of pinned local weights, and one of random features."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ import torchmetrics.functional.image.lpips as lpips_code
 from jaxtyping import Float
 from torch import Tensor
 
+from wm_lightning.metrics.features import ClipFeatures, to_size
 from wm_lightning.metrics.pinned import Pinned, file_hash, read_script, read_state
 from wm_lightning.metrics.video import Frames, HorizonMean
 
@@ -62,6 +63,35 @@ class HorizonDreamSim(HorizonMean):
         """DreamSim per frame."""
         pairs = zip(generated.split(AT_ONCE), truth.split(AT_ONCE), strict=True)
         return torch.cat([self._network[0](_square(x), _square(y)).reshape(-1) for x, y in pairs])
+
+
+class HorizonPerceptual(HorizonMean):
+    """LPIPS' formula on the suite's fixed random features, by horizon: no weights are needed, and no LPIPS compares.
+
+    Mean over places of the squared distance of channels scaled to unit length, summed over two layers (Zhang et al.,
+    2018, eq. 1 with all weights 1).
+    """
+
+    higher_is_better = False
+
+    def __init__(self, *, features: ClipFeatures, context: int, horizon: int, **metric: Any) -> None:
+        super().__init__(context=context, horizon=horizon, **metric)
+        self.extractor_hash = features.extractor_hash
+        self._features = [features]
+
+    @torch.no_grad()
+    def measure(self, generated: Frames, truth: Frames) -> Float[Tensor, "n"]:
+        """The distance per frame, 0 for equal frames."""
+        values = []
+        for x, y in zip(generated.split(AT_ONCE), truth.split(AT_ONCE), strict=True):
+            seen = (self._features[0].maps(to_size(frames[:, None].cpu().to(torch.uint8))[:, 0]) for frames in (x, y))
+            layers = zip(*seen, strict=True)
+            values.append(sum((_unit(a) - _unit(b)).square().sum(1).mean((1, 2)) for a, b in layers))
+        return torch.cat(values)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x, dim=1, eps=1e-6)
 
 
 def _square(x: Frames) -> Float[Tensor, "n c 224 224"]:

@@ -6,10 +6,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from wm_lightning.metrics.distance import Distance, Scale, kernel_distance
-from wm_lightning.metrics.perceptual import HorizonMSE
+from wm_lightning.metrics.features import ClipFeatures
+from wm_lightning.metrics.perceptual import HorizonMSE, HorizonPerceptual
+from wm_lightning.metrics.set_distance import frechet
 from wm_lightning.metrics.video import WINDOW, HorizonPSNR, HorizonSSIM
 
 Video = UInt8[Tensor, "b f c h w"]
@@ -36,12 +38,14 @@ class Scores:
 
     context: int
     horizon: int
-    features: nn.Module
+    features: ClipFeatures
     _psnr: HorizonPSNR = field(init=False)
     _ssim: HorizonSSIM = field(init=False)
     _mse: HorizonMSE = field(init=False)
+    _perceptual: HorizonPerceptual = field(init=False)
     generated: list[Tensor] = field(default_factory=list)
     truth: list[Tensor] = field(default_factory=list)
+    frames: tuple[list[Tensor], list[Tensor]] = field(default_factory=lambda: ([], []))  # generated and true
     measures: dict[str, list[Tensor]] = field(default_factory=dict)
     clips: int = 0
 
@@ -51,16 +55,20 @@ class Scores:
         self._psnr = HorizonPSNR(**own)
         self._ssim = HorizonSSIM(**own)
         self._mse = HorizonMSE(**own)
+        self._perceptual = HorizonPerceptual(features=self.features, **own)
 
     def add(self, video: Video, truth: Video, judged: Judged | None) -> None:
         """Adds a batch: uint8 video of `context + horizon` frames and the real continuation."""
         video, truth = video.cpu(), truth.cpu()
         self._psnr.update(video, truth)
         self._mse.update(video, truth)
+        self._perceptual.update(video, truth)
         if min(video.shape[-2:]) >= WINDOW:
             self._ssim.update(video, truth)
         self.generated.append(self.features(video))
         self.truth.append(self.features(truth))
+        for kept, clips in zip(self.frames, (video, truth), strict=True):
+            kept.append(self.features.of_frames(clips[:, self.context :]).flatten(0, 1))
         self.clips += len(video)
         if judged is None:
             return
@@ -77,6 +85,18 @@ class Scores:
         """SSIM by horizon; None where frames are smaller than its window."""
         return self._ssim.values() if int(self._ssim.count) else None
 
+    def perceptual(self) -> tuple[float, ...]:
+        """LPIPS' formula on random features, by horizon."""
+        return self._perceptual.values()
+
+    def frames_distance(self) -> float | None:
+        """Fréchet distance of all generated from all true frames on random features; None for fewer than two frames.
+
+        FID's formula: what is true of single frames, whatever their order.
+        """
+        generated, truth = (torch.cat(kept) for kept in self.frames)
+        return None if len(truth) < 2 else frechet(generated, truth)
+
     def mean(self, name: str) -> float | None:
         """Mean of a measure over all clips and frames where it is defined; None where it never is."""
         value = self.all(name).float().nanmean()
@@ -89,7 +109,8 @@ class Scores:
     def every_horizon(self) -> dict[str, tuple[float, ...]]:
         """Every measure of frames by horizon: what was measured alone, NaN at frames where it never is defined."""
         ssim = self.ssim()
-        found = {"psnr": self.psnr(), "mse": self._mse.values()} | ({} if ssim is None else {"ssim": ssim})
+        found = {"psnr": self.psnr(), "mse": self._mse.values(), "perceptual": self.perceptual()}
+        found |= {} if ssim is None else {"ssim": ssim}
         return found | {name: self.by_horizon(name) for name in JUDGED if name in self.measures}
 
     def all(self, name: str) -> Tensor:

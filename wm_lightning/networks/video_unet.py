@@ -54,6 +54,20 @@ class Head(nn.Module):
         return self.conv(F.pad(F.silu(self.norm(x)), self.around))
 
 
+class Bypass(nn.Module):
+    """The sum of what enters a network, every channel weighed by the frame's embedding; zero at first."""
+
+    def __init__(self, embedding: int, entering: int, out: int) -> None:
+        super().__init__()
+        self.weigh, self.out = nn.Linear(embedding, entering), out
+        nn.init.zeros_(self.weigh.weight)
+        nn.init.zeros_(self.weigh.bias)
+
+    def forward(self, x: Float[Tensor, "b f c h w"], embedding: Embedding) -> Float[Tensor, "b f out h w"]:
+        weights = self.weigh(F.silu(embedding))[..., None, None]
+        return torch.stack((x * weights).split(self.out, dim=2)).sum(0)
+
+
 class VideoUNet(nn.Module):
     """Predicts what its path asks for, of every new frame, given the remembered ones.
 
@@ -64,7 +78,9 @@ class VideoUNet(nn.Module):
 
     `start`: the clean first frame joins the channels of every frame. `tokens` is the width of text and image tokens,
     None without; `start_tokens` makes them of the first frame, those of the image through the trained `resampler`, and
-    `image_groups` says which of them a frame is given. `rate` is the frame rate it is told.
+    `image_groups` says which of them a frame is given. `rate` is the frame rate it is told. `bypass` adds the frame and
+    the start themselves to the prediction, every channel weighed by the embedding: a network narrower than its input
+    cannot carry all of a frame's noise through.
     """
 
     def __init__(
@@ -95,6 +111,7 @@ class VideoUNet(nn.Module):
         gradient_checkpointing: bool,
         start_tokens: StartTokens | None = None,
         resampler: Callable[[], nn.Module] | None = None,
+        bypass: bool = False,
     ) -> None:
         super().__init__()
         smallest = patch * 2 ** (len(multipliers) - 1)
@@ -113,7 +130,9 @@ class VideoUNet(nn.Module):
         self.tokens, self.start_tokens = tokens, start_tokens
         self.resampler = None if resampler is None else resampler()
         folded = channels * patch**2
-        self.stem = nn.Conv2d(folded * (2 if start else 1), dim, 3, padding=1)
+        entering = folded * (2 if start else 1)
+        self.stem = nn.Conv2d(entering, dim, 3, padding=1)
+        self.bypass = Bypass(4 * dim, entering, folded) if bypass else None
         make = _Parts(head_dim, 4 * dim, groups, causal, pad, norm_scope, tokens)
         self.opening = TemporalTransformer(
             dim, opening_heads * head_dim, opening_heads, groups=groups, scope=norm_scope
@@ -156,7 +175,8 @@ class VideoUNet(nn.Module):
         x = x_t
         if condition.start is not None and self.start:
             x = torch.cat([x, condition.start.latent.to(x.dtype).expand(-1, frames, -1, -1, -1)], dim=2)
-        x = self.opening(per_frame(self.stem, self._folded(x)), run)
+        entered = self._folded(x)
+        x = self.opening(per_frame(self.stem, entered), run)
         skips = [x]
         for stage in self.down:
             skips.append(x := self._through(stage, x, run))
@@ -167,7 +187,10 @@ class VideoUNet(nn.Module):
         state = state.advanced(run.kept_memory, frames, run.kept_last)
         if memory_only:
             return None, state
-        made = rearrange(per_frame(self.head, x), "b f (c p q) y x -> b f c (y p) (x q)", p=self.patch, q=self.patch)
+        made = per_frame(self.head, x)
+        if self.bypass is not None:
+            made = made + self.bypass(entered, run.embedding)
+        made = rearrange(made, "b f (c p q) y x -> b f c (y p) (x q)", p=self.patch, q=self.patch)
         return made.to(torch.promote_types(x_t.dtype, torch.float32)), state
 
     def _folded(self, x: Latents) -> Changed:

@@ -77,7 +77,7 @@ def baseline_lines(group: Group, names: Sequence[str], chosen: Sequence[Column])
 def _line(group: Group, chosen: Sequence[Column], mark: str) -> list[str]:
     rows = [own_row(run.results.deployed_row, str(run.path)) for run in group.runs]
     first = rows[0]
-    name = f"{group.first.name} {mark}" if group.stale else group.first.name
+    name = f"{group.label} {mark}" if group.stale else group.label
     texts = [name, str(group.first.chunk), str(first.steps), str(first.cache_commit), str(len(rows))]
     return [*texts, *_cells(rows, chosen)]
 

@@ -72,7 +72,7 @@ def axis_of(found: Sequence[Group], key: str | None) -> Axis:
     if len(numbers) == 1:
         [(name, values)] = numbers.items()
         return Axis(name, tuple(float(value) for value in values))
-    return Axis("", tuple(group.first.name for group in found))
+    return Axis("", tuple(group.label for group in found))
 
 
 def _value_of(group: Group, key: str) -> float | str:

@@ -12,6 +12,8 @@ from wm_lightning.results.seeds import Group, spread
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom; for more than nine the last one, which is cautious.
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+# How the row of a network that was driven by another clip's actions begins.
+SHUFFLED = "shuffled actions"
 VERDICTS = {True: "supported", False: "contradicted", None: "open"}
 
 
@@ -35,7 +37,7 @@ class Ladder:
     """`baselines` are rows of that role shown below the rungs; `published` maps rungs to what `source` says of them.
 
     `steps_of` are measures of the experiments `drawn`, drawn against the number of steps, into `picture` where that
-    names a file.
+    names a file. `gains` are measures whose change is told against the same network driven by another clip's actions.
     """
 
     baselines: Sequence[str]
@@ -45,9 +47,10 @@ class Ladder:
     steps_of: Sequence[str]
     drawn: Sequence[str]
     picture: str | None
+    gains: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name in ("baselines", "steps_of", "drawn", "claims"):
+        for name in ("baselines", "steps_of", "drawn", "claims", "gains"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
@@ -103,8 +106,29 @@ def loss_lines(found: Sequence[Group]) -> list[list[str]]:
     for group in found:
         losses = [run.results.extra.get("losses", {}) for run in group.runs]
         texts = [_mean([loss[key] for loss in losses if key in loss], ".4f") for key in ("train", "val")]
-        lines.append([group.first.name, *texts, _mean([float(run.results.seconds) for run in group.runs], ".0f")])
+        lines.append([group.label, *texts, _mean([float(run.results.seconds) for run in group.runs], ".0f")])
     return lines
+
+
+def gain_lines(ladder: Ladder, found: Sequence[Group]) -> list[list[str]]:
+    """A line per rung: by how many per cent each measure differs from that under another clip's actions, over seeds.
+
+    (M(true) − M(other)) / M(other), Vid2World (2505.14357), table 4.
+    """
+    lines = []
+    for group in found:
+        gains = [[gain for run in group.runs for gain in _gain(run.results, name)] for name in ladder.gains]
+        lines.append([group.label, *(_mean(values, "+.1f") for values in gains)])
+    return lines
+
+
+def _gain(results: Results, measure: str) -> list[float]:
+    other = next((row for row in results.of("baseline") if row.name.startswith(SHUFFLED)), None)
+    own = results.deployed_row
+    if own is None or other is None:
+        return []
+    true, random = own.measured(measure), other.measured(measure)
+    return [] if true is None or not random else [100 * (true - random) / abs(random)]
 
 
 def published_lines(ladder: Ladder) -> list[list[str]]:
@@ -118,7 +142,7 @@ def draw_steps(path: Path, ladder: Ladder, found: Sequence[Group]) -> None:
     """Writes a PNG: every measure of `steps_of` against the number of steps, a curve per experiment."""
     panels = []
     for measure in ladder.steps_of:
-        curves = [_by_steps(group, measure) for group in found if group.first.name in ladder.drawn]
+        curves = [_by_steps(group, measure) for group in found if group.label in ladder.drawn]
         shown = tuple(curve for curve in curves if len(curve.x) > 1)
         positive = min((y for curve in shown for y in curve.y), default=0.0) > 0
         panels.append(Panel(measure.replace("_", " "), shown, "steps", log=positive))
@@ -133,12 +157,12 @@ def _by_steps(group: Group, measure: str) -> Curve:
         if rows[0].role == "teacher" and rows[0].steps is not None and value is not None:
             points[rows[0].steps] = value.mean
     steps = sorted(points)
-    return Curve(group.first.name, tuple(map(float, steps)), tuple(points[step] for step in steps))
+    return Curve(group.label, tuple(map(float, steps)), tuple(points[step] for step in steps))
 
 
 def _values(name: str, measure: str, found: Sequence[Group]) -> dict[int, float]:
     experiment, _, steps = name.partition("@")
-    runs = [run.results for group in found if group.first.name == experiment for run in group.runs]
+    runs = [run.results for group in found if group.label == experiment for run in group.runs]
     values = {results.seed: _value(results, measure, int(steps) if steps else None) for results in runs}
     return {seed: value for seed, value in values.items() if value is not None}
 

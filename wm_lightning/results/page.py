@@ -76,7 +76,7 @@ def _marked(text: str) -> str:
 def _by_frame(group: Group) -> str:
     """Every measure by generated frame, where the results have that."""
     plot = over_horizon(group)
-    said = f"{group.first.name}, by generated frame (0: the first after the given ones)"
+    said = f"{group.label}, by generated frame (0: the first after the given ones)"
     return f"<figure>{plot}<figcaption>{escape(said)}</figcaption></figure>" if plot else ""
 
 
@@ -85,7 +85,7 @@ def _films(group: Group, most_mib: float) -> str:
     for run in group.runs:
         path = run.path.parent / "rollouts.gif"
         if path.is_file():
-            said = f"{group.first.name}, {group.first.data} data ({group.first.world}), seed {run.results.seed}"
+            said = f"{group.label}, {group.first.data} data ({group.first.world}), seed {run.results.seed}"
             return f"<figure>{_film(path, most_mib)}<figcaption>{escape(said)}</figcaption></figure>"
     return ""
 
@@ -106,7 +106,7 @@ def _differences(found: Sequence[Group]) -> str:
         known = all(config_of(group.runs[0]) is not None for group in found)
         why = "None: the configs are equal." if known else "Not known: a run has no config.yaml beside its results."
         return f"<h2>Configs that differ</h2><p>{why}</p>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("key", *(group.first.name for group in found)))
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("key", *(group.label for group in found)))
     lines = [
         f"<tr><td><code>{escape(entry.key)}</code>{f' and {entry.others} more' if entry.others else ''}</td>"
         + "".join(f"<td>{escape(str(value))}</td>" for value in entry.values)

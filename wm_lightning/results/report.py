@@ -19,7 +19,7 @@ from wm_lightning.config import CONFIG_DIR
 from wm_lightning.results import comparison
 from wm_lightning.results.benches import bench_table, read_benches
 from wm_lightning.results.freshness import STALE
-from wm_lightning.results.ladder import Ladder, claim_lines, loss_lines, published_lines
+from wm_lightning.results.ladder import Ladder, claim_lines, gain_lines, loss_lines, published_lines
 from wm_lightning.results.protocols import protocol_groups, protocol_table, read_protocols
 from wm_lightning.results.results import Results, Row, write_whole
 from wm_lightning.results.seeds import Group, family, groups, read_runs, spread
@@ -118,7 +118,7 @@ def compared(found: Sequence[Group], recipe: Recipe) -> str:
     if len({tuple(run.results.seed for run in group.runs) for group in found}) > 1:
         beside.insert(0, "Lines have different seeds, which draw the test clips: small differences may be theirs.")
     ages = dict.fromkeys(age for group in found for age in _ages(group))
-    return "\n\n".join([caption, whole, *beside, *ages, *(f"{group.first.name}: {_origin(group)}" for group in found)])
+    return "\n\n".join([caption, whole, *beside, *ages, *(f"{group.label}: {_origin(group)}" for group in found)])
 
 
 def _beside(ladder: Ladder, found: Sequence[Group]) -> Iterator[str]:
@@ -126,6 +126,9 @@ def _beside(ladder: Ladder, found: Sequence[Group]) -> Iterator[str]:
     yield grid(["", "training loss", "evaluation loss", "seconds a run"], loss_lines(found), left=range(1))
     yield "Differences over seeds (less is better), 95 % intervals (paired, Student's t):"
     yield grid(["claim", "measured as", "difference", "verdict"], claim_lines(ladder, found), left=range(4))
+    if ladder.gains:
+        yield "Change in % against the same network driven by another clip's actions, (M(true) − M(other)) / M(other):"
+        yield grid(["", *(name.replace("_", " ") for name in ladder.gains)], gain_lines(ladder, found), left=range(1))
     yield f"Published, and not comparable with the above ({ladder.source}):"
     head, *lines = published_lines(ladder)
     yield grid(head, lines, left=range(1))
@@ -205,7 +208,7 @@ def _caption(group: Group) -> str:
     first, seeds = group.first, [run.results.seed for run in group.runs]
     word = f"seeds {', '.join(map(str, seeds))}: mean ± standard deviation" if len(seeds) > 1 else f"seed {seeds[0]}"
     return (
-        f"**{first.name}**, {first.data} data ({first.world}) · {first.clips} test clips, {first.context} given + "
+        f"**{group.label}**, {first.data} data ({first.world}) · {first.clips} test clips, {first.context} given + "
         f"{first.horizon} generated frames in chunks of {first.chunk} · {word} · {first.machine}"
     )
 

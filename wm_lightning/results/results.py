@@ -16,6 +16,8 @@ DATA = ("simulated", "real")
 MEASURED = (
     "psnr",
     "ssim",
+    "perceptual",
+    "frames_distance",
     "action_error",
     "object_error",
     "presence",
@@ -39,7 +41,8 @@ HEAD = ("role", "name", "steps", "cached", "cache_commit")
 class Row:
     """One generator of video and what was measured of it.
 
-    `psnr` in dB; `action_error`, `object_error` in the world's unit; `presence` a share 0..1;
+    `psnr` in dB; `perceptual` and `frames_distance` are the formulas of LPIPS and FID on the suite's random features
+    (null in results older than them); `action_error`, `object_error` in the world's unit; `presence` a share 0..1;
     `distance_low` and `distance_high` bound the excess (distance minus floor, 95 %); `nfe` forwards per
     chunk, the commit included; `fps_b1`, `fps_b16` generated frames per second at batch 1 and 16 with a full
     window, summed over the batch; `first_frame_latency` in seconds; `peak_memory` in MiB; `drift` one value per
@@ -55,6 +58,8 @@ class Row:
     cache_commit: str | None
     psnr: Number | None = None
     ssim: Number | None = None
+    perceptual: Number | None = None
+    frames_distance: Number | None = None
     action_error: Number | None = None
     object_error: Number | None = None
     presence: Number | None = None

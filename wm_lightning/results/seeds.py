@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wm_lightning.results.freshness import Freshness, freshness
@@ -10,6 +10,8 @@ from wm_lightning.results.results import Results, Row
 
 # (revision, the files that made the results where they name them) -> whether they still hold
 Age = Callable[[str, Sequence[str] | None], Freshness]
+# Overrides that do not tell what was computed: names, places, and what groups say by themselves.
+_SAY_NOTHING = ("experiment", "ablation", "seed", "data", "size", "run_dir", "ckpt_path", "task")
 Joined = tuple[str | int | None, ...]
 
 
@@ -33,14 +35,20 @@ class Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seed alone, in the order of seeds."""
+    """Runs that differ by their seed alone, in the order of seeds; `told` is what tells them from others so named."""
 
     runs: tuple[Run, ...]
+    told: str = ""
 
     @property
     def first(self) -> Results:
         """The results that speak for what all have in common."""
         return self.runs[0].results
+
+    @property
+    def label(self) -> str:
+        """The experiment's name, and what it was run with where others of that name were run with something else."""
+        return f"{self.first.name} ({self.told})" if self.told else self.first.name
 
     @property
     def stale(self) -> bool:
@@ -95,7 +103,20 @@ def groups(runs: Iterable[Run]) -> tuple[Group, ...]:
         for one, other in zip(together, together[1:], strict=False):
             if one.results.seed == other.results.seed:
                 raise ValueError(f"{one.path} and {other.path} are the same config and seed; leave one of them out")
-    return tuple(Group(tuple(together)) for together in found.values())
+    joined = [Group(tuple(together)) for together in found.values()]
+    return tuple(replace(group, told=_told(group, joined)) for group in joined)
+
+
+def _told(group: Group, every: Sequence[Group]) -> str:
+    """The overrides of a group that not all groups of its name have, by the last part of their keys."""
+    same = [_overrides(other.first) for other in every if other.first.name == group.first.name]
+    common = set(same[0]).intersection(*same)
+    own = [word.split("=", 1) for word in _overrides(group.first) if word not in common]
+    return ", ".join(f"{key.lstrip('+~').rsplit('.', 1)[-1]}={''.join(value)}" for key, *value in own)
+
+
+def _overrides(results: Results) -> list[str]:
+    return [word for word in results.extra.get("overrides", ()) if word.split("=", 1)[0] not in _SAY_NOTHING]
 
 
 def family(results: Results) -> str:

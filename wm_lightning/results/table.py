@@ -34,6 +34,8 @@ QUALITY = (
     Column("presence", "presence", ".3f"),
 )
 DISTANCE = (
+    Column("perceptual", "LPIPS-\nlike", ".4f"),
+    Column("frames_distance", "FID-\nlike", ".2f"),
     Column("distance", "distance", ".4f"),
     Column("distance_floor", "floor", ".4f"),
     Column("excess", "excess", ".4f"),

@@ -22,6 +22,7 @@ from wm_lightning.networks.rerun import Rerun
 from wm_lightning.results.results import write_whole
 from wm_lightning.tasks import terminal
 from wm_lightning.tasks.bench_entries import Comparison, Entry, page, shown
+from wm_lightning.tasks.bench_history import history
 from wm_lightning.tasks.bench_loading import cache_of, loading
 from wm_lightning.tasks.bench_training import Training
 from wm_lightning.tasks.build import build_data, device_of, plain_node
@@ -30,7 +31,7 @@ from wm_lightning.tasks.subjects import CLEAN, Subject
 
 log = logging.getLogger(__name__)
 
-PARTS = ("training", "rollout", "loading", "waiting")
+PARTS = ("training", "rollout", "history", "loading", "waiting")
 # What loading alone is measured by: other changes make its numbers no older.
 LOADING = ("wm_lightning/data", "wm_lightning/tasks/bench_loading.py", "conf/data", "conf/task/bench.yaml")
 
@@ -85,6 +86,7 @@ class Bench:
         ways: dict[str, Callable[[], Iterable[Entry]]] = {
             "training": training.steps_by_hand,
             "rollout": lambda: [self.rollout(config, data, device)],
+            "history": lambda: history(config, data, device, self.repeats),
             "loading": lambda: loading(data, self.batches, self.repeats, self.least_loading, self.least_direct),
             "waiting": lambda: [training.waiting(self.waiting_steps, self.most_waiting)],
         }

@@ -13,7 +13,7 @@ from torch import nn
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile, load_into, read_network
 from wm_lightning.clip import Latents, Pixels
-from wm_lightning.config_record import config_hash, plain
+from wm_lightning.config_record import config_hash, plain, recorded_overrides
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.environment import revision
 from wm_lightning.networks.adapters.dynamicrafter_card import PUBLISHED
@@ -82,8 +82,11 @@ def evaluate_files(
     unseeded = config.copy()
     unseeded.seed = 0
     hashes = (config_hash(plain(config)), config_hash(plain(unseeded)))
-    origin = Origin(config.name, *hashes, revision(), config.seed, started, final_losses(Path(config.run_dir)))
-    return evaluate_cast(cast, bench, settings, origin, Path(config.run_dir), terminal.console())
+    folder = Path(config.run_dir)
+    origin = Origin(
+        config.name, *hashes, revision(), config.seed, started, recorded_overrides(folder), final_losses(folder)
+    )
+    return evaluate_cast(cast, bench, settings, origin, folder, terminal.console())
 
 
 def build_cast(

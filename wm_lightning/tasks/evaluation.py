@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.compute import precise
 from wm_lightning.environment import chosen_config, loaded_code
+from wm_lightning.results.ladder import SHUFFLED
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips
 from wm_lightning.results.results import Results, Row, Use
 from wm_lightning.results.table import terminal, verdict, write_markdown
@@ -37,6 +38,7 @@ class Origin:
     revision: str
     seed: int
     started: float  # time.time() of the run's beginning
+    overrides: Sequence[str]  # what the run was started with, which tells points of a grid apart
     losses: Mapping[str, float]  # where the training ended, empty where it is not at hand
 
 
@@ -101,7 +103,7 @@ def _baselines(
         return found
     other = dict(zip(map(id, bench.clips), with_shuffled_actions(bench.clips), strict=True))
     shuffled = judge_videos(bench, settings, lambda clip: make(other[id(clip)]), advance)
-    return {**found, f"shuffled actions ({driven.name}, {driven.steps})": shuffled}
+    return {**found, f"{SHUFFLED} ({driven.name}, {driven.steps})": shuffled}
 
 
 def _modelless(bench: Bench, settings: TableSettings) -> dict[str, Callable[[Clip], Pixels]]:
@@ -132,7 +134,10 @@ def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSetti
         drift_of="action error" if judged_drift else "PSNR", machine=machine(bench),
         extractor_hash=bench.features.extractor_hash, distance_floor=floors[0] if floors else None,
         presence_truth=presence, deployed=cast.deployed(settings.teacher_steps),
-        extra={"family": origin.family, "code": [*loaded_code(), *chosen_config()], "losses": dict(origin.losses)},
+        extra={
+            "family": origin.family, "overrides": list(origin.overrides), "losses": dict(origin.losses),
+            "code": [*loaded_code(), *chosen_config()],
+        },
     )  # fmt: skip
 
 

@@ -148,7 +148,7 @@ def make_row(
 
 
 QUALITY_COLUMNS = (
-    "psnr", "ssim", "action_error", "object_error", "presence",
+    "psnr", "ssim", "perceptual", "frames_distance", "action_error", "object_error", "presence",
     "distance", "distance_floor", "distance_low", "distance_high",
 )  # fmt: skip
 
@@ -161,6 +161,7 @@ def _quality_values(
     if ssim is None:
         reasons["ssim"] = "frames are smaller than SSIM's window of 11 pixels"
     values: dict[str, Any] = {"psnr": _mean(scores.psnr()), "ssim": None if ssim is None else _mean(ssim)}
+    values |= {"perceptual": _mean(scores.perceptual()), "frames_distance": scores.frames_distance()}
     for name in ("action_error", "object_error", "presence"):
         values[name] = scores.mean(name)
         if values[name] is None:
