@@ -1,5 +1,7 @@
 """Muon's update is torch's, to the rounding that torch's bfloat16 products have and these do not."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ def parameters(seed: int = 0) -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, generator=source)) for shape in SHAPES]
 
 
-def stepped(kind: type[torch.optim.Muon], steps: int) -> list[nn.Parameter]:
+def stepped(kind: Any, steps: int) -> list[nn.Parameter]:
     held = parameters()
     optimizer = kind(held, **SETTINGS)
     source = torch.Generator().manual_seed(1)
@@ -55,3 +57,19 @@ def test_singular_values_come_near_one(shape: tuple[int, ...]) -> None:
     assert values.min() > 0.5 and values.max() < 1.3
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
     assert (orthogonalised(matrices) - left @ right).abs().max() < 0.35
+
+
+def test_a_kernel_is_stepped_as_the_matrix_of_its_rows() -> None:
+    source = torch.Generator().manual_seed(3)
+    kernel, gradient = (torch.randn(6, 4, 3, 3, generator=source) for _ in range(2))
+    held = [nn.Parameter(kernel.clone()), nn.Parameter(kernel.flatten(1).clone())]
+    optimizer = Muon(held, **SETTINGS)
+    held[0].grad, held[1].grad = gradient, gradient.flatten(1)
+    optimizer.step()
+    torch.testing.assert_close(held[0].flatten(1), held[1])
+    assert not torch.equal(held[0], kernel)
+
+
+def test_a_vector_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"not parameters of shape \(4,\)"):
+        Muon([nn.Parameter(torch.zeros(4))], **SETTINGS)

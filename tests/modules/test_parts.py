@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW
 
 from tests.modules.making import clip, flat, network
 from tests.networks.tiny import ATTENTIONS, Attention, tiny
 from wm_lightning.modules.average import Average
 from wm_lightning.modules.frozen import Frozen
+from wm_lightning.modules.muon import Muon
 from wm_lightning.modules.optimizers import Schedule, optimizers
 from wm_lightning.modules.replay import Replay, Window
 from wm_lightning.modules.teacher import ActionDropout, MaskMixture

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from wm_lightning.modules.muon import Muon
 
 # Parameters that are no matrix between hidden layers: embeddings and the two ends of the network.
-OUTSIDE_BLOCKS = ("embed", "places", "level", "action", "head")
+OUTSIDE_BLOCKS = ("embed", "places", "level", "action", "head", "stem", "bypass", "rate", "resampler", "prompt")
 
 
 def optimizers(
@@ -24,13 +24,13 @@ def optimizers(
     muon_lr: float | None,
     momentum: float,
 ) -> list[Optimizer]:
-    """AdamW on every parameter; with `muon_lr`, Muon on the matrices of the blocks and AdamW on all else.
+    """AdamW on every parameter; with `muon_lr`, Muon on matrices and kernels of the blocks and AdamW on the rest.
 
     Raises ValueError for settings that no optimizer takes, as a negative rate.
     """
     matrices, others = [], []
     for name, parameter in network.named_parameters():
-        inside = parameter.ndim == 2 and name.split(".")[0] not in OUTSIDE_BLOCKS
+        inside = parameter.ndim >= 2 and name.split(".")[0] not in OUTSIDE_BLOCKS
         (matrices if inside and muon_lr is not None else others).append(parameter)
     beta1, beta2 = betas
     found: list[Optimizer] = []
