@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 Pixels = UInt8[Tensor, "b f c h w"]
@@ -84,16 +84,37 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What a video shall show, in words: ids of words `b n`, or features `b n e` of a frozen encoder.
+
+    `there` marks the tokens that are no padding.
+    """
+
+    tokens: Int[Tensor, "b n"] | Float[Tensor, "b n e"]
+    there: Bool[Tensor, "b n"]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Prompt":
+        """The same change made to all tensors."""
+        return Prompt(change(self.tokens), change(self.there))
+
+    @classmethod
+    def cat(cls, parts: Sequence["Prompt"]) -> "Prompt":
+        """Joins prompts of one length over the batch."""
+        return cls(torch.cat([p.tokens for p in parts]), torch.cat([p.there for p in parts]))
+
+
+@dataclass(frozen=True)
 class Condition:
     """What drives a video: `actions[:, f]` is the action that *produced* frame f.
 
     `state[:, f]` is an `ActionState`. Actions may be longer than the video. `start` is made by networks that need it
-    (`Denoises.begun`), from the first given frame.
+    (`Denoises.begun`), from the first given frame. `prompt` says in words what shall happen.
     """
 
     actions: Float[Tensor, "b f a"]
     state: Int[Tensor, "b f"]
     start: Start | None = None
+    prompt: Prompt | None = None
 
     def frames(self, start: int, stop: int) -> "Condition":
         """The condition of frames start..stop-1. Raises ValueError where actions end earlier."""
@@ -122,15 +143,17 @@ class Condition:
         return self._each(lambda value: value[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
-        start = None if self.start is None else self.start.each(change)
-        return Condition(change(self.actions), change(self.state), start)
+        start, prompt = (None if value is None else value.each(change) for value in (self.start, self.prompt))
+        return Condition(change(self.actions), change(self.state), start, prompt)
 
     @classmethod
     def cat(cls, parts: Sequence["Condition"], dim: int = 0) -> "Condition":
-        """Joins conditions over the batch (dim 0) or over time (dim 1, where the first one's start holds for all)."""
+        """Joins over the batch (dim 0) or over time (dim 1, where the first one's start and prompt hold for all)."""
         starts = [p.start for p in parts if p.start is not None]
         start = None if len(starts) < len(parts) else starts[0] if dim == 1 else Start.cat(starts)
-        return cls(torch.cat([p.actions for p in parts], dim), torch.cat([p.state for p in parts], dim), start)
+        prompts = [p.prompt for p in parts if p.prompt is not None]
+        prompt = None if len(prompts) < len(parts) else prompts[0] if dim == 1 else Prompt.cat(prompts)
+        return cls(torch.cat([p.actions for p in parts], dim), torch.cat([p.state for p in parts], dim), start, prompt)
 
 
 @dataclass(frozen=True)

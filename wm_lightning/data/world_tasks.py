@@ -30,13 +30,14 @@ class WorldTasksDataModule(ClipDataModule):
     spec = TaskReader.spec
     world = None
     least_frames = 1
+    pictures_only = True  # a clip is a task's picture
 
     def __init__(
         self, *, world: GridWorld, subset: str, resize: str, val_share: float, test_share: float, on_error: str,
         max_bad_share: float, decode_workers: int, **shared: Any,
     ) -> None:  # fmt: skip
         super().__init__(**shared)
-        if (self.frames, self.val_frames) != (1, 1):
+        if self.pictures_only and (self.frames, self.val_frames) != (1, 1):
             raise ValueError(
                 f"data.frames={self.frames} and data.val_frames={self.val_frames} must be 1: a task has one picture"
             )

@@ -1,11 +1,11 @@
 """A diffusion transformer over video: joint or factorised attention, AdaLN-zero per frame, a remembered past."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,9 +19,11 @@ from wm_lightning.networks.attention import (
 from wm_lightning.networks.conditioning import ActionEmbedder, Embedding, LevelEmbedder
 from wm_lightning.networks.geometry import Geometry, Layout, geometry
 from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.prompt import PromptAttention, Words
 from wm_lightning.networks.state import State, empty_state
 
 KeysValues = tuple[Tensor, Tensor]
+Read = tuple[Words, Bool[Tensor, "b n"]]
 ATTENTION: dict[str, Any] = {"joint": JointAttention, "spatial": SpatialAttention, "temporal": TemporalAttention}
 
 
@@ -34,10 +36,19 @@ class Block(nn.Module):
     """Attention and MLP, each modulated and gated per frame (AdaLN-zero, DiT 2212.09748)."""
 
     def __init__(
-        self, kind: str, dim: int, heads: int, *, mlp_ratio: float, gelu: Literal["none", "tanh"], qk_norm: bool
+        self,
+        kind: str,
+        dim: int,
+        heads: int,
+        *,
+        mlp_ratio: float,
+        gelu: Literal["none", "tanh"],
+        qk_norm: bool,
+        prompted: bool,
     ) -> None:
         super().__init__()
         self.attention = ATTENTION[kind](dim, heads, qk_norm=qk_norm)
+        self.prompt = PromptAttention(dim, heads) if prompted else None
         hidden = int(dim * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate=gelu), nn.Linear(hidden, dim))
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
@@ -50,11 +61,13 @@ class Block(nn.Module):
         return self.attention.remember(modulate(self.norm1(x), shift, scale), geometry, past)
 
     def forward(
-        self, x: Tokens, c: Embedding, geometry: Geometry, past: KeysValues | None
+        self, x: Tokens, c: Embedding, geometry: Geometry, past: KeysValues | None, words: Read | None = None
     ) -> tuple[Tokens, KeysValues | None]:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c).chunk(6, dim=-1)
         attended, memory = self.attention(modulate(self.norm1(x), shift1, scale1), geometry, past)
         x = torch.addcmul(x, attended, gate1[:, :, None])
+        if self.prompt is not None and words is not None:
+            x = x + self.prompt(x, *words)
         return torch.addcmul(x, self.mlp(modulate(self.norm2(x), shift2, scale2)), gate2[:, :, None]), memory
 
 
@@ -75,7 +88,8 @@ class VideoDiT(nn.Module):
     """Predicts what its path asks for, of every new frame, given the remembered ones.
 
     `attention="joint"` has one block-causal attention per layer over all tokens, "factorised" a
-    spatial and a temporal block per layer. `label` is the path's own index, one per frame.
+    spatial and a temporal block per layer. `label` is the path's own index, one per frame. `prompt` makes, for a width,
+    what reads the words of `condition.prompt`, to which every block then attends.
     """
 
     def __init__(
@@ -100,6 +114,7 @@ class VideoDiT(nn.Module):
         action_none: Literal["input_zero", "learned"],
         action_dropped: Literal["zero", "learned"],
         gradient_checkpointing: bool,
+        prompt: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if height % patch or width % patch:
@@ -116,8 +131,10 @@ class VideoDiT(nn.Module):
         self.action = ActionEmbedder(actions, dim, kind=action_kind, none=action_none, dropped=action_dropped)
         kinds = ["joint"] * depth if joint else ["spatial", "temporal"] * depth
         self.blocks = nn.ModuleList(
-            Block(kind, dim, heads, mlp_ratio=mlp_ratio, gelu=gelu, qk_norm=qk_norm) for kind in kinds
+            Block(kind, dim, heads, mlp_ratio=mlp_ratio, gelu=gelu, qk_norm=qk_norm, prompted=prompt is not None)
+            for kind in kinds
         )
+        self.prompt = None if prompt is None else prompt(dim)
         self.head = Head(dim, channels * patch**2)
         self._initialise()
 
@@ -128,6 +145,7 @@ class VideoDiT(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         zeroed = [block.modulation[-1] for block in self.blocks] + [self.head.modulation[-1], self.head.linear]  # type: ignore[index]
+        zeroed += [block.prompt.out for block in self.blocks if block.prompt is not None]  # type: ignore[union-attr]
         for layer in zeroed:
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -153,14 +171,15 @@ class VideoDiT(nn.Module):
         x = self.embed(rearrange(x_t, "b f c (y p) (x q) -> b f (y x) (c p q)", p=self.patch, q=self.patch))
         if self.places is not None:
             x = x + self.places
+        words = None if self.prompt is None else self.prompt(condition.prompt, len(x_t))
         memory: dict[str, Tensor] = {}
         for name, block, remembered, is_last in self._layers(state):
             if is_last and memory_only:
                 kept = block.remember(x, c, shared, remembered)
             elif self.gradient_checkpointing and torch.is_grad_enabled():
-                x, kept = checkpoint(block, x, c, shared, remembered, use_reentrant=False)  # type: ignore[misc]
+                x, kept = checkpoint(block, x, c, shared, remembered, words, use_reentrant=False)  # type: ignore[misc]
             else:
-                x, kept = block(x, c, shared, remembered)
+                x, kept = block(x, c, shared, remembered, words)
             if kept is not None:
                 memory[f"{name}.k"], memory[f"{name}.v"] = kept[0].detach(), kept[1].detach()
         state = state.advanced(memory, x_t.shape[1])
