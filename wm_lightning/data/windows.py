@@ -1,7 +1,7 @@
 """Windows: which frames of which episode make a clip, and the clips themselves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, get_worker_info
 from wm_lightning.clip import ActionState, Clip, Condition, Texts
 from wm_lightning.data.formats.episode import Episode, Reader
 from wm_lightning.data.formats.video_files import BadFile
+from wm_lightning.networks.prompt import Prompter
 from wm_lightning.randomness import generator
 
 
@@ -54,6 +55,19 @@ class Windows(Dataset[Clip]):
             if get_worker_info() is None:
                 raise
             raise ValueError(str(error)) from error  # of which torch can make another one in the main process
+
+
+class PromptedWindows(Windows):
+    """Windows whose clips are prompted by their instruction."""
+
+    def __init__(self, reader: Reader, *, truth: bool, prompter: Prompter) -> None:
+        super().__init__(reader, truth=truth)
+        self.prompter = prompter
+
+    def __getitems__(self, windows: Sequence[Window]) -> Clip:
+        clip = super().__getitems__(windows)
+        assert clip.texts is not None
+        return replace(clip, condition=replace(clip.condition, prompt=self.prompter(clip.texts.instruction)))
 
 
 class WindowStream:

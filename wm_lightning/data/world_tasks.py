@@ -13,6 +13,8 @@ from wm_lightning.data.formats.frame_store import check_budget
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.world_tasks import TABLE, TaskReader, TaskRow, TaskSet, read_tasks, sound
 from wm_lightning.data.frame_cache import Tolerance
+from wm_lightning.data.windows import PromptedWindows
+from wm_lightning.networks.prompt import Prompter
 from wm_lightning.worlds.grid_world import GridWorld
 
 log = logging.getLogger(__name__)
@@ -22,7 +24,7 @@ class WorldTasksDataModule(ClipDataModule):
     """Tasks of `<root>/<subset>` or of `root` itself, or of the simulated `world`: clips of one frame with texts.
 
     A clip's `texts` hold the prompt (`[Agent]: instruction`), the solution and the task's id, by which `row` gives all
-    else, its verifier too. Where val or test are not stored, `val_share` and `test_share` of the sources of train (at
+    else, its verifier too; `prompter` makes tokens of texts. Where val or test are not stored, `val_share` and `test_share` of the sources of train (at
     least one each) take their place: a source keeps its part whatever rows of others are unusable. Unusable rows are
     refused or left out by `on_error` and `max_bad_share`.
     """
@@ -34,7 +36,7 @@ class WorldTasksDataModule(ClipDataModule):
 
     def __init__(
         self, *, world: GridWorld, subset: str, resize: str, val_share: float, test_share: float, on_error: str,
-        max_bad_share: float, decode_workers: int, **shared: Any,
+        max_bad_share: float, decode_workers: int, prompter: Prompter, **shared: Any,
     ) -> None:  # fmt: skip
         super().__init__(**shared)
         if self.pictures_only and (self.frames, self.val_frames) != (1, 1):
@@ -51,7 +53,7 @@ class WorldTasksDataModule(ClipDataModule):
         self.label, self.simulator, self.shares = subset, world, {"val": val_share, "test": test_share}
         _, height, width = self.frame_shape
         self.resize, self.tolerance = Resize(resize, height, width), Tolerance(on_error, max_bad_share)
-        self.decode_workers = decode_workers
+        self.decode_workers, self.prompter = decode_workers, prompter
 
     @property
     def home(self) -> Path:
@@ -98,6 +100,10 @@ class WorldTasksDataModule(ClipDataModule):
 
     def open_split(self, folder: Path, split: str) -> TaskReader:
         return TaskReader(self.tasks, self.parts[split], self.resize)
+
+    def windows(self, split: str, *, truth: bool, learned: bool = False) -> PromptedWindows:
+        """A split's clips, prompted by their instruction."""
+        return PromptedWindows(self.reader(split), truth=truth, prompter=self.prompter)
 
     def prepare_data(self) -> None:
         """Simulates or checks; says which rows are left out."""

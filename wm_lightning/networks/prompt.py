@@ -43,7 +43,7 @@ class HashedWords:
             words = WORD.findall(text.lower())
             if len(words) > self.length:
                 raise ValueError(
-                    f"a text of {len(words)} words where {self.length} are read: {text[:60]!r}...; raise prompter.length"
+                    f"a text of {len(words)} words where {self.length} are read: {text[:60]!r}...; raise data.prompter.length"
                 )
             ids[row, : len(words)] = torch.tensor([zlib.crc32(word.encode()) % self.buckets for word in words])
             there[row, : len(words)] = True
