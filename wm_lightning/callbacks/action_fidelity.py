@@ -54,9 +54,10 @@ class ActionFidelity(Callback):
         self._expected: tuple[Clip, Expected] | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures the network as it is validated."""
+        """Measures the network as it is validated, where the data have actions."""
         assert isinstance(pl_module, WorldModelModule)
-        if trainer.is_global_zero and not trainer.sanity_checking:
+        acts = trainer.datamodule.spec.dim > 0  # type: ignore[attr-defined]
+        if acts and trainer.is_global_zero and not trainer.sanity_checking:
             with isolate_rng():
                 found = self.measure(trainer, pl_module)
             for name, value in found.scalars.items():
