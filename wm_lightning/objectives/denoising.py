@@ -4,13 +4,35 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wm_lightning.clip import Latents, Levels
 from wm_lightning.noising import GaussianPath, NoiseLaw
 
 Scalar = Float[Tensor, ""]
+Given = Bool[Tensor, "b f"]  # frames that were given clean, which stay out of a loss
+
+
+def precise(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The values in float32, or in float64 where they come in that."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def frame_error(prediction: Latents, target: Latents) -> Levels:
+    """Mean squared error of every frame, in float32 at least. The target gets no gradient."""
+    return (precise(prediction) - precise(target.detach())).square().mean(dim=(2, 3, 4))
+
+
+def frame_mean(values: Levels, given: Given) -> Float[Tensor, "b"]:
+    """Mean over the frames of every sample that are not given; 0 where all are."""
+    kept = torch.where(given, torch.zeros_like(values), values)
+    return kept.sum(1) / (~given).sum(1).clamp_min(1)
+
+
+def sample_error(prediction: Latents, target: Latents, given: Given) -> Float[Tensor, "b"]:
+    """Mean squared error of every sample over its frames that are not given. The target gets no gradient."""
+    return frame_mean(frame_error(prediction, target), given)
 
 
 def weighted_mse(prediction: Latents, target: Latents, weight: Levels) -> Scalar:
