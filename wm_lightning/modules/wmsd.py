@@ -1,0 +1,228 @@
+"""World-model self-distillation with reinforcement learning (WMSD, 2606.12072): an executor that knows its task alone
+learns from a demonstrator that was told how, and from what judges say of its videos."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from wm_lightning.checkpoints import NetworkFile, load_into
+from wm_lightning.clip import Clip, Condition, Latents
+from wm_lightning.modules.average import Average
+from wm_lightning.modules.base import WorldModelModule
+from wm_lightning.modules.frozen import Frozen
+from wm_lightning.modules.optimizers import Schedule
+from wm_lightning.modules.wmsd_losses import AWM, Lesson, Picked, stratified
+from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, prompted, repeated, rolled, said_by
+from wm_lightning.objectives.advantages import Advantages
+from wm_lightning.objectives.denoising import frame_error
+from wm_lightning.objectives.self_distillation import CostWeighting, distillation_reward
+from wm_lightning.randomness import normal
+from wm_lightning.rewards.bus import Pending, RewardBus, Scores
+from wm_lightning.sampling.rollout import SeededNoise
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What is learned from, of all that WMSD can: its variants differ in nothing else.
+
+    `states`: whose rollouts are learned from. `rl`: do rewards move the executor? `judged`: are judges among them?
+    `distill`: the weight of the distillation reward among the rewards. `anchor`: that of the regression on the
+    demonstrator's velocities. Raises ValueError for a combination that learns nothing or cannot be.
+    """
+
+    states: Literal["executor", "demonstrator"]
+    rl: bool
+    judged: bool
+    distill: float
+    anchor: float
+    weighting: CostWeighting
+
+    def __post_init__(self) -> None:
+        if not self.rl and self.anchor <= 0:
+            raise ValueError(f"{self.rl=} and {self.anchor=}: nothing would be learned; set one of them")
+        if self.rl and self.states != "executor":
+            raise ValueError(
+                "rewards move the one whose rollouts they judge; algorithm.states=demonstrator needs rl=false"
+            )
+        if self.rl and not self.judged and self.distill <= 0:
+            raise ValueError("algorithm.rl=true without judges needs algorithm.distill above 0")
+
+    @property
+    def taught(self) -> bool:
+        """Is the demonstrator asked at all?"""
+        return self.anchor > 0 or (self.rl and self.distill > 0)
+
+
+class WMSDModule(WorldModelModule):
+    """One iteration: the executor rolls out every task several times, judges and the demonstrator say how good that
+    was, and one update follows the advantages and the demonstrator's velocities (alg. 1 of 2606.12072)."""
+
+    def __init__(
+        self,
+        *,
+        network: Callable[[], nn.Module],
+        start: NetworkFile,
+        algorithm: Algorithm,
+        awm: AWM,
+        anchor_draws: int,
+        judges: Callable[[Any], RewardBus],
+        advantage: Callable[..., Advantages],
+        copies: int,
+        frames: int,
+        micro_batch: int,
+        sweep_batch: int,
+        optimizer: Callable[[nn.Module], list[Optimizer]],
+        schedule: Schedule,
+        ema_decay: float,
+        ema_start: int,
+        batch_size: int,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        if copies < 2 and algorithm.rl:
+            raise ValueError(f"module.copies={copies}: a rollout is held against the others of its task, so 2 or more")
+        self.network = network()
+        load_into(self.network, start, "module.start")
+        self.demonstrator = Frozen(_copy(network, self.network))
+        self.average = Average(self.network, decay=ema_decay, start=ema_start)
+        self.algorithm, self.awm, self.anchor_draws = algorithm, awm, anchor_draws
+        self.make_judges, self.advantage = judges, advantage
+        self.copies, self.frames = copies, frames
+        self.micro_batch, self.sweep_batch = micro_batch, sweep_batch
+        self.make_optimizer, self.schedule = optimizer, schedule
+        self.tasks_a_batch = batch_size
+        self.judges: RewardBus | None = None
+
+    @property
+    def deployed(self) -> nn.Module:
+        return self.average.network
+
+    def setup(self, stage: str) -> None:
+        """Judges may need the data: the world's own look up what a task asks for."""
+        self.judges = self.make_judges(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def teardown(self, stage: str) -> None:
+        """Ends the judges' threads."""
+        if self.judges is not None:
+            self.judges.close()
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        optimizers = self.make_optimizer(self.network)
+        self.optimizer_counts = (len(optimizers),)
+        return optimizers
+
+    def training_step(self, clip: Clip, batch_idx: int) -> None:
+        """One iteration of the algorithm."""
+        [optimizers] = self.split_optimizers()
+        rate = self.schedule.apply(optimizers, self.iterations, self.total_iterations)
+        asked, told = self.conditions(clip)
+        made = self.rollouts(clip, asked if self.algorithm.states == "executor" else told)
+        pending = self.submitted(made, clip)
+        taught = self.taught(made, told) if self.algorithm.taught else None
+        advantage = self.advantages(made, taught, pending)
+        noises = partial(self.matching_noise, clip, made)
+        lesson = Lesson(made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises)
+        losses = lesson.losses(self.denoiser(self.network), self.awm, self.picked(made), self.micro_batch)
+        loss = self.update(optimizers, self.network, losses)
+        self.average.update(self.network)
+        self.iteration += 1
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/rate", rate)
+        for name, value in lesson.logged.items():
+            self.log(f"train/{name}", value)
+
+    def conditions(self, clip: Clip) -> tuple[Condition, Condition]:
+        """What executor and demonstrator are told, every task `copies` times."""
+        assert clip.texts is not None
+        prompter, actions = self.trainer.datamodule.prompter, clip.condition.actions.shape[-1]  # type: ignore[attr-defined]
+        both = (prompter(clip.texts.instruction), prompter(clip.texts.solution))
+        asked, told = (prompted(prompt.each(lambda x: x.to(self.device)), self.frames, actions) for prompt in both)
+        return repeated(asked, self.copies), repeated(told, self.copies)
+
+    def rollouts(self, clip: Clip, condition: Condition) -> Rollouts:
+        """Rollouts of all copies; noise hangs on run, iteration, task and copy alone."""
+        role = self.network if self.algorithm.states == "executor" else self.demonstrator
+        task = torch.arange(len(clip), device=self.device).repeat_interleave(self.copies)
+        samples = tuple(index * self.copies + copy for index in clip.index.tolist() for copy in range(self.copies))
+        noise = SeededNoise(self.seed, f"wmsd/{self.iterations}", samples, self.device)
+        context = clip.x0[task]
+        role.eval()
+        made = rolled(self.denoiser(role), self.sampler, context, condition, self.plan, noise, task)
+        role.train()
+        return made
+
+    def taught(self, made: Rollouts, told: Condition) -> Steps:
+        """The demonstrator's velocities at all states, in one sweep that rewards and anchor share."""
+        return said_by(self.denoiser(self.demonstrator), made, told, self.plan.mask, self.sweep_batch)
+
+    def picked(self, made: Rollouts) -> Picked:
+        """The steps this iteration learns at."""
+        steps, draws = made.states.shape[1], {"policy": self.awm.draws, "anchor": self.anchor_draws}
+        return Picked(
+            **{name: stratified(steps, n, self.seed, f"wmsd {name}", self.iterations) for name, n in draws.items()}
+        )
+
+    def matching_noise(self, clip: Clip, made: Rollouts, rows: slice, draw: int) -> Latents:
+        """The noise that AWM puts on the videos of some rollouts: it hangs on run, iteration, task, copy and draw."""
+        shape, start = made.made.shape[1:], rows.start
+        parts = []
+        for row in range(start, min(rows.stop, len(made))):
+            place = (self.iterations, int(clip.index[made.task[row]]), row % self.copies, draw)
+            parts.append(normal(shape, self.seed, "wmsd matching", *place))
+        return torch.stack(parts)
+
+    def submitted(self, made: Rollouts, clip: Clip) -> Pending | None:
+        """Videos handed to the judges, who work while the demonstrator is asked; None where nobody judges."""
+        if not (self.algorithm.rl and self.algorithm.judged):
+            return None
+        assert self.judges is not None and clip.texts is not None
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return self.judges.submit(data.decode(made.video), clip.texts[made.task.cpu()])
+
+    def advantages(self, made: Rollouts, taught: Steps | None, pending: Pending | None) -> Float[Tensor, "b"] | None:
+        """How much better every rollout was than the others of its task; None where rewards move nothing."""
+        if not self.algorithm.rl:
+            return None
+        columns, valid, weights = [], [], []
+        if pending is not None:
+            assert self.judges is not None
+            scores = self.judges.collect([pending])
+            self._log_scores(scores)
+            columns, valid = list(scores.value.unbind(1)), list(scores.valid.unbind(1))
+            weights = scores.weights.tolist()
+        if taught is not None and self.algorithm.distill > 0:
+            columns.append(self.distilled(made, taught).cpu())
+            valid.append(torch.ones(len(made), dtype=torch.bool))
+            weights.append(self.algorithm.distill)
+        found = self.advantage(torch.stack(columns, 1), weights, made.task.cpu(), torch.stack(valid, 1))
+        self.log("train/flat", found.flat_total.float())
+        return found.values.to(self.device)
+
+    def distilled(self, made: Rollouts, taught: Steps) -> Float[Tensor, "b"]:
+        """The distillation reward of every rollout (eq. 9), of velocities that are there already."""
+        gaps = torch.stack([frame_error(own, other) for own, other in _steps(made.velocities, taught)], dim=1)
+        reward = distillation_reward(gaps, made.times, made.given, weighting=self.algorithm.weighting).sum(1)
+        self.log("train/distill", reward.mean())
+        return reward
+
+    def _log_scores(self, scores: Scores) -> None:
+        for name in scores.names:
+            value = scores.of(name)
+            self.log(f"train/{name}", value.nanmean())
+            self.log(f"train/{name}_met", (value > 0).float().mean())
+
+
+def _steps(one: Steps, other: Steps) -> Sequence[tuple[Tensor, Tensor]]:
+    return list(zip(one.unbind(1), other.unbind(1), strict=True))
+
+
+def _copy(network: Callable[[], nn.Module], source: nn.Module) -> nn.Module:
+    copy = network()
+    copy.load_state_dict(source.state_dict())
+    return copy

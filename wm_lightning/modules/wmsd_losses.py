@@ -1,0 +1,145 @@
+"""The losses of one WMSD iteration over micro-batches of rollouts: policy gradient and anchor, levels in the batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wm_lightning.clip import Condition, Latents
+from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, velocities_at
+from wm_lightning.networks.denoiser import Denoiser
+from wm_lightning.networks.masks import FrameMask
+from wm_lightning.objectives.denoising import Scalar, sample_error
+from wm_lightning.objectives.policy_gradient import Aggregation, Weighting, matching_log_prob, policy_loss
+from wm_lightning.objectives.self_distillation import distillation_loss
+from wm_lightning.randomness import generator
+
+
+@dataclass(frozen=True)
+class AWM:
+    """Advantage-weighted matching (2509.25050): `draws` levels a rollout, stratified over the sampler's own.
+
+    `weighting` and `p` turn a matching loss into a log-probability, `aggregation` and `clip` that into a loss. A
+    rollout of advantage 0 is left out of the pass.
+    """
+
+    draws: int
+    weighting: Weighting
+    p: float
+    aggregation: Aggregation
+    clip: float
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The regression on the demonstrator's velocities at `draws` of the states of every rollout, stratified too."""
+
+    draws: int
+
+
+class Noises(Protocol):
+    """Noise like the generated frames, for one draw of some rollouts."""
+
+    def __call__(self, rows: slice, draw: int) -> Latents:
+        """Standard normal, `b f c h w`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """All that one update is learned from: rollouts of `made`, what the executor was told (`asked`), the demonstrator's
+    velocities at all states (`taught`), and how good every rollout was (`advantage`); None where an algorithm lacks it.
+
+    `anchor` is what the regression on the demonstrator weighs. `logged` fills as losses are formed.
+    """
+
+    made: Rollouts
+    asked: Condition
+    taught: Steps | None
+    advantage: Float[Tensor, "b"] | None
+    anchor: float
+    mask: FrameMask
+    noises: Noises
+    logged: dict[str, Tensor] = field(default_factory=dict)
+
+    def losses(self, executor: Denoiser, awm: AWM, picked: "Picked", micro_batch: int) -> list[Callable[[], Scalar]]:
+        """One loss per micro-batch of rollouts, formed when it is called; their sum is the loss of the batch."""
+        starts = range(0, len(self.made), micro_batch)
+        return [partial(self._loss, executor, awm, picked, slice(start, start + micro_batch)) for start in starts]
+
+    def _loss(self, executor: Denoiser, awm: AWM, picked: "Picked", rows: slice) -> Scalar:
+        share = len(self.made[rows]) / len(self.made)
+        loss = torch.zeros((), device=self.made.made.device)
+        if self.advantage is not None:
+            loss = loss + share * self._policy(executor, awm, picked.policy, rows)
+        if self.taught is not None and self.anchor > 0:
+            gap = self._gap(executor, self.taught, picked.anchor, rows)
+            self._log("gap", share * gap)
+            loss = loss + share * self.anchor * gap
+        return loss
+
+    def _policy(self, executor: Denoiser, awm: AWM, picked: Int[Tensor, "k"], rows: slice) -> Scalar:
+        """AWM's loss over this micro-batch; a rollout that was as good as the others costs no pass."""
+        assert self.advantage is not None
+        made, advantage = self.made[rows], self.advantage[rows]
+        moved = advantage.nonzero()[:, 0]
+        if not len(moved):
+            return self._nothing(executor)
+        error, level = [], []
+        for draw, step in enumerate(picked.tolist()):
+            noise = self.noises(rows, draw)[moved].to(made.made)
+            t = made.times[step].expand(len(moved), -1)
+            error.append((made.made[moved], noise, t))
+            level.append(t[:, 0])
+        clean, noise, t = (torch.cat(parts) for parts in zip(*error, strict=True))
+        place = moved.repeat(len(picked))
+        x_t = executor.path.add_noise(clean, noise, t)
+        said = velocities_at(executor, made.context[place], x_t, t, self.asked[rows][place], self.mask)
+        matching = sample_error(said, noise - clean, made.given[place])
+        log_prob = matching_log_prob(matching, torch.cat(level), weighting=awm.weighting, p=awm.p)
+        log_prob = log_prob.unflatten(0, (len(picked), len(moved))).T
+        found = policy_loss(log_prob, log_prob, advantage[moved], clip=awm.clip, aggregation=awm.aggregation)
+        self._log("ratio", found.ratio * len(made) / len(self.made))
+        return found.loss * len(moved) / len(made)
+
+    def _nothing(self, executor: Denoiser) -> Scalar:
+        """Zero with a gradient of zeros, for every micro-batch goes backwards on all ranks alike."""
+        return torch.stack([parameter.sum() * 0 for parameter in executor.network.parameters()]).sum()
+
+    def _gap(self, executor: Denoiser, taught: Steps, picked: Int[Tensor, "k"], rows: slice) -> Scalar:
+        """Executor against demonstrator at the picked states, all of them in one pass."""
+        made, steps = self.made[rows], picked.tolist()
+        x_t = torch.cat([made.states[:, step] for step in steps])
+        t = torch.cat([made.times[step].expand(len(made), -1) for step in steps])
+        place = torch.arange(len(made), device=x_t.device).repeat(len(steps))
+        said = velocities_at(executor, made.context[place], x_t, t, self.asked[rows][place], self.mask)
+        target = torch.cat([taught[rows][:, step] for step in steps])
+        return distillation_loss(said, target, made.given[place])
+
+    def _log(self, name: str, value: Tensor) -> None:
+        self.logged[name] = self.logged.get(name, torch.zeros_like(value.detach())) + value.detach()
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The numbers of the sampler's steps whose levels the policy, and whose states the anchor, learn at."""
+
+    policy: Int[Tensor, "k"]
+    anchor: Int[Tensor, "k"]
+
+
+def stratified(steps: int, draws: int, seed: int, purpose: str, iteration: int) -> Int[Tensor, "k"]:
+    """One step from each of `draws` equal stretches of all steps, in order.
+
+    Raises ValueError for more draws than steps.
+    """
+    if not 1 <= draws <= steps:
+        raise ValueError(f"{draws} levels of a rollout of {steps} steps; ask for 1 to {steps}")
+    source = generator(seed, purpose, iteration)
+    edges = [steps * number / draws for number in range(draws + 1)]
+    drawn = [int(source.uniform(low, high)) for low, high in zip(edges, edges[1:], strict=False)]
+    return torch.tensor([min(step, steps - 1) for step in drawn])

@@ -1,0 +1,122 @@
+"""Rollouts that something is learned from: every pass of every step is kept, and can be asked again of another role."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wm_lightning.clip import ActionState, Condition, Latents, Levels, Prompt
+from wm_lightning.networks.denoiser import Denoiser
+from wm_lightning.networks.masks import FrameMask
+from wm_lightning.noising import per_pixel
+from wm_lightning.objectives.denoising import Given
+from wm_lightning.sampling.rollout import Plan, SeededNoise, next_chunk, remember_context
+from wm_lightning.sampling.samplers import Sampler
+
+Steps = Float[Tensor, "b k f c h w"]
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Videos made in one chunk behind given frames, and what every step saw and said.
+
+    `times` has one row more than there are steps. `states` and `velocities` are those of the generated frames before
+    every step; `made` is where they ended. `task` numbers the tasks, of each of which there are several copies.
+    """
+
+    context: Latents
+    times: Float[Tensor, "k1 f"]
+    states: Steps
+    velocities: Steps
+    made: Latents
+    task: Int[Tensor, "b"]
+
+    @property
+    def given(self) -> Given:
+        """No generated frame was given: for losses over those alone."""
+        return torch.zeros(self.made.shape[:2], dtype=torch.bool, device=self.made.device)
+
+    @property
+    def video(self) -> Latents:
+        """The given frames, then the generated ones."""
+        return torch.cat([self.context, self.made], dim=1)
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def __getitem__(self, rows: slice) -> "Rollouts":
+        context, states, velocities, made, task = (
+            value[rows] for value in (self.context, self.states, self.velocities, self.made, self.task)
+        )
+        return Rollouts(context, self.times, states, velocities, made, task)
+
+
+def prompted(prompt: Prompt, frames: int, actions: int) -> Condition:
+    """The condition of `frames` frames that nothing drives but words."""
+    batch, device = len(prompt.there), prompt.there.device
+    state = torch.full((batch, frames), int(ActionState.NONE), device=device)
+    return Condition(torch.zeros(batch, frames, actions, device=device), state, prompt=prompt)
+
+
+@torch.no_grad()
+def rolled(
+    model: Denoiser, sampler: Sampler, context: Latents, condition: Condition, plan: Plan, noise: SeededNoise,
+    task: Int[Tensor, "b"],
+) -> Rollouts:  # fmt: skip
+    """One chunk behind `context`, up to the length of `condition`, with all its passes.
+
+    Raises ValueError where that is longer than the plan's chunk.
+    """
+    given, total = context.shape[1], condition.state.shape[1]
+    if total - given > plan.chunk:
+        raise ValueError(
+            f"{total - given} frames are to be made in one chunk, rollout.chunk={plan.chunk}; set it to at least that"
+        )
+    past = remember_context(model, context, condition, plan, noise)
+    shape, new = tuple(context.shape[2:]), condition.frames(given, total)
+    chunk = next_chunk(model, sampler, past, new, plan, noise, shape=shape, keep=False, record=True)
+    times = sampler.levels(model.path, total - given).to(context.device)
+    states = torch.stack([trace.x_t for trace in chunk.record], dim=1)
+    said = [velocity(trace.x_t, trace.x0, trace.t) for trace in chunk.record]
+    return Rollouts(context, times, states, torch.stack(said, dim=1), chunk.frames, task)
+
+
+def velocity(x_t: Latents, x0: Latents, t: Levels) -> Latents:
+    """noise − x0 of the flow, of a state and its clean frames; t must be above 0."""
+    return (x_t.float() - x0.float()) / per_pixel(t)
+
+
+def velocities_at(
+    model: Denoiser, context: Latents, x_t: Latents, t: Levels, condition: Condition, mask: FrameMask
+) -> Latents:
+    """What a role says of noisy frames behind given ones: their velocity, from one pass over the whole clip."""
+    seen = torch.cat([context, x_t], dim=1)
+    label = torch.cat([t.new_zeros(context.shape[:2]), t], dim=1)
+    x0, _ = model.x0(seen, label, condition, None, mask)
+    return velocity(x_t, x0[:, context.shape[1] :], t)
+
+
+@torch.no_grad()
+def said_by(model: Denoiser, made: Rollouts, condition: Condition, mask: FrameMask, batch: int) -> Steps:
+    """Velocities of another role at all states of the rollouts, without gradient, `batch` states a pass."""
+    rows = len(made) * made.states.shape[1]
+    parts = [velocities_at(model, *flat, condition[place], mask) for place, flat in _flattened(made, batch, rows)]
+    return torch.cat(parts).unflatten(0, made.states.shape[:2])
+
+
+def _flattened(made: Rollouts, batch: int, rows: int) -> Iterator[tuple[Tensor, tuple[Latents, Latents, Levels]]]:
+    """Rollout numbers and (context, state, level) of up to `batch` states at a time, step by step within a rollout."""
+    steps = made.states.shape[1]
+    states = made.states.flatten(0, 1)
+    for start in range(0, rows, batch):
+        place = torch.arange(start, min(start + batch, rows), device=states.device)
+        rollout, step = place // steps, place % steps
+        yield rollout, (made.context[rollout], states[place], made.times[step])
+
+
+def repeated(condition: Condition, copies: int) -> Condition:
+    """Every row `copies` times, one after the other."""
+    rows = torch.arange(len(condition), device=condition.state.device).repeat_interleave(copies)
+    return replace(condition)[rows]
