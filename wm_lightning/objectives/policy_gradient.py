@@ -133,9 +133,10 @@ def velocity_kl(velocity: Latents, reference: Latents, given: Given, weight: Lev
 
 
 def elbo_weight(t: Levels, *, eta: float) -> Levels:
-    """1 / (2 s²) with Flow-GRPO's s = eta sqrt(t / (1 − t)): 0 at pure noise, without bound towards clean frames."""
+    """1 / (2 s²) with Flow-GRPO's s = eta sqrt(t / (1 − t)): 0 at pure noise, large near clean frames, 0 on those."""
     level = precise(t)
-    return (1 - level) / (2 * eta**2 * level.clamp_min(torch.finfo(level.dtype).tiny))
+    weight = (1 - level) / (2 * eta**2 * torch.where(level > 0, level, torch.ones_like(level)))
+    return torch.where(level > 0, weight, torch.zeros_like(weight))
 
 
 def transition_kl(mean: Latents, reference: Latents, std: Float[Tensor, "b f 1 1 1"]) -> Scalar:

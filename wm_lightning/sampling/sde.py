@@ -103,8 +103,9 @@ class FlowSDESampler(SDESampler):
 
     .. math:: dx = [u + \tfrac{s^2}{2t}(x + (1 - t) u)]\,dt + s\,dw,\quad s = \eta\sqrt{t / (1 - t)}
 
-    The first step divides by 1 − t' in place of 1 − t = 0. x + (1 − t) u is the noise. On schedules of few, long steps
-    `kept` falls far below t' (negative, in the end), and the samples are not those of the model.
+    The first step divides by 1 − t' in place of 1 − t = 0. x + (1 − t) u is the noise. Where a step is long against
+    1 − t, as in the schedules of step-distilled models, it draws more than its level holds: a deviation of 1.12 from
+    0.975 to 0.909 at eta 0.7.
     """
 
     def spread(self, t: Levels, t_next: Levels) -> tuple[Levels, Levels]:
@@ -126,7 +127,8 @@ class CPSSampler(SDESampler):
 
     .. math:: s = t' \sin(\eta\pi/2),\quad x' = (1 - t') x_0 + \sqrt{t'^2 - s^2}\,\epsilon + s\,\xi
 
-    With any number of steps, where the SDEs need many.
+    So it is for steps of any length. What is made is not distributed exactly as by the flow, however many they are (on
+    two Gaussians and 200 steps 0.045 away in W1 at eta 0.7, where Flow-GRPO's SDE is 0.008).
     """
 
     def __post_init__(self) -> None:
