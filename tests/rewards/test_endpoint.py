@@ -9,9 +9,9 @@ import torch
 
 from tests.judge_server import Running, confusion
 from tests.rewards.making import LOOKS, TEXTS, endpoint, films, judged_by, row
+from wm_lightning.worlds.grid_judge import CRITERIA, Criterion
 from wm_lightning.worlds.grid_reward import GridReward
 
-CRITERIA = ("task", "agent", "consistency")
 SOME = slice(4)
 # What a server does -> what becomes of the judgement.
 FAULTS = {
@@ -23,7 +23,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_the_judge_says_what_the_program_says(server: Running, criterion: str) -> None:
+def test_the_judge_says_what_the_program_says(server: Running, criterion: Criterion) -> None:
     videos = films()
     truth = GridReward(criterion=criterion, row=row)(videos, TEXTS)
     verdict = judged_by(server, criterion)(videos, TEXTS)

@@ -75,7 +75,7 @@ def test_each_video_is_asked_about_with_its_own_text() -> None:
         assert instruction in question.text
         np.testing.assert_array_equal(question.pictures[-1], video[-1].permute(1, 2, 0).numpy())
     with pytest.raises(ValueError, match="zip"):
-        [*asking("task").questions(videos, TEXTS[:2])]
+        list(asking("task").questions(videos, TEXTS[:2]))
 
 
 def test_a_failure_has_no_value_whatever_it_was() -> None:

@@ -7,15 +7,15 @@ import torch
 
 from tests.rewards.making import BOARDS, LOOKS, ROWS, TASKS, TEXTS, films, row
 from wm_lightning.rewards.reward import Reward
-from wm_lightning.worlds.grid_judge import judge
+from wm_lightning.worlds.grid_judge import CRITERIA, Criterion, judge
 from wm_lightning.worlds.grid_look import judge_looks
 from wm_lightning.worlds.grid_reward import GridReward, task_of
 
 VIDEOS = films()
 
 
-@pytest.mark.parametrize("criterion", ["task", "agent", "consistency"])
-def test_it_says_what_the_program_says(criterion: str) -> None:
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_it_says_what_the_program_says(criterion: Criterion) -> None:
     reward: Reward = GridReward(criterion=criterion, row=row)
     count = len(BOARDS)
     boards, looks = judge(VIDEOS[:count], BOARDS), judge_looks(VIDEOS[count:], LOOKS)

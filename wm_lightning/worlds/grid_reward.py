@@ -1,12 +1,11 @@
 """The grid's own judges as rewards: no model and no server, and never wrong about what they measure."""
 
 from collections.abc import Callable
-from typing import Literal
 
 from wm_lightning.clip import Pixels, Texts
 from wm_lightning.data.formats.world_tasks import TaskRow
 from wm_lightning.rewards.reward import Failed, Verdict
-from wm_lightning.worlds.grid_judge import log_odds, margins
+from wm_lightning.worlds.grid_judge import Criterion, log_odds, margins
 from wm_lightning.worlds.grid_look import LookTask, judge_looks, look_from_json
 from wm_lightning.worlds.grid_tasks import Task, from_json
 
@@ -21,7 +20,7 @@ class GridReward:
     without a verifier of the grid cannot be judged.
     """
 
-    def __init__(self, *, criterion: Literal["task", "agent", "consistency"], row: Callable[[str], TaskRow]) -> None:
+    def __init__(self, *, criterion: Criterion, row: Callable[[str], TaskRow]) -> None:
         self.criterion, self.row = criterion, row
 
     def __call__(self, videos: Pixels, texts: Texts) -> Verdict:
