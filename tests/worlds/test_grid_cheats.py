@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wm_lightning.clip import Pixels
-from wm_lightning.worlds.grid_judge import Verdict, judge
+from wm_lightning.worlds.grid_judge import Margins, judge
 from wm_lightning.worlds.grid_planner import course, plan
 from wm_lightning.worlds.grid_scene import (
     AGENTS,
@@ -33,7 +33,7 @@ TASKS = [task for number in range(30) for task in WORLD.scene("train", number)]
 Film = tuple[Task, np.ndarray]
 
 
-def judged(films: Sequence[Film]) -> Verdict:
+def judged(films: Sequence[Film]) -> Margins:
     videos: Pixels = torch.from_numpy(np.stack([film for _, film in films])).permute(0, 1, 4, 2, 3)
     return judge(videos, [task for task, _ in films])
 

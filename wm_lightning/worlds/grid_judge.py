@@ -5,6 +5,7 @@ Each answer is a signed margin in cells (positive: yes) and from it log-odds, as
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,10 +22,12 @@ NEAR = 0.75  # cells from a place that still count as there
 STRIDE = 1.5  # cells a thing may move from frame to frame
 CHANGE = 0.35  # of a thing's area that may be seen otherwise
 SHARPNESS, MOST = 10.0, 6.0
+Criterion = Literal["task", "agent", "consistency"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Margins:
     """Signed margins in cells by video; a criterion is met where its margin is positive."""
 
     task: Float[Tensor, "b"]
@@ -33,11 +36,11 @@ class Verdict:
 
     def met(self) -> dict[str, Bool[Tensor, "b"]]:
         """Every criterion as yes or no."""
-        return {name: getattr(self, name) > 0 for name in ("task", "agent", "consistency")}
+        return {name: getattr(self, name) > 0 for name in CRITERIA}
 
     def log_odds(self) -> dict[str, Float[Tensor, "b"]]:
         """Every criterion as log p(yes) - log p(no), within ±6."""
-        return {name: (SHARPNESS * getattr(self, name)).clamp(-MOST, MOST) for name in ("task", "agent", "consistency")}
+        return {name: log_odds(getattr(self, name)) for name in CRITERIA}
 
 
 @dataclass(frozen=True)
@@ -65,26 +68,41 @@ def track(video: Pixels) -> Tracks:
     return _tracked(classes(video))
 
 
-def judge(video: Pixels, tasks: Sequence[Task]) -> Verdict:
+def judge(video: Pixels, tasks: Sequence[Task]) -> Margins:
     """Judges one video per task. Raises ValueError where their numbers differ.
 
     A video holds together where agents and box keep their size, nothing jumps, and the scene's rules hold from frame to
     frame: see `grid_rules`.
     """
+    return Margins(**margins(video, tasks, CRITERIA))
+
+
+def margins(video: Pixels, tasks: Sequence[Task], criteria: Sequence[Criterion]) -> dict[str, Float[Tensor, "b"]]:
+    """Some of the criteria of `judge`: consistency takes most of its time."""
     if len(video) != len(tasks):
         raise ValueError(f"{len(video)} videos for {len(tasks)} tasks")
     seen = classes(video)
     tracks = _tracked(seen)
-    rows = range(len(tasks))
-    done = [_done(_one(tracks, row), task) for row, task in zip(rows, tasks, strict=True)]
-    own = [_acted(_one(tracks, row), task) for row, task in zip(rows, tasks, strict=True)]
+    measures = {
+        "task": lambda: torch.stack([_done(_one(tracks, row), task) for row, task in enumerate(tasks)]),
+        "agent": lambda: torch.stack([_acted(_one(tracks, row), task) for row, task in enumerate(tasks)]),
+        "consistency": lambda: torch.minimum(_holds_together(tracks), _lawful(seen, tracks, tasks)),
+    }
+    return {name: measures[name]() for name in criteria}
+
+
+def log_odds(margin: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """A margin in cells as log p(yes) - log p(no), within ±6."""
+    return (SHARPNESS * margin).clamp(-MOST, MOST)
+
+
+def _lawful(seen: Int[Tensor, "b f h w"], tracks: Tracks, tasks: Sequence[Task]) -> Float[Tensor, "b"]:
     movers = [NAMES.index(name) for name in MOVERS]
-    lawful = [
+    margin = [
         lawfulness(task.board, task.state, seen[row], tracks.centre[row][:, movers], NAMES, CHANGE)
-        for row, task in zip(rows, tasks, strict=True)
+        for row, task in enumerate(tasks)
     ]
-    together = torch.minimum(_holds_together(tracks), torch.tensor(lawful, device=video.device))
-    return Verdict(torch.stack(done), torch.stack(own), together)
+    return torch.tensor(margin, device=seen.device)
 
 
 def _tracked(seen: Int[Tensor, "b f h w"]) -> Tracks:

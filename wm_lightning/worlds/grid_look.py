@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wm_lightning.clip import Pixels
 from wm_lightning.randomness import generator
-from wm_lightning.worlds.grid_judge import NAMES, STRIDE, Tracks, Verdict, track
+from wm_lightning.worlds.grid_judge import NAMES, STRIDE, Margins, Tracks, track
 from wm_lightning.worlds.grid_planner import steps_told
 from wm_lightning.worlds.grid_scene import AGENTS, COLOURS, MOVES, SIDE, Board, Cell, State, render
 from wm_lightning.worlds.grid_tasks import SPLITS, GridTasks, drawn, from_json
@@ -118,7 +118,7 @@ def _solved(board: Board, state: State, view: Cell, source: np.random.Generator,
             yield LookTask(board, state, view, name, instruction, solution, moves)
 
 
-def judge_looks(video: Pixels, tasks: Sequence[LookTask]) -> Verdict:
+def judge_looks(video: Pixels, tasks: Sequence[LookTask]) -> Margins:
     """Judges one video per task. Raises ValueError where their numbers differ.
 
     Task: the target ends in the middle. Agent: the camera moved, and it alone: all that stays in view shifts by one and
@@ -130,7 +130,7 @@ def judge_looks(video: Pixels, tasks: Sequence[LookTask]) -> Verdict:
     scale = VIEW / SIDE
     tracks = Tracks(seen.area * scale**2, (seen.centre + 0.5) * scale - 0.5)
     found = [_judged(tracks, row, task.target) for row, task in enumerate(tasks)]
-    return Verdict(*(torch.stack(margins) for margins in zip(*found, strict=True)))
+    return Margins(*(torch.stack(margins) for margins in zip(*found, strict=True)))
 
 
 def _judged(tracks: Tracks, row: int, target: str) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
