@@ -103,6 +103,13 @@ class WMSDModule(WorldModelModule):
     def deployed(self) -> nn.Module:
         return self.average.network
 
+    def trained_for(self) -> dict[str, Any]:
+        return {
+            "chunks": [self.plan.mask.chunk], "frames": self.frames, "context": self.context, "clean_history": 0.0,
+            "history_level": 0.0, "shared": 1.0, "steps": None, "commit": [{"mode": "clean", "t": 0.0}],
+            "action_dropout": {"share": 0.0, "granularity": "clip"},
+        }  # fmt: skip
+
     def setup(self, stage: str) -> None:
         """Judges may need the data: the world's own look up what a task asks for."""
         self.judges = self.make_judges(self.trainer.datamodule)  # type: ignore[attr-defined]

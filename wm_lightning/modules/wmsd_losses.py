@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +41,7 @@ class Anchor:
     draws: int
 
 
+@runtime_checkable
 class Noises(Protocol):
     """Noise like the generated frames, for one draw of some rollouts."""
 
@@ -82,7 +83,7 @@ class Lesson:
             loss = loss + share * self.anchor * gap
         return loss
 
-    def _policy(self, executor: Denoiser, awm: AWM, picked: Int[Tensor, "k"], rows: slice) -> Scalar:
+    def _policy(self, executor: Denoiser, awm: AWM, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
         """AWM's loss over this micro-batch; a rollout that was as good as the others costs no pass."""
         assert self.advantage is not None
         made, advantage = self.made[rows], self.advantage[rows]
@@ -110,7 +111,7 @@ class Lesson:
         """Zero with a gradient of zeros, for every micro-batch goes backwards on all ranks alike."""
         return torch.stack([parameter.sum() * 0 for parameter in executor.network.parameters()]).sum()
 
-    def _gap(self, executor: Denoiser, taught: Steps, picked: Int[Tensor, "k"], rows: slice) -> Scalar:
+    def _gap(self, executor: Denoiser, taught: Steps, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
         """Executor against demonstrator at the picked states, all of them in one pass."""
         made, steps = self.made[rows], picked.tolist()
         x_t = torch.cat([made.states[:, step] for step in steps])
@@ -128,11 +129,11 @@ class Lesson:
 class Picked:
     """The numbers of the sampler's steps whose levels the policy, and whose states the anchor, learn at."""
 
-    policy: Int[Tensor, "k"]
-    anchor: Int[Tensor, "k"]
+    policy: Int[Tensor, "draws"]
+    anchor: Int[Tensor, "drawn"]
 
 
-def stratified(steps: int, draws: int, seed: int, purpose: str, iteration: int) -> Int[Tensor, "k"]:
+def stratified(steps: int, draws: int, seed: int, purpose: str, iteration: int) -> Int[Tensor, "draws"]:
     """One step from each of `draws` equal stretches of all steps, in order.
 
     Raises ValueError for more draws than steps.

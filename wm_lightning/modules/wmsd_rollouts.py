@@ -15,6 +15,7 @@ from wm_lightning.objectives.denoising import Given
 from wm_lightning.sampling.rollout import Plan, SeededNoise, next_chunk, remember_context
 from wm_lightning.sampling.samplers import Sampler
 
+Context = Float[Tensor, "b given c h w"]
 Steps = Float[Tensor, "b k f c h w"]
 
 
@@ -26,7 +27,7 @@ class Rollouts:
     every step; `made` is where they ended. `task` numbers the tasks, of each of which there are several copies.
     """
 
-    context: Latents
+    context: Context
     times: Float[Tensor, "k1 f"]
     states: Steps
     velocities: Steps
@@ -39,7 +40,7 @@ class Rollouts:
         return torch.zeros(self.made.shape[:2], dtype=torch.bool, device=self.made.device)
 
     @property
-    def video(self) -> Latents:
+    def video(self) -> Float[Tensor, "b total c h w"]:
         """The given frames, then the generated ones."""
         return torch.cat([self.context, self.made], dim=1)
 
@@ -62,7 +63,7 @@ def prompted(prompt: Prompt, frames: int, actions: int) -> Condition:
 
 @torch.no_grad()
 def rolled(
-    model: Denoiser, sampler: Sampler, context: Latents, condition: Condition, plan: Plan, noise: SeededNoise,
+    model: Denoiser, sampler: Sampler, context: Context, condition: Condition, plan: Plan, noise: SeededNoise,
     task: Int[Tensor, "b"],
 ) -> Rollouts:  # fmt: skip
     """One chunk behind `context`, up to the length of `condition`, with all its passes.
@@ -89,7 +90,7 @@ def velocity(x_t: Latents, x0: Latents, t: Levels) -> Latents:
 
 
 def velocities_at(
-    model: Denoiser, context: Latents, x_t: Latents, t: Levels, condition: Condition, mask: FrameMask
+    model: Denoiser, context: Context, x_t: Latents, t: Levels, condition: Condition, mask: FrameMask
 ) -> Latents:
     """What a role says of noisy frames behind given ones: their velocity, from one pass over the whole clip."""
     seen = torch.cat([context, x_t], dim=1)
@@ -106,7 +107,7 @@ def said_by(model: Denoiser, made: Rollouts, condition: Condition, mask: FrameMa
     return torch.cat(parts).unflatten(0, made.states.shape[:2])
 
 
-def _flattened(made: Rollouts, batch: int, rows: int) -> Iterator[tuple[Tensor, tuple[Latents, Latents, Levels]]]:
+def _flattened(made: Rollouts, batch: int, rows: int) -> Iterator[tuple[Tensor, tuple[Context, Latents, Levels]]]:
     """Rollout numbers and (context, state, level) of up to `batch` states at a time, step by step within a rollout."""
     steps = made.states.shape[1]
     states = made.states.flatten(0, 1)

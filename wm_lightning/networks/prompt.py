@@ -4,7 +4,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -15,9 +15,10 @@ from wm_lightning.clip import Prompt
 from wm_lightning.networks.attention import Tokens, attend
 
 WORD = re.compile(r"[a-z]+|[0-9]+|[^\sa-z0-9]")
-Words = Float[Tensor, "b n d"]
+Words = Float[Tensor, "b w d"]
 
 
+@runtime_checkable
 class Prompter(Protocol):
     """Makes prompts of texts."""
 
@@ -67,7 +68,7 @@ class PromptReader(nn.Module):
         self.norm = nn.LayerNorm(dim)
         nn.init.normal_(self.words.weight, std=0.5)
 
-    def forward(self, prompt: Prompt | None, batch: int) -> tuple[Words, Bool[Tensor, "b n"]]:
+    def forward(self, prompt: Prompt | None, batch: int) -> tuple[Words, Bool[Tensor, "b w"]]:
         """Vectors and which of them are there: words, behind the one that stands for nothing."""
         first = self.nothing.expand(batch, 1, -1)
         there = torch.ones(batch, 1, dtype=torch.bool, device=first.device)
@@ -91,7 +92,7 @@ class PromptAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tokens, words: Words, there: Bool[Tensor, "b n"]) -> Tokens:
+    def forward(self, x: Tokens, words: Words, there: Bool[Tensor, "b w"]) -> Tokens:
         """What is to be added to the tokens."""
         q = rearrange(self.q(self.norm(x)), "b f n (h e) -> b h (f n) e", h=self.heads)
         k, v = rearrange(self.kv(words), "b n (two h e) -> two b h n e", two=2, h=self.heads)

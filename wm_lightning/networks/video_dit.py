@@ -23,7 +23,7 @@ from wm_lightning.networks.prompt import PromptAttention, Words
 from wm_lightning.networks.state import State, empty_state
 
 KeysValues = tuple[Tensor, Tensor]
-Read = tuple[Words, Bool[Tensor, "b n"]]
+Read = tuple[Words, Bool[Tensor, "b w"]]
 ATTENTION: dict[str, Any] = {"joint": JointAttention, "spatial": SpatialAttention, "temporal": TemporalAttention}
 
 

@@ -1,0 +1,180 @@
+"""WMSD's iteration: what moves whom, what is asked how often, and a continued run that is the same run."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from tests.modules.making import flat
+from tests.modules.making_wmsd import algorithm, learn, tasks, wmsd
+from tests.modules.test_counts_and_resume import Save, assert_same, everything
+from wm_lightning.clip import Clip
+from wm_lightning.modules.wmsd import WMSDModule
+from wm_lightning.modules.wmsd_losses import stratified
+from wm_lightning.modules.wmsd_rollouts import Rollouts, said_by, velocities_at
+from wm_lightning.networks.denoiser import Denoiser
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "wmsd": {},
+    "rl_only": {"distill": 0.0, "anchor": 0.0},
+    "on_policy": {"judged": False},
+    "on_policy_anchor": {"rl": False},
+    "off_policy": {"rl": False, "states": "demonstrator"},
+}
+
+
+class Watch(Callback):
+    """What was logged last, and which networks an iteration changed."""
+
+    def __init__(self) -> None:
+        self.logged: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    data = tasks(tmp_path_factory.mktemp("cache"))
+    data.prepare_data()
+    return next(data.clips("train", 2, 1, 2))
+
+
+def rollouts(module: WMSDModule, clip: Clip, cache: Path) -> tuple[Rollouts, Any, Any]:
+    """One iteration's rollouts with both conditions, without a training."""
+    data = tasks(cache)
+    data.prepare_data()
+    module.trainer = type("Trainer", (), {"datamodule": data})()  # type: ignore[assignment]
+    asked, told = module.conditions(clip)
+    return module.rollouts(clip, asked), asked, told
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_algorithm_moves_the_executor_alone(tmp_path: Path, name: str) -> None:
+    module, watch = wmsd(algorithm=algorithm(**VARIANTS[name])), Watch()
+    before = {part: flat([p.detach().clone() for p in getattr(module, part).parameters()]) for part in PARTS}
+    learn(module, tmp_path / "run", watch)
+    after = {part: flat([p.detach() for p in getattr(module, part).parameters()]) for part in PARTS}
+    assert not torch.equal(before["network"], after["network"]) and not torch.equal(before["average"], after["average"])
+    assert torch.equal(before["demonstrator"], after["demonstrator"])
+    assert module.iterations == 4 and not int(module.skipped)
+    judged, taught = name in ("wmsd", "rl_only"), name not in ("rl_only",)
+    assert ("train/task" in watch.logged[0]) == judged and ("train/gap" in watch.logged[0]) == taught
+    assert ("train/ratio" in watch.logged[0]) == (name in ("wmsd", "rl_only", "on_policy"))
+
+
+PARTS = ("network", "average", "demonstrator")
+
+
+def test_before_an_update_ratios_are_one(tmp_path: Path) -> None:
+    watch = Watch()
+    learn(wmsd(micro_batch=4), tmp_path / "run", watch)
+    assert [logged["train/ratio"] for logged in watch.logged] == pytest.approx([1.0] * 4)
+
+
+def test_what_was_said_on_the_way_is_what_a_pass_over_the_whole_clip_says(clip: Clip, tmp_path: Path) -> None:
+    module = wmsd()
+    made, asked, _ = rollouts(module, clip, tmp_path)
+    again = said_by(module.denoiser(module.network.eval()), made, asked, module.plan.mask, batch=4)
+    torch.testing.assert_close(again, made.velocities, atol=1e-4, rtol=1e-4)
+
+
+def test_the_demonstrator_is_told_more_and_agrees_with_itself(clip: Clip, tmp_path: Path) -> None:
+    module = wmsd()
+    made, asked, told = rollouts(module, clip, tmp_path)
+    taught = module.taught(made, told)
+    assert float((taught - made.velocities).abs().max()) > 1e-3, "instruction and solution say the same to it"
+    assert float((module.taught(made, asked) - made.velocities).abs().max()) < 1e-3
+    module.log = lambda *_, **__: None  # type: ignore[assignment,method-assign]
+    assert float(module.distilled(made, taught).max()) < 0
+    torch.testing.assert_close(module.distilled(made, made.velocities), torch.zeros(6))
+
+
+def test_copies_differ_and_hang_on_run_iteration_task_and_copy(clip: Clip, tmp_path: Path) -> None:
+    module = wmsd()
+    made, _, _ = rollouts(module, clip, tmp_path)
+    assert len({tuple(row.flatten().tolist()) for row in made.made}) == 6
+    alone, _, _ = rollouts(module, clip[1:], tmp_path)
+    torch.testing.assert_close(alone.made, made.made[3:], atol=1e-5, rtol=1e-5)
+    module.iteration += 1
+    assert not torch.equal(rollouts(module, clip, tmp_path)[0].made, made.made)
+
+
+def test_given_frames_stay_as_they_are(clip: Clip, tmp_path: Path) -> None:
+    made, _, _ = rollouts(wmsd(), clip, tmp_path)
+    assert torch.equal(made.video[:, 0], clip.x0[made.task][:, 0])
+    assert made.states.shape[2] == made.made.shape[1] == 4
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_continued_run_is_the_same_run(tmp_path: Path, stop: int) -> None:
+    whole, path = wmsd(), tmp_path / "saved.ckpt"
+    before = everything(whole, learn(whole, tmp_path / "whole", Save(stop, path)))
+    resumed = wmsd()
+    after = everything(resumed, learn(resumed, tmp_path / "resumed", resume=path))
+    assert_same(before, after)
+
+
+def test_micro_batches_are_the_batch(tmp_path: Path) -> None:
+    found: list[Tensor] = []
+    for size in (6, 2):
+        module = wmsd(micro_batch=size, iterations=1)
+        learn(module, tmp_path / str(size))
+        found.append(flat([p.detach() for p in module.network.parameters()]))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+
+
+def test_levels_are_stratified() -> None:
+    picked = [stratified(8, 4, 0, "levels", iteration).tolist() for iteration in range(200)]
+    assert all(two[0] // 2 == 0 and [step // 2 for step in two] == [0, 1, 2, 3] for two in picked)
+    assert set(Counter(step for steps in picked for step in steps)) == set(range(8)), "the last one too"
+    with pytest.raises(ValueError, match="9 levels of a rollout of 8 steps"):
+        stratified(8, 9, 0, "levels", 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rl": False, "anchor": 0.0}, "nothing would be learned"),
+        ({"states": "demonstrator"}, "needs rl=false"),
+        ({"judged": False, "distill": 0.0}, "distill above 0"),
+    ],
+)
+def test_algorithms_that_learn_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        algorithm(**changes)
+
+
+def test_velocities_are_those_of_the_flow(clip: Clip, tmp_path: Path) -> None:
+    """x_t − t u is the x0 of the same pass."""
+    module = wmsd()
+    made, asked, _ = rollouts(module, clip, tmp_path)
+    model, step = Denoiser(module.network.eval(), module.path), 1
+    t = made.times[step].expand(len(made), -1)
+    with torch.no_grad():
+        said = velocities_at(model, made.context, made.states[:, step], t, asked, module.plan.mask)
+        whole = torch.cat([made.context, made.states[:, step]], dim=1)
+        x0, _ = model.x0(whole, torch.cat([t.new_zeros(len(t), 1), t], 1), asked, None, module.plan.mask)
+    torch.testing.assert_close(made.states[:, step] - t[..., None, None, None] * said, x0[:, 1:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_rollout_as_good_as_the_others_costs_no_pass(clip: Clip, tmp_path: Path) -> None:
+    module = wmsd(algorithm=algorithm(distill=0.0, anchor=0.0))
+    made, asked, _ = rollouts(module, clip, tmp_path)
+    calls: list[int] = []
+    module.network.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    from wm_lightning.modules.wmsd_losses import Lesson  # noqa: PLC0415
+
+    advantage = torch.tensor([0.0, 0.0, 0.0, 1.0, -1.0, 0.0])
+    noises = lambda rows, draw: torch.randn(made[rows].made.shape)  # noqa: E731
+    lesson = Lesson(made, asked, None, advantage, 0.0, module.plan.mask, noises)
+    first, second = lesson.losses(module.denoiser(module.network), module.awm, module.picked(made), 3)
+    assert float(first()) == 0 and not calls
+    second().backward()
+    assert calls == [2 * 2], "two draws of the two that moved"
+    assert replace(lesson, advantage=None).advantage is None
