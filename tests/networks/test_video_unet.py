@@ -11,7 +11,7 @@ from tests.networks.tiny import other_action
 from tests.networks.tiny_unet import BATCH, SHAPE, inputs, tiny_unet
 from wm_lightning.clip import Condition, Start
 from wm_lightning.networks.denoiser import Denoiser
-from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.masks import FrameMask, TeacherForcingMask
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.networks.state import State, empty_state, evict
 from wm_lightning.networks.video_unet import VideoUNet
@@ -195,6 +195,16 @@ def test_a_bidirectional_network_is_run_again_and_remembers_nothing() -> None:
         past = denoiser.remember(x_t[:, :1], label[:, :1], given.frames(0, 1), None, mask)
         made, _ = denoiser.predict(x_t[:, 1:], label[:, 1:], given.frames(1, FRAMES), past, mask)
     torch.testing.assert_close(made, full(network, mask=mask)[:, 1:])
+
+
+def test_teacher_forcing_is_refused_for_convolutions_would_see_ahead() -> None:
+    """A clean copy ends with frames that lie ahead of the noisy first one, and convolutions know no mask."""
+    network, (x_t, label, given) = tiny_unet(), inputs(FRAMES)
+    with torch.no_grad():
+        _, past = network(x_t, 0 * label, given, mask=FRAMEWISE)
+    assert not network.teacher_forcing
+    with pytest.raises(ValueError, match="no teacher forcing with convolutions along time"):
+        network(x_t, label, given, past, mask=TeacherForcingMask(1))
 
 
 def test_what_cannot_be_is_refused() -> None:

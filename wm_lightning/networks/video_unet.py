@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from wm_lightning.clip import Condition, Latents, Levels, Start
 from wm_lightning.networks.conditioning import ActionEmbedder, ActionKind, Embedding, LevelEmbedder
 from wm_lightning.networks.geometry import frame_visibility
-from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.masks import FrameMask, TeacherForcingMask
 from wm_lightning.networks.start_tokens import StartTokens
 from wm_lightning.networks.state import State, empty_state
 from wm_lightning.networks.unet_spatial import ResBlock, SpatialTransformer, Stage, Upsample
@@ -82,6 +82,9 @@ class VideoUNet(nn.Module):
     the start themselves to the prediction, every channel weighed by the embedding: a network narrower than its input
     cannot carry all of a frame's noise through.
     """
+
+    # Behind a clean copy of themselves, noisy frames would get its last ones from the convolutions, which lie ahead.
+    teacher_forcing = False
 
     def __init__(
         self,
@@ -235,6 +238,8 @@ class VideoUNet(nn.Module):
                 f"{'framewise (chunk 1)' if self.causal else 'bidirectional (chunk null)'}, not {mask}; set "
                 f"rollout.mask.chunk and module.masks.chunks, or network.causal"
             )
+        if isinstance(mask, TeacherForcingMask):
+            raise ValueError("no teacher forcing with convolutions along time: they would see ahead in the clean copy")
         if state.length and not self.remembers:
             raise ValueError("norms over the clip and bidirectional layers leave nothing to remember; run it in Rerun")
         if self.start and condition.start is None:
