@@ -176,6 +176,16 @@ def test_frames_are_given_their_own_image_tokens() -> None:
     assert (difference[:2] == 0).all() and (difference[2:] > 1e-4).all()
 
 
+def test_tokens_by_the_length_of_the_clip_leave_nothing_to_remember() -> None:
+    """The official ones: each frame its own where there are as many frames as groups, else all of them."""
+    network, (x_t, label, given) = tiny_unet(image_groups="official"), inputs(3)
+    assert (full(network, 3)[:, :2] - full(network, 2)).abs().max() > 1e-4, "a prefix has other tokens"
+    assert not network.remembers and tiny_unet(image_groups="official", tokens=None).remembers
+    _, past = network(x_t, label, given, mask=FRAMEWISE)
+    with pytest.raises(ValueError, match="nothing to remember: use Rerun"):
+        network(x_t, label, given, past, mask=FRAMEWISE)
+
+
 def test_dropped_is_not_no_action() -> None:
     network, (_, _, given) = tiny_unet(), inputs(FRAMES)
     assert network.action is not None

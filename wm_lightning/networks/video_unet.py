@@ -122,7 +122,8 @@ class VideoUNet(nn.Module):
             raise ValueError(f"{height=} and {width=} must be multiples of {smallest}, by {patch=} and {multipliers=}")
         self.patch, self.causal, self.rate_value, self.image_groups = patch, causal, rate, image_groups
         self.head_height_causal = head_height_causal
-        self.remembers = causal and norm_scope != "clip"
+        # Official tokens hang on how many frames a pass has, as statistics of a clip do.
+        self.remembers = causal and norm_scope != "clip" and (tokens is None or image_groups != "official")
         self.start, self.gradient_checkpointing = start, gradient_checkpointing
         embedder = partial(LevelEmbedder, 4 * dim, frequencies=dim)
         self.level, self.rate = embedder(), None if rate is None else embedder()
@@ -241,7 +242,7 @@ class VideoUNet(nn.Module):
         if isinstance(mask, TeacherForcingMask):
             raise ValueError("no teacher forcing with convolutions along time: they would see ahead in the clean copy")
         if state.length and not self.remembers:
-            raise ValueError("norms over the clip and bidirectional layers leave nothing to remember; run it in Rerun")
+            raise ValueError("norms or tokens of a clip and bidirectional layers leave nothing to remember: use Rerun")
         if self.start and condition.start is None:
             raise ValueError("this VideoUNet is told of the first frame; give it a condition from `begun`")
         start = condition.start
