@@ -15,7 +15,10 @@ from wm_lightning.networks.masks import FrameMask, TeacherForcingMask
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.networks.state import State, empty_state, evict
 from wm_lightning.networks.video_unet import VideoUNet
-from wm_lightning.noising import RectifiedFlow
+from wm_lightning.noising import DynamicRescale, RectifiedFlow, ScaledLinearDiffusion
+from wm_lightning.sampling.guidance import Guidance
+from wm_lightning.sampling.rollout import Commit, Plan, SeededNoise, rollout
+from wm_lightning.sampling.samplers import DDIMSampler, StepList
 
 FRAMES = 7
 FRAMEWISE = FrameMask(1)
@@ -265,3 +268,29 @@ def test_the_bypass_adds_frame_and_start_weighed_by_the_level() -> None:
     without.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("bypass")})
     made, bare = (net(x_t, label, given, mask=FRAMEWISE)[0] for net in (network, without))
     torch.testing.assert_close(made - bare, 2 * x_t - given.start.latent, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("drop", ["newest", "all"])
+@pytest.mark.parametrize("kind", [{}, {"norm_scope": "cumulative"}], ids=str)
+def test_a_guided_rollout_remembers_as_one_that_runs_all_again(kind: dict[str, Any], drop: str) -> None:
+    """Both branches, faint history and eta = 1 included; a window that holds every frame is none."""
+    network, (x_t, _, given) = tiny_unet(dtype=torch.float64, **kind), inputs(5, dtype=torch.float64)
+    path = ScaledLinearDiffusion(
+        prediction="v", loss_sigma_floor=0.05, steps=1000, start=0.00085, end=0.012, zero_terminal_snr=True,
+        rescale=DynamicRescale(floor=0.7, steps=400),
+    )  # fmt: skip
+    plan = Plan(1, FRAMEWISE, None, 0, Commit("noised", 0.04), Guidance(2.5, drop, 0.7, "new"))
+    sampler = DDIMSampler(StepList("uniform", 2), eta=1.0)
+
+    def made(plan: Plan) -> Tensor:
+        def noise(*asked: Any) -> Tensor:
+            return SeededNoise(0, "test", (4, 9))(*asked).double()
+
+        return rollout(Denoiser(network, path), sampler, x_t[:, :2], given, plan, noise)
+
+    cached = made(plan)
+    torch.testing.assert_close(cached, made(replace(plan, rerun=True)), atol=1e-9, rtol=0)
+    assert torch.equal(cached, made(plan)) and torch.equal(cached, made(replace(plan, window=5)))
+    assert torch.equal(cached[:, :2], x_t[:, :2])
+    assert (cached - made(replace(plan, guidance=None)))[:, 2:].abs().max() > 1e-3
