@@ -35,7 +35,7 @@ def ladder(**changes: Any) -> Ladder:
 
 def results(name: str, seed: int, distance: float, loss: float) -> Results:
     def row(role: str, called: str, steps: int | None, value: float) -> Row:
-        return Row(role=role, name=called, steps=steps, cached=steps and True, cache_commit=steps and "clean",
+        return Row(role=role, name=called, steps=steps, cached=True if steps else None, cache_commit="clean" if steps else None,
                    distance=value, distance_floor=0.0)  # fmt: skip
 
     rows = (
