@@ -35,8 +35,10 @@ def ladder(**changes: Any) -> Ladder:
 
 def results(name: str, seed: int, distance: float, loss: float) -> Results:
     def row(role: str, called: str, steps: int | None, value: float) -> Row:
-        return Row(role=role, name=called, steps=steps, cached=True if steps else None, cache_commit="clean" if steps else None,
-                   distance=value, distance_floor=0.0)  # fmt: skip
+        used: dict[str, Any] = (
+            dict(cached=True, cache_commit="clean") if steps else dict(cached=None, cache_commit=None)
+        )
+        return Row(role=role, name=called, steps=steps, distance=value, distance_floor=0.0, **used)
 
     rows = (
         row("teacher", "teacher", 10, distance), row("teacher", "teacher", 5, 2 * distance),
@@ -101,6 +103,21 @@ def test_steps_and_losses_can_be_named() -> None:
     loss = difference(Claim(says="", better="flow", than="base", by="train_loss"), pair)
     assert loss is not None and loss.mean == pytest.approx(-0.1)
     assert loss_lines(pair)[0] == ["flow", "0.2000 ± 0.0000", "0.3000 ± 0.0000", "60 ± 0"]
+
+
+def test_points_of_a_grid_are_named_by_what_tells_them_apart() -> None:
+    runs = []
+    for mode, values in {"shift": [0.20, 0.30, 0.40], "masked": [0.10, 0.21, 0.29]}.items():
+        for seed, value in enumerate(values):
+            own = {"family": mode, "overrides": [f"module.transfer.mode={mode}", f"seed={seed}"]}
+            runs.append(Run(Path(mode), replace(results("flow", seed, value, 0.2), extra=own), Freshness(False, "")))
+    claim = Claim(says="", better="flow (mode=masked)", than="flow (mode=shift)", by="distance")
+    gap = difference(claim, groups(runs))
+    assert gap is not None and gap.seeds == 3 and gap.mean == pytest.approx(-0.1)
+    at_five = difference(
+        Claim(says="", better="flow (mode=masked)@5", than="flow (mode=shift)", by="distance"), groups(runs)
+    )
+    assert at_five is not None and at_five.mean == pytest.approx(0.1)
 
 
 def test_published_numbers_stand_in_a_table_of_their_own() -> None:

@@ -49,6 +49,12 @@ def words(tmp_path: Path) -> list[str]:
     return ["experiment=vid2world", "size=debug", "trainer.precision=32-true", "task=bench", *places]
 
 
+@pytest.mark.parametrize("change", [["experiment=vid2world_base"], ["network.norm_scope=clip"]], ids=str)
+def test_a_network_that_remembers_nothing_has_no_such_cost(words: list[str], change: list[str]) -> None:
+    config = compose([*words, *change])
+    assert history(config, build_data(config), CPU, repeats=1) == []
+
+
 def test_numbers_are_medians_of_the_ways_they_name(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # Seconds of eight passes behind 4, 16 and 31 remembered frames and of 16 run again, in every round.
     rounds = [(8.0, 9.0, 10.0, 90.0), (8.0, 9.0, 10.0, 90.0), (800.0, 1.0, 1000.0, 0.9)]

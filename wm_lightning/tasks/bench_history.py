@@ -1,5 +1,6 @@
 """What a new frame costs as the history grows, with what networks remember and with all of the past run again."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
@@ -17,6 +18,8 @@ from wm_lightning.networks.state import State
 from wm_lightning.tasks.bench_entries import Comparison
 from wm_lightning.tasks.build import plain_node
 
+log = logging.getLogger(__name__)
+
 SHORT, LONG, REPEATED = 4, 31, 16
 FLATTEST, LEAST = 1.15, 5.0
 # Forward passes of one timing.
@@ -27,8 +30,12 @@ Inputs = tuple[Latents, Levels, Condition]
 
 def history(config: DictConfig, data: ClipDataModule, device: torch.device, repeats: int) -> list[Comparison]:
     """New frames per second (one forward pass each, batch 1) behind 31 frames and behind 4, and behind 16 with those
-    remembered and run again; all ways in turn, in every one of `repeats` rounds. The medians count."""
+    remembered and run again; all ways in turn, in every one of `repeats` rounds. The medians count. Nothing of networks
+    that remember nothing."""
     network = instantiate(plain_node(config, "network"), _convert_="all")().to(device).eval().requires_grad_(False)
+    if not getattr(network, "remembers", True):
+        log.info("This network remembers nothing, so what a new frame costs behind a history is not measured")
+        return []
     model = Denoiser(network, instantiate(plain_node(config, "noising"), _convert_="all"))
     inputs = inputs_of(model, next(iter(data.clips("test", 1, config.data.frames, 1))), LONG + 1, device)
     with precise(device, str(config.trainer.precision)), torch.no_grad():
