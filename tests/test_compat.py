@@ -2,15 +2,18 @@
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from tests.networks.tiny import randn
 from tests.networks.tiny_unet import tiny_unet
 from wm_lightning.config import compose
 from wm_lightning.config_check import check
+from wm_lightning.config_errors import ConfigError
 from wm_lightning.config_record import flat, plain
 from wm_lightning.networks.causal import Transfer, extrapolative
 from wm_lightning.networks.video_unet import Head
 from wm_lightning.noising import DynamicRescale, RectifiedFlow, ScaledLinearDiffusion
+from wm_lightning.sampling.guidance import Guidance
 from wm_lightning.sampling.rollout import Commit
 
 OFFICIAL = {
@@ -24,18 +27,34 @@ FOLLOWS = {"module.network.": "network.", "module.plan.": "rollout.", "module.st
            "module.start.module.plan.": "rollout."}  # fmt: skip
 
 
-@pytest.mark.parametrize("more", [[], ["size=paper", "data=rt1"]], ids=str)
-def test_exactly_these_keys_change(more: list[str]) -> None:
+# Networks of the published size have no bypass anyway.
+@pytest.mark.parametrize(
+    ("more", "narrow"), [([], {"network.bypass": (True, False)}), (["size=paper", "data=rt1"], {})], ids=str
+)
+def test_exactly_these_keys_change(more: list[str], narrow: dict[str, tuple[bool, bool]]) -> None:
     configs = [compose(["experiment=vid2world", *more, *words]) for words in ([], ["compat=official"])]
     for config in configs:
         check(config)
     before, after = (flat(plain(config)) for config in configs)
     changed = {key: (before[key], after[key]) for key in before if key != "run_dir" and before[key] != after[key]}
-    expected = dict(OFFICIAL)
+    expected = OFFICIAL | narrow
     for place, root in FOLLOWS.items():
-        expected |= {place + key.removeprefix(root): value for key, value in OFFICIAL.items() if key.startswith(root)}
+        own = (OFFICIAL | narrow).items()
+        expected |= {place + key.removeprefix(root): value for key, value in own if key.startswith(root)}
     expected["module.transfer.head_height"] = (False, True)
     assert changed == expected and before.keys() == after.keys()
+
+
+@pytest.mark.parametrize("name", ["vid2world", "vid2world_nag", "vid2world_scratch"])
+def test_its_rollout_can_be_built_for_every_published_kind(name: str) -> None:
+    plan = instantiate(compose([f"experiment={name}", "compat=official"]).rollout, _convert_="all")
+    assert plan.rerun and plan.guidance == Guidance(1.0 if name == "vid2world_nag" else 2.5, "newest", 0.7, "window")
+
+
+def test_without_guidance_there_is_none_to_change() -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.guidance has no _target_; .*rollout\.guidance=null"):
+        check(compose(["experiment=vid2world_dmd", "compat=official"]))
+    check(compose(["experiment=vid2world_dmd", "compat=official", "rollout.guidance=null"]))
 
 
 def test_its_base_is_still_bidirectional_with_a_head_of_every_row() -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from wm_lightning.config import compose, cpu_precision
 from wm_lightning.config_check import check, locate
 from wm_lightning.config_errors import ConfigError, explain
-from wm_lightning.config_overrides import join, prepare_arguments, recorded
+from wm_lightning.config_overrides import join, prepare_arguments, recorded, refuse_unread
 from wm_lightning.config_record import config_hash, newest_run, plain, redact, save_record
 
 OPTIMIZER = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1}
@@ -269,3 +269,19 @@ def test_a_grid_is_saved_as_the_experiment_it_is_over() -> None:
     given = ["ablation=dmd_chunks", "rollout.chunk=6", "seed=1"]
     assert recorded(given, {"experiment": "claim"}) == ["experiment=claim", "rollout.chunk=6", "seed=1"]
     assert recorded(["experiment=claim"], {"experiment": "claim"}) == ["experiment=claim"]
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("sampler=ddim_vid2world", "sampler@module.sampler=ddim_vid2world"),
+        ("sampler.steps.steps=2", "module.sampler.steps.steps=2"),
+    ],
+)
+def test_a_sampler_that_the_module_does_not_read_is_refused(word: str, instead: str) -> None:
+    """A teacher has its own beside that of students: the other word would change nothing, in silence."""
+    said = f"{word} would change nothing: this module has a sampler of its own; write {instead}"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        refuse_unread(compose(["experiment=vid2world", word]), ["experiment=vid2world", word])
+    refuse_unread(compose(["experiment=vid2world", instead]), [instead])
+    refuse_unread(compose(["experiment=dmd_chunkwise", "sampler.steps.steps=2"]), ["sampler.steps.steps=2"])

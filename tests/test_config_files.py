@@ -44,6 +44,22 @@ def test_an_experiment_is_a_claim_and_at_most_25_lines(experiment: str) -> None:
     assert f"name: {experiment}" in lines
 
 
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("vid2world", ["module", "module.start.module"]), ("vid2world_base", ["module"]),
+        ("vid2world_nag", ["module", "module.start.module"]), ("vid2world_scratch", ["module"]),
+        ("vid2world_dmd", ["module.teacher.recipe", "module.teacher.recipe.start.module"]),
+    ],
+)  # fmt: skip
+def test_at_the_published_size_no_part_is_trained_as_a_small_one(name: str, places: list[str]) -> None:
+    config = compose([f"experiment={name}", "size=paper"])
+    for place in places:
+        part = OmegaConf.select(config, place)
+        found = (part.iterations, part.batch_size, part.optimizer.lr, part.clip_norm, part.schedule.final)
+        assert found == (100_000, 16, 1e-5, 0.5, 1.0), place
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_point_of_every_grid_is_composed_and_checked(grid: str) -> None:
     # A saved point keeps its experiment and its own values, so nothing else may hang on the grid.

@@ -168,3 +168,11 @@ def test_noise_alone_cannot_be_predicted_where_nothing_else_is_left() -> None:
         path("noise")
     with pytest.raises(ValueError, match="rectified flow"):
         path("velocity")
+
+
+def test_the_published_sampler_comes_whole_whatever_the_module_takes_by_itself() -> None:
+    """A number of steps that the module's own file sets would stay behind where its sampler is exchanged."""
+    for words in ([], ["size=paper"]):
+        config = compose(["experiment=vid2world", "sampler@module.sampler=ddim_vid2world", *words])
+        sampler = instantiate(config.module.sampler, _convert_="all")
+        assert (sampler.eta, sampler.steps) == (1.0, StepList("uniform", 50))

@@ -187,6 +187,9 @@ def _unknown(container: Any) -> Iterator[str]:
         for key in node if isinstance(node, Mapping) else ():
             if key not in keys:
                 yield f"{_join(place, key)} is not a key of the configuration{nearest(str(key), keys)}"
+    guidance = (container.get("rollout") or {}).get("guidance")
+    if guidance is not None and "_target_" not in guidance:  # compat= sets one of its keys, where there may be none
+        yield "rollout.guidance has no _target_; give it all keys, as rollout=vid2world does, or rollout.guidance=null"
     for group in ("callbacks", "logger"):
         for key, value in (container.get(group) or {}).items():
             if value is not None and "_target_" not in value:

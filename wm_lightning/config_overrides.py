@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from wm_lightning.config import USES
 from wm_lightning.config_errors import ConfigError
 
@@ -60,6 +62,16 @@ def saved_overrides(checkpoint: Path) -> list[str]:
 
     provenance = read_plain(checkpoint, mmap=True).get("provenance") or {}
     return [str(word) for word in provenance.get("overrides", [])]
+
+
+def refuse_unread(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Raises ConfigError for a sampler that was chosen and that the module, which has its own, does not read."""
+    given = [word for word in overrides if _key(word) == "sampler" or _key(word).startswith("sampler.")]
+    if given and config.get("module") and config.module.get("sampler") != config.sampler:
+        own = [("sampler@module." if _key(word) == "sampler" else "module.") + word.lstrip("+") for word in given]
+        raise ConfigError(
+            f"{' '.join(given)} would change nothing: this module has a sampler of its own; write {' '.join(own)}"
+        )
 
 
 def _key(word: str) -> str:

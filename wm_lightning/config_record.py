@@ -61,6 +61,12 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {name: leaf for key, item in parts for name, leaf in flat(item, key).items()}
 
 
+def changes_numbers(key: str) -> bool:
+    """Whether a dotted key of the config, as overrides name it, is of what a run computes: `config_hash` counts it."""
+    parts = key.lstrip("+~").split(".")
+    return parts[0] != "task" and _NOT_HASHED.isdisjoint(parts)
+
+
 def save_record(config: DictConfig, overrides: Sequence[str], folder: Path) -> None:
     """Writes `config.yaml` (resolved) and `overrides.yaml` into the run folder."""
     folder.mkdir(parents=True, exist_ok=True)

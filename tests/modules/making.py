@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tests.networks.tiny_unet import tiny_unet
 from wm_lightning.card import Card
 from wm_lightning.checkpoint_io import AtomicCheckpointIO
 from wm_lightning.checkpoints import NetworkFile, weights_hash
@@ -22,9 +23,11 @@ from wm_lightning.modules.initialisation import TeacherInit
 from wm_lightning.modules.optimizers import Schedule
 from wm_lightning.modules.self_forcing import Score, SelfRollout
 from wm_lightning.modules.teacher import ActionDropout, MaskMixture, TeacherModule
+from wm_lightning.networks.causal import Transfer
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.networks.video_dit import VideoDiT
-from wm_lightning.noising import NoiseLaw, RectifiedFlow
+from wm_lightning.networks.video_unet import VideoUNet
+from wm_lightning.noising import DynamicRescale, NoiseLaw, RectifiedFlow, ScaledLinearDiffusion
 from wm_lightning.objectives.denoising import FrameLevels
 from wm_lightning.sampling.rollout import Commit, Plan
 from wm_lightning.sampling.samplers import DDIMSampler, FewStepSampler, StepList
@@ -34,6 +37,11 @@ SIDE, FRAMES, ACTIONS = 8, 7, 5
 PATH = RectifiedFlow(prediction="x0", loss_sigma_floor=0.05, label_scale=20.0)
 FEW = FewStepSampler(StepList(kind="matched", steps=2, shift=2.0))
 EULER = DDIMSampler(StepList(kind="matched", steps=4, shift=2.0), eta=0.0)
+# Vid2World's.
+SCALED_LINEAR = ScaledLinearDiffusion(
+    prediction="v", loss_sigma_floor=0.05, steps=1000, start=0.00085, end=0.012, zero_terminal_snr=True,
+    rescale=DynamicRescale(floor=0.7, steps=400),
+)  # fmt: skip
 LAW = NoiseLaw(mean=0.1, std=1.2, uniform_share=0.2, shift=2.0)
 PLAN = Plan(chunk=3, mask=FrameMask(3), window=None, sink=0, commit=Commit("clean", 0.0))
 CONSTANT = Schedule(warmup=0, decay_from=1.0, final=1.0)
@@ -121,6 +129,29 @@ def teacher(**changes: Any) -> TeacherModule:
         micro_batches=1, batch_size=2, frames=FRAMES, compile=False,
     )  # fmt: skip
     return TeacherModule(**(settings | changes))
+
+
+def unet(**changes: Any) -> VideoUNet:
+    """Two levels of width 8 on frames of 8 pixels, causal unless told otherwise, every parameter noisy."""
+    settings: dict[str, Any] = dict(channels=3, height=SIDE, width=SIDE, tokens=None, rate=None, actions=ACTIONS)
+    return tiny_unet(**settings | changes)
+
+
+def vid2world(**changes: Any) -> TeacherModule:
+    """A bidirectional video UNet without actions made causal, told of them, and trained by diffusion forcing."""
+    base = unet(causal=False, norm_scope="clip", actions_seen=False, seed=1).state_dict()
+    described = card(network={"_target_": "some.UNet", "causal": False, "head_height_causal": False})
+    settings: dict[str, Any] = dict(
+        network=unet, start=NetworkFile(base, described, weights_hash(base)), start_new=("action",),
+        transfer=Transfer("extrapolative", 2), path=SCALED_LINEAR, masks=MaskMixture((1,), (1.0,)),
+        levels=FrameLevels(
+            law=NoiseLaw(mean=0.0, std=1.0, uniform_share=1.0, shift=1.0), context=0, clean_history=0.0,
+            history_level=1.0, shared=0.0,
+        ),
+        action_dropout=ActionDropout(0.2, "frame"),
+        plan=Plan(chunk=1, mask=FrameMask(1), window=None, sink=0, commit=Commit("noised", 0.04)),
+    )  # fmt: skip
+    return teacher(**settings | changes)
 
 
 def data(cache: Path, **changes: Any) -> WorldMapDataModule:

@@ -1,11 +1,13 @@
 """Distillations that cannot work are refused before they start, with what to change."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from tests.modules.making import PLAN, dmd, score, self_rollout, teacher_file
+from tests.networks.tiny_unet import tiny_unet
 from wm_lightning.modules.initialisation import CausalConsistency
 from wm_lightning.networks.masks import FrameMask
 
@@ -44,6 +46,15 @@ def test_guidance_needs_a_teacher_whose_clips_lost_their_actions(share: float, g
         dmd(teacher=file, score=score(guidance=1.5))
     dmd(teacher=file)
     dmd(score=score(guidance=1.5))
+
+
+@pytest.mark.parametrize("changes", [dict(init=CD), dict(regression=CD)], ids=["init", "regression"])
+def test_lessons_need_a_network_that_can_be_teacher_forced(changes: dict[str, Any]) -> None:
+    """Convolutions along time would show noisy frames the end of their clean copy."""
+    made = partial(tiny_unet, tokens=None)
+    framewise = dict(plan=replace(PLAN, chunk=1, mask=FrameMask(1)), score=score(mask=FrameMask(1)))
+    with pytest.raises(ValueError, match=r"which a VideoUNet cannot be.*init=teacher and module\.regression=null"):
+        dmd(network=made, teacher=teacher_file(made()), **framewise, **changes)
 
 
 def test_teacher_weights_of_another_network_are_named() -> None:

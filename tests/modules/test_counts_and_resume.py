@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from tests.modules.making import adamw, dmd, fit, flat, teacher, teacher_file
+from tests.modules.making import adamw, dmd, fit, flat, teacher, teacher_file, vid2world
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.dmd import DMDModule
 from wm_lightning.modules.initialisation import CausalConsistency, TeacherInit
@@ -40,8 +40,8 @@ class Journal(Callback):
 
 
 def _weights(module: Any) -> dict[str, Tensor]:
-    names = ("student", "critic", "average", "teacher")
-    return {name: flat([p.detach().clone() for p in getattr(module, name).parameters()]) for name in names}
+    parts = {name: getattr(module, name, None) for name in ("network", "student", "critic", "average", "teacher")}
+    return {name: flat([p.detach().clone() for p in part.parameters()]) for name, part in parts.items() if part}
 
 
 @pytest.mark.parametrize(("ratio", "warmup", "init"), [(2, 1, 0), (3, 0, 0), (1, 2, 0), (5, 2, 2), (2, 1, 3)])
@@ -61,6 +61,15 @@ def test_every_network_is_updated_exactly_as_often_as_planned(
     assert learning == [*range(init), *range(init + warmup, 9, ratio)]
     assert not any("teacher" in names for names in journal.changed)
     assert module.iterations == 9 and trainer.global_step == sum(expected.values()) + init
+
+
+@pytest.mark.parametrize("make", [teacher, vid2world])
+def test_a_teacher_and_its_average_are_updated_in_every_iteration(tmp_path: Path, make: Any) -> None:
+    module, journal = make(iterations=4, optimizer=adamw(0.01), micro_batches=2), Journal()
+    trainer = fit(module, tmp_path / "run", journal)
+    assert journal.changed == [{"network", "average"}] * 4
+    assert (module.iterations, int(module.average.updates), trainer.global_step) == (4, 4, 4)
+    assert not int(module.skipped)
 
 
 def everything(module: WorldModelModule, trainer: Trainer) -> dict[str, Any]:
@@ -89,10 +98,13 @@ MAKERS: dict[str, Any] = {
     "dmd": lambda: dmd(**SETTINGS),
     "sid_after_init": lambda: dmd(**SETTINGS | dict(variant="sid", init=CausalConsistency(5, 8, 2.0))),
     "teacher": lambda: teacher(iterations=9, optimizer=adamw(0.01)),
+    "vid2world": lambda: vid2world(iterations=5, optimizer=adamw(0.01)),
 }
 
 
-@pytest.mark.parametrize(("name", "stop"), [("dmd", 4), ("dmd", 5), ("sid_after_init", 4), ("teacher", 4)])
+@pytest.mark.parametrize(
+    ("name", "stop"), [("dmd", 4), ("dmd", 5), ("sid_after_init", 4), ("teacher", 4), ("vid2world", 2)]
+)
 def test_a_continued_run_is_the_same_run(tmp_path: Path, name: str, stop: int) -> None:
     whole = MAKERS[name]()
     path = tmp_path / "saved.ckpt"
@@ -128,10 +140,11 @@ def test_a_checkpoint_holds_no_teacher_and_is_tied_to_it(tmp_path: Path) -> None
         fit(other, tmp_path / "other", resume=path)
 
 
-def test_the_loss_of_a_teacher_step_does_not_depend_on_its_micro_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [teacher, vid2world])
+def test_the_loss_of_a_teacher_step_does_not_depend_on_its_micro_batches(tmp_path: Path, make: Any) -> None:
     ends = []
     for parts in (1, 2, 3):
-        module = teacher(iterations=2, micro_batches=parts)
+        module = make(iterations=2, micro_batches=parts)
         fit(module, tmp_path / f"run{parts}", batch_size=3)
         ends.append(flat([p.detach() for p in module.network.parameters()]))
     torch.testing.assert_close(ends[0], ends[1], atol=1e-6, rtol=1e-5)

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.modules.making import dmd, fit, flat, teacher
+from tests.modules.making import dmd, fit, flat, teacher, vid2world
 from tests.modules.test_counts_and_resume import MAKERS, Save, assert_same, everything
+from wm_lightning.modules.teacher import TeacherModule
+from wm_lightning.networks.video_unet import VideoUNet
 
 BF16: dict[str, Any] = {"precision": "bf16-mixed"}
 
@@ -24,22 +26,32 @@ class Losses(Callback):
         self.found.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")})
 
 
-def seen(network: nn.Module) -> set[torch.dtype]:
-    """Fills with the types that the first block's MLP gives."""
+def layers(network: Any) -> list[Any]:
+    """The first block's MLP, or what a video UNet has at its bottom: layers within frames, and layers along time."""
+    if not isinstance(network, VideoUNet):
+        return [network.blocks[0].mlp]
+    stage: Any = network.middle[0]
+    return [stage.res.conv1, stage.res.temporal[0], stage.spatial.mlp, stage.temporal.attention1]
+
+
+def seen(network: Any) -> set[torch.dtype]:
+    """Fills with the types that these layers give."""
     types: set[torch.dtype] = set()
-    network.blocks[0].mlp.register_forward_hook(lambda _, __, out: types.add(out.dtype))  # type: ignore[index]
+    for layer in layers(network):
+        layer.register_forward_hook(lambda _, __, out: types.add(out.dtype))
     return types
 
 
-@pytest.mark.parametrize("name", ["teacher", "dmd", "sid_after_init"])
+@pytest.mark.parametrize("name", ["teacher", "vid2world", "dmd", "sid_after_init"])
 def test_a_training_computes_in_bfloat16_and_keeps_float32(tmp_path: Path, name: str) -> None:
     module, losses = MAKERS[name](), Losses()
-    networks = [module.network] if name == "teacher" else [module.student, module.critic, module.teacher.network]
+    one = isinstance(module, TeacherModule)
+    networks = [module.network] if one else [module.student, module.critic, module.teacher.network]
     types = [seen(network) for network in networks]
     before = flat([p.detach().clone() for p in module.deployed.parameters()])
     made = fit(module, tmp_path / "run", losses, **BF16)
     assert types == [{torch.bfloat16}] * len(networks), "the precision was not applied"
-    assert len(losses.found) == 9 and all(losses.found)
+    assert len(losses.found) == module.total_iterations and all(losses.found)
     assert all(torch.isfinite(torch.tensor(value)) for found in losses.found for value in found.values())
     assert not int(module.skipped)
     kept = [value for value in module.state_dict().values() if value.is_floating_point()]
@@ -48,25 +60,29 @@ def test_a_training_computes_in_bfloat16_and_keeps_float32(tmp_path: Path, name:
     assert not torch.equal(flat([p.detach() for p in module.deployed.parameters()]), before)
 
 
-@pytest.mark.parametrize("name", ["teacher", "student", "critic"])
+ONE: dict[str, Any] = {"teacher": lambda: teacher(iterations=1), "vid2world": lambda: vid2world(iterations=1)}
+
+
+@pytest.mark.parametrize("name", ["teacher", "vid2world", "student", "critic"])
 def test_gradients_are_those_of_float32_but_for_rounding(tmp_path: Path, name: str) -> None:
     """Of every parameter: autocast that reuses weights cast without gradient leaves them none, and says nothing."""
     steps: dict[str, dict[str, Tensor]] = {}
     for precision in ("32-true", "bf16-mixed"):
-        module = teacher(iterations=1) if name == "teacher" else dmd(iterations=1, critic_warmup=0, ratio=1)
-        network: Any = module.network if name == "teacher" else getattr(module, name)
+        module = ONE[name]() if name in ONE else dmd(iterations=1, critic_warmup=0, ratio=1)
+        network: Any = module.network if name in ONE else getattr(module, name)
         before = {key: value.clone() for key, value in network.state_dict().items()}
         fit(module, tmp_path / precision, precision=precision)
         steps[precision] = {key: value - before[key] for key, value in network.state_dict().items()}
     exact, rounded = steps.values()
     assert {key for key, value in exact.items() if value.any()} == {k for k, value in rounded.items() if value.any()}
     ours, theirs = (flat(list(step.values())) for step in (rounded, exact))
-    # 0.006 was measured.
-    assert float((ours - theirs).norm()) < 0.03 * float(theirs.norm())
+    # 0.006 was measured, and 0.027 of the UNet, in which a gradient passes through some sixty products.
+    most = 0.06 if name == "vid2world" else 0.03
+    assert float((ours - theirs).norm()) < most * float(theirs.norm())
     assert not torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("name", "stop"), [("teacher", 4), ("dmd", 5), ("sid_after_init", 4)])
+@pytest.mark.parametrize(("name", "stop"), [("teacher", 4), ("vid2world", 2), ("dmd", 5), ("sid_after_init", 4)])
 def test_a_continued_run_is_the_same_run_in_bfloat16(tmp_path: Path, name: str, stop: int) -> None:
     whole, path = MAKERS[name](), tmp_path / "saved.ckpt"
     before = everything(whole, fit(whole, tmp_path / "whole", Save(stop, path), **BF16))

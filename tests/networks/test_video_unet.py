@@ -11,11 +11,14 @@ from tests.networks.tiny import other_action
 from tests.networks.tiny_unet import BATCH, SHAPE, inputs, tiny_unet
 from wm_lightning.clip import Condition, Start
 from wm_lightning.networks.denoiser import Denoiser
-from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.masks import FrameMask, TeacherForcingMask
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.networks.state import State, empty_state, evict
 from wm_lightning.networks.video_unet import VideoUNet
-from wm_lightning.noising import RectifiedFlow
+from wm_lightning.noising import DynamicRescale, RectifiedFlow, ScaledLinearDiffusion
+from wm_lightning.sampling.guidance import Guidance
+from wm_lightning.sampling.rollout import Commit, Plan, SeededNoise, rollout
+from wm_lightning.sampling.samplers import DDIMSampler, StepList
 
 FRAMES = 7
 FRAMEWISE = FrameMask(1)
@@ -176,6 +179,16 @@ def test_frames_are_given_their_own_image_tokens() -> None:
     assert (difference[:2] == 0).all() and (difference[2:] > 1e-4).all()
 
 
+def test_tokens_by_the_length_of_the_clip_leave_nothing_to_remember() -> None:
+    """The official ones: each frame its own where there are as many frames as groups, else all of them."""
+    network, (x_t, label, given) = tiny_unet(image_groups="official"), inputs(3)
+    assert (full(network, 3)[:, :2] - full(network, 2)).abs().max() > 1e-4, "a prefix has other tokens"
+    assert not network.remembers and tiny_unet(image_groups="official", tokens=None).remembers
+    _, past = network(x_t, label, given, mask=FRAMEWISE)
+    with pytest.raises(ValueError, match="nothing to remember: use Rerun"):
+        network(x_t, label, given, past, mask=FRAMEWISE)
+
+
 def test_dropped_is_not_no_action() -> None:
     network, (_, _, given) = tiny_unet(), inputs(FRAMES)
     assert network.action is not None
@@ -195,6 +208,16 @@ def test_a_bidirectional_network_is_run_again_and_remembers_nothing() -> None:
         past = denoiser.remember(x_t[:, :1], label[:, :1], given.frames(0, 1), None, mask)
         made, _ = denoiser.predict(x_t[:, 1:], label[:, 1:], given.frames(1, FRAMES), past, mask)
     torch.testing.assert_close(made, full(network, mask=mask)[:, 1:])
+
+
+def test_teacher_forcing_is_refused_for_convolutions_would_see_ahead() -> None:
+    """A clean copy ends with frames that lie ahead of the noisy first one, and convolutions know no mask."""
+    network, (x_t, label, given) = tiny_unet(), inputs(FRAMES)
+    with torch.no_grad():
+        _, past = network(x_t, 0 * label, given, mask=FRAMEWISE)
+    assert not network.teacher_forcing
+    with pytest.raises(ValueError, match="no teacher forcing with convolutions along time"):
+        network(x_t, label, given, past, mask=TeacherForcingMask(1))
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -245,3 +268,29 @@ def test_the_bypass_adds_frame_and_start_weighed_by_the_level() -> None:
     without.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("bypass")})
     made, bare = (net(x_t, label, given, mask=FRAMEWISE)[0] for net in (network, without))
     torch.testing.assert_close(made - bare, 2 * x_t - given.start.latent, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("drop", ["newest", "all"])
+@pytest.mark.parametrize("kind", [{}, {"norm_scope": "cumulative"}], ids=str)
+def test_a_guided_rollout_remembers_as_one_that_runs_all_again(kind: dict[str, Any], drop: str) -> None:
+    """Both branches, faint history and eta = 1 included; a window that holds every frame is none."""
+    network, (x_t, _, given) = tiny_unet(dtype=torch.float64, **kind), inputs(5, dtype=torch.float64)
+    path = ScaledLinearDiffusion(
+        prediction="v", loss_sigma_floor=0.05, steps=1000, start=0.00085, end=0.012, zero_terminal_snr=True,
+        rescale=DynamicRescale(floor=0.7, steps=400),
+    )  # fmt: skip
+    plan = Plan(1, FRAMEWISE, None, 0, Commit("noised", 0.04), Guidance(2.5, drop, 0.7, "new"))
+    sampler = DDIMSampler(StepList("uniform", 2), eta=1.0)
+
+    def made(plan: Plan) -> Tensor:
+        def noise(*asked: Any) -> Tensor:
+            return SeededNoise(0, "test", (4, 9))(*asked).double()
+
+        return rollout(Denoiser(network, path), sampler, x_t[:, :2], given, plan, noise)
+
+    cached = made(plan)
+    torch.testing.assert_close(cached, made(replace(plan, rerun=True)), atol=1e-9, rtol=0)
+    assert torch.equal(cached, made(plan)) and torch.equal(cached, made(replace(plan, window=5)))
+    assert torch.equal(cached[:, :2], x_t[:, :2])
+    assert (cached - made(replace(plan, guidance=None)))[:, 2:].abs().max() > 1e-3

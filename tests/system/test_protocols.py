@@ -31,6 +31,23 @@ def test_every_protocol_runs_on_its_simulated_world(run: Run, tmp_path: Path, na
 
 
 @pytest.mark.slow
+def test_the_recon_protocols_of_vid2world_score_its_own_network(run: Run, tmp_path: Path) -> None:
+    """A causal UNet, guided and told of the rover's motion, over both horizons of one training."""
+    words = ["experiment=vid2world", "data=recon", *QUICK, "module.iterations=2", "module.validate_every=2"]
+    run(*words, "module.sampler.steps.steps=2", f"run_dir={tmp_path / 'run'}").must_succeed()
+    checkpoint = f"ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}"
+    for name in ("vid2world_recon_time", "vid2world_recon_rollout"):
+        folder = tmp_path / name
+        done = run("task=evaluate", f"protocol={name}", checkpoint, f"run_dir={folder}").must_succeed()
+        found = json.loads((folder / f"protocol_{name}_simulated.json").read_text())
+        assert "Not the paper's number" in done.err + done.out and found["simulated"]
+        assert (found["name"], found["clips"], found["frames_scored"]) == ("vid2world", 8, PUBLISHED[name][0])
+        assert found["video_frames"] == PUBLISHED[name][1] and "DDIM" in str(found["sampler"])
+        model, copied = (found[key]["frames"] for key in ("model", "copy_last_frame"))
+        assert all(entry["n"] == 8 for entry in model.values()) and model["psnr"]["mean"] != copied["psnr"]["mean"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["worldmap", "rt1"])
 def test_the_degradation_ladder_and_the_reader_of_actions(run: Run, tmp_path: Path, data: str) -> None:
     trained = run("task=inverse_dynamics", f"data={data}", "size=debug", "task.iterations=20", f"run_dir={tmp_path}")

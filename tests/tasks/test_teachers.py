@@ -102,3 +102,14 @@ def test_one_recipe_whatever_the_students_seed_and_rollout(file: Path, tmp_path:
 def test_without_fine_tuning_it_is_refused(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"needs the mask chunkwise \(3\).*module\.teacher\.adapt"):
         check_training(distillation(file, tmp_path, "module.teacher.adapt=0"))
+
+
+def test_a_start_that_may_grow_keeps_what_its_shapes_do_not_tell(file: Path, tmp_path: Path) -> None:
+    """Heads (and groups of norms) have no weights of their own: others would compute something else, unnoticed."""
+    words = ["experiment=teacher", f"module.start={file}", "module.start_new=[action]"]
+    for more in ([], ["network.action_kind=mlp"]):
+        config = tiny(tmp_path, *words, *more, cache=file.parent / "cache")
+        assert start_file(config, build_data(config)) is not None
+    config = tiny(tmp_path, *words, "network.heads=1", cache=file.parent / "cache")
+    with pytest.raises(ValueError, match=r"the start .* network\.heads: \d against 1 .*module\.start=null"):
+        start_file(config, build_data(config))

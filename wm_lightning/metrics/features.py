@@ -78,9 +78,7 @@ class ClipFeatures(nn.Module):
             return torch.cat([self._features(part.cpu()) for part in video.split(self.batch_size)])
 
     @torch.no_grad()
-    def maps(
-        self, frames: Float[Tensor, "n 3 h w"]
-    ) -> tuple[Float[Tensor, "n c1 h1 w1"], Float[Tensor, "n c2 h2 w2"]]:
+    def maps(self, frames: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n c1 h1 w1"], Float[Tensor, "n c2 h2 w2"]]:
         """What both layers over single frames see of frames in [-1, 1], `n 32 h w` and `n 64 h/2 w/2`."""
         with torch.autocast("cpu", enabled=False):
             first, last = self._layers(frames, "frames", F.conv2d)

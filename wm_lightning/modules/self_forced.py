@@ -65,11 +65,20 @@ class SelfForcedModule(WorldModelModule):
         card.require_context(self.score.context, "module.score.context")
         if self.score.guidance != 1:
             card.require_null("all", "guidance of the teacher's score")
+        if self.lessons and not getattr(self.student, "teacher_forcing", True):
+            raise ValueError(
+                f"lessons on real clips force the teacher, which a {type(self.student).__name__} cannot be: its "
+                f"convolutions along time would see frames ahead; set init=teacher and module.regression=null"
+            )
+
+    @property
+    def lessons(self) -> bool:
+        """Does the student learn from real clips too, teacher-forced, at first or all the time?"""
+        return self.init.iterations > 0 or self.regression is not None
 
     def spans(self) -> dict[str, int]:
         """How many frames teacher and student see at once, by the key that says so."""
-        lessons = self.init.iterations > 0 or self.regression is not None
-        return self.self_rollout.spans(self.score.context, self.plan.window, self.frames if lessons else 0)
+        return self.self_rollout.spans(self.score.context, self.plan.window, self.frames if self.lessons else 0)
 
     @property
     def deployed(self) -> nn.Module:

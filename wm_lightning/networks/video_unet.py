@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from wm_lightning.clip import Condition, Latents, Levels, Start
 from wm_lightning.networks.conditioning import ActionEmbedder, ActionKind, Embedding, LevelEmbedder
 from wm_lightning.networks.geometry import frame_visibility
-from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.masks import FrameMask, TeacherForcingMask
 from wm_lightning.networks.start_tokens import StartTokens
 from wm_lightning.networks.state import State, empty_state
 from wm_lightning.networks.unet_spatial import ResBlock, SpatialTransformer, Stage, Upsample
@@ -83,6 +83,9 @@ class VideoUNet(nn.Module):
     cannot carry all of a frame's noise through.
     """
 
+    # Behind a clean copy of themselves, noisy frames would get its last ones from the convolutions, which lie ahead.
+    teacher_forcing = False
+
     def __init__(
         self,
         *,
@@ -119,7 +122,8 @@ class VideoUNet(nn.Module):
             raise ValueError(f"{height=} and {width=} must be multiples of {smallest}, by {patch=} and {multipliers=}")
         self.patch, self.causal, self.rate_value, self.image_groups = patch, causal, rate, image_groups
         self.head_height_causal = head_height_causal
-        self.remembers = causal and norm_scope != "clip"
+        # Official tokens hang on how many frames a pass has, as statistics of a clip do.
+        self.remembers = causal and norm_scope != "clip" and (tokens is None or image_groups != "official")
         self.start, self.gradient_checkpointing = start, gradient_checkpointing
         embedder = partial(LevelEmbedder, 4 * dim, frequencies=dim)
         self.level, self.rate = embedder(), None if rate is None else embedder()
@@ -235,8 +239,10 @@ class VideoUNet(nn.Module):
                 f"{'framewise (chunk 1)' if self.causal else 'bidirectional (chunk null)'}, not {mask}; set "
                 f"rollout.mask.chunk and module.masks.chunks, or network.causal"
             )
+        if isinstance(mask, TeacherForcingMask):
+            raise ValueError("no teacher forcing with convolutions along time: they would see ahead in the clean copy")
         if state.length and not self.remembers:
-            raise ValueError("norms over the clip and bidirectional layers leave nothing to remember; run it in Rerun")
+            raise ValueError("norms or tokens of a clip and bidirectional layers leave nothing to remember: use Rerun")
         if self.start and condition.start is None:
             raise ValueError("this VideoUNet is told of the first frame; give it a condition from `begun`")
         start = condition.start

@@ -122,10 +122,12 @@ def compared(found: Sequence[Group], recipe: Recipe) -> str:
 
 
 def _beside(ladder: Ladder, found: Sequence[Group]) -> Iterator[str]:
-    """Losses and durations, claims judged over seeds, and, apart from all that was measured here, what is published."""
+    """Losses and durations, claims judged over seeds, gains, and, apart from all that was measured here, what others
+    have published."""
     yield grid(["", "training loss", "evaluation loss", "seconds a run"], loss_lines(found), left=range(1))
-    yield "Differences over seeds (less is better), 95 % intervals (paired, Student's t):"
-    yield grid(["claim", "measured as", "difference", "verdict"], claim_lines(ladder, found), left=range(4))
+    if ladder.claims:
+        yield "Differences over seeds (less is better), 95 % intervals (paired, Student's t):"
+        yield grid(["claim", "measured as", "difference", "verdict"], claim_lines(ladder, found), left=range(4))
     if ladder.gains:
         yield "Change in % against the same network driven by another clip's actions, (M(true) − M(other)) / M(other):"
         yield grid(["", *(name.replace("_", " ") for name in ladder.gains)], gain_lines(ladder, found), left=range(1))

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wm_lightning.config_record import changes_numbers
 from wm_lightning.results.freshness import Freshness, freshness
 from wm_lightning.results.results import Results, Row
 
 # (revision, the files that made the results where they name them) -> whether they still hold
 Age = Callable[[str, Sequence[str] | None], Freshness]
-# Overrides that do not tell what was computed: names, places, and what groups say by themselves.
-_SAY_NOTHING = ("experiment", "ablation", "seed", "data", "size", "run_dir", "ckpt_path", "task")
+# Overrides that do not tell groups apart: the names of what tables say by themselves, and where a run was started.
+_SAY_NOTHING = ("name", "experiment", "ablation", "seed", "data", "size", "launcher")
 Joined = tuple[str | int | None, ...]
 
 
@@ -116,7 +117,11 @@ def _told(group: Group, every: Sequence[Group]) -> str:
 
 
 def _overrides(results: Results) -> list[str]:
-    return [word for word in results.extra.get("overrides", ()) if word.split("=", 1)[0] not in _SAY_NOTHING]
+    return [word for word in results.extra.get("overrides", ()) if _tells(word.split("=", 1)[0])]
+
+
+def _tells(key: str) -> bool:
+    return key.lstrip("+~") not in _SAY_NOTHING and changes_numbers(key)
 
 
 def family(results: Results) -> str:

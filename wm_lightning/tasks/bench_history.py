@@ -1,5 +1,6 @@
 """What a new frame costs as the history grows, with what networks remember and with all of the past run again."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
@@ -13,26 +14,33 @@ from wm_lightning.compute import now, precise
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask
+from wm_lightning.networks.state import State
 from wm_lightning.tasks.bench_entries import Comparison
 from wm_lightning.tasks.build import plain_node
+
+log = logging.getLogger(__name__)
 
 SHORT, LONG, REPEATED = 4, 31, 16
 FLATTEST, LEAST = 1.15, 5.0
 # Forward passes of one timing.
 PASSES = 8
-Pass = Callable[[], object]
+Pass = Callable[[], tuple[Latents | None, State]]
 Inputs = tuple[Latents, Levels, Condition]
 
 
 def history(config: DictConfig, data: ClipDataModule, device: torch.device, repeats: int) -> list[Comparison]:
     """New frames per second (one forward pass each, batch 1) behind 31 frames and behind 4, and behind 16 with those
-    remembered and run again; all ways in turn, in every one of `repeats` rounds. The medians count."""
+    remembered and run again; all ways in turn, in every one of `repeats` rounds. The medians count. Nothing of networks
+    that remember nothing."""
     network = instantiate(plain_node(config, "network"), _convert_="all")().to(device).eval().requires_grad_(False)
+    if not getattr(network, "remembers", True):
+        log.info("This network remembers nothing, so what a new frame costs behind a history is not measured")
+        return []
     model = Denoiser(network, instantiate(plain_node(config, "noising"), _convert_="all"))
-    inputs = _inputs(model, next(iter(data.clips("test", 1, config.data.frames, 1))), LONG + 1, device)
+    inputs = inputs_of(model, next(iter(data.clips("test", 1, config.data.frames, 1))), LONG + 1, device)
     with precise(device, str(config.trainer.precision)), torch.no_grad():
-        ways = {f"{n} remembered": _remembered(model, inputs, n) for n in (SHORT, REPEATED, LONG)}
-        ways["run again"] = _run_again(model, inputs, REPEATED)
+        ways = {f"{n} remembered": remembered(model, inputs, n) for n in (SHORT, REPEATED, LONG)}
+        ways["run again"] = run_again(model, inputs, REPEATED)
         for way in ways.values():
             way()
         times: dict[str, list[float]] = {name: [] for name in ways}
@@ -48,7 +56,7 @@ def history(config: DictConfig, data: ClipDataModule, device: torch.device, repe
     ]
 
 
-def _remembered(model: Denoiser, inputs: Inputs, frames: int) -> Pass:
+def remembered(model: Denoiser, inputs: Inputs, frames: int) -> Pass:
     """One pass over the frame after the first `frames`, which are in memory."""
     video, level, condition = inputs
     mask, new = FrameMask(chunk=1), slice(frames, frames + 1)
@@ -58,14 +66,14 @@ def _remembered(model: Denoiser, inputs: Inputs, frames: int) -> Pass:
     return lambda: model.network(video[:, new], level[:, new], own, past, mask=mask)
 
 
-def _run_again(model: Denoiser, inputs: Inputs, frames: int) -> Pass:
+def run_again(model: Denoiser, inputs: Inputs, frames: int) -> Pass:
     """One pass over the first `frames` and the one after them."""
     video, level, condition = inputs
     whole = (video[:, : frames + 1], level[:, : frames + 1], condition.frames(0, frames + 1))
     return lambda: model.network(*whole, None, mask=FrameMask(chunk=1))
 
 
-def _inputs(model: Denoiser, clip: Clip, frames: int, device: torch.device) -> Inputs:
+def inputs_of(model: Denoiser, clip: Clip, frames: int, device: torch.device) -> Inputs:
     """A clip's frames over and over, for episodes may be short and contents cost nothing; all half noise."""
     places = torch.arange(frames) % clip.video.shape[1]
     video, condition = clip.x0[:, places].to(device), clip.condition

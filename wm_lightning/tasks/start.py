@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from wm_lightning.config_check import check
+from wm_lightning.config_overrides import refuse_unread
 from wm_lightning.config_record import save_record
 from wm_lightning.tasks.quiet import quiet
 
@@ -31,6 +32,8 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
     folder, trains, computes = Path(config.run_dir), config.task["_target_"] == TRAIN, config.task["_target_"] != REPORT
     with _removed_where_refused(folder):
         check(config if computes else OmegaConf.create({"task": config.task, "metrics": _targets(config)}))
+        if trains or not str(config.ckpt_path).endswith(".ckpt"):  # which brings words of its own along
+            refuse_unread(config, overrides)
         if computes:
             # Before a training's time is estimated, which depends on threads and precision.
             _prepare(config)

@@ -1,9 +1,11 @@
 """What a training starts from or is taught by: a file, the repository, or a training of its own that comes first."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from hydra.utils import instantiate
@@ -21,6 +23,8 @@ from wm_lightning.tasks.fit import best_checkpoint, export, fit
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "teachers"
+# Settings of a network that its weights' shapes do not tell.
+HIDDEN = ("_target_", "groups", "heads", "head_dim", "opening_heads", "rate", "rope_base")
 
 
 def prepare_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile:
@@ -86,7 +90,8 @@ def start_file(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
     Where `module.start_new` lets parts be missing, its network may be another; weights that do not fit are refused.
     """
     path, growing = config.module.start, len(config.module.start_new) > 0
-    return None if path is None else _read(Path(path), build_card(config, data, "teacher"), other_network=growing)
+    card = build_card(config, data, "teacher")
+    return None if path is None else _read(Path(path), card, starts=True, growing=growing)
 
 
 def given_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
@@ -98,17 +103,22 @@ def given_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile | Non
     return None if wanted is None else _read(Path(wanted), expected)
 
 
-def _read(path: Path, expected: Card, *, other_network: bool = False) -> NetworkFile:
+def _read(path: Path, expected: Card, *, starts: bool = False, growing: bool = False) -> NetworkFile:
     file = read_network(path, expected)
-    card = replace(file.card, network=expected.network) if other_network else file.card
-    differences = card.differences(expected)
-    if differences:
+    card = replace(file.card, network=_grown(file.card.network, expected.network)) if growing else file.card
+    if differences := card.differences(expected):
+        what, key = ("start", "module.start") if starts else ("teacher", "module.teacher.ckpt_path")
         raise ValueError(
-            f"the teacher {path} is not for this run: {'; '.join(differences)} (teacher against run); change "
-            f"network=, noising=, data.action_shift or data.first_action to match it, or set "
-            f"module.teacher.ckpt_path=null to train one"
+            f"the {what} {path} is not for this run: {'; '.join(differences)} ({what} against run); change "
+            f"network=, noising=, data.action_shift or data.first_action to match it, or set {key}=null to "
+            f"{'begin from random weights' if starts else 'train one'}"
         )
     return file
+
+
+def _grown(network: Mapping[str, Any], into: Mapping[str, Any]) -> dict[str, Any]:
+    """The network that another grows into, except for what would go unnoticed when its weights are loaded."""
+    return {**into, **{key: network[key] for key in HIDDEN if key in network and key in into}}
 
 
 def shipped(data: ClipDataModule) -> Path:
