@@ -24,9 +24,9 @@ class WorldTasksDataModule(ClipDataModule):
     """Tasks of `<root>/<subset>` or of `root` itself, or of the simulated `world`: clips of one frame with texts.
 
     A clip's `texts` hold the prompt (`[Agent]: instruction`), the solution and the task's id, by which `row` gives all
-    else, its verifier too; `prompter` makes tokens of texts. Where val or test are not stored, `val_share` and `test_share` of the sources of train (at
-    least one each) take their place: a source keeps its part whatever rows of others are unusable. Unusable rows are
-    refused or left out by `on_error` and `max_bad_share`.
+    else, its verifier too; `prompter` makes tokens of texts. Where val or test are not stored, `val_share` and
+    `test_share` of the sources of train (at least one each) take their place: a source keeps its part whatever rows of
+    others are unusable. Unusable rows are refused or left out by `on_error` and `max_bad_share`.
     """
 
     spec = TaskReader.spec

@@ -44,7 +44,8 @@ class HashedWords:
             words = WORD.findall(text.lower())
             if len(words) > self.length:
                 raise ValueError(
-                    f"a text of {len(words)} words where {self.length} are read: {text[:60]!r}...; raise data.prompter.length"
+                    f"a text of {len(words)} words where {self.length} are read: {text[:60]!r}...; "
+                    f"raise data.prompter.length"
                 )
             ids[row, : len(words)] = torch.tensor([zlib.crc32(word.encode()) % self.buckets for word in words])
             there[row, : len(words)] = True
@@ -88,7 +89,11 @@ class PromptAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(dim)
-        self.q, self.kv, self.out = nn.Linear(dim, dim, bias=False), nn.Linear(dim, 2 * dim, bias=False), nn.Linear(dim, dim)
+        self.q, self.kv, self.out = (
+            nn.Linear(dim, dim, bias=False),
+            nn.Linear(dim, 2 * dim, bias=False),
+            nn.Linear(dim, dim),
+        )
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 

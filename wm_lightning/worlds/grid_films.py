@@ -12,7 +12,7 @@ from wm_lightning.worlds.grid_tasks import Task
 
 @dataclass(frozen=True)
 class FilmLaw:
-    """The share `told` of films has the solution for a caption, and of these the share `spoilt` shows an imperfect plan.
+    """The share `told` of films has the solution for a caption; of these the share `spoilt` shows an imperfect plan.
 
     The others have the instruction, which tells nothing of what is shown: the share `idle` of them stands still, in the
     rest the agent wanders.
