@@ -13,7 +13,7 @@ from wm_lightning.data.formats.world_tasks import TaskReader, TaskRow
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.randomness import generator
 from wm_lightning.worlds.grid_films import FilmLaw, filmed
-from wm_lightning.worlds.grid_world import task_of
+from wm_lightning.worlds.grid_reward import task_of
 
 
 class FilmReader:
@@ -39,10 +39,12 @@ class FilmReader:
         return self.frames
 
     def read(self, episode: int, start: int, stop: int) -> Episode:
-        """Frames start..stop-1 of a film."""
+        """Frames start..stop-1 of a film. Raises ValueError for a task that no program of the grid can verify."""
         row = self.rows[episode // self.variants]
+        if (task := task_of(row)) is None:
+            raise ValueError(f"task {row.id} has no verifier of the grid: only simulated tasks can be filmed")
         source = generator(episode % self.variants, f"film {row.id}")
-        film = filmed(task_of(row), self.law, self.frames, self.cell, source)
+        film = filmed(task, self.law, self.frames, self.cell, source)
         frames = stop - start
         nothing = np.zeros((frames, 0), np.float32), np.full(frames, ActionState.NONE, np.int64)
         return Episode(self.resize(film.video[start:stop]), *nothing, texts=Texts((row.id,), (film.caption,), ("",)))

@@ -71,12 +71,11 @@ class PromptReader(nn.Module):
 
     def forward(self, prompt: Prompt | None, batch: int) -> tuple[Words, Bool[Tensor, "b w"]]:
         """Vectors and which of them are there: words, behind the one that stands for nothing."""
-        first = self.nothing.expand(batch, 1, -1)
-        there = torch.ones(batch, 1, dtype=torch.bool, device=first.device)
-        if prompt is None:
-            return self.norm(first), there
-        x = self.words(prompt.tokens) + self.places[: prompt.tokens.shape[1]]
-        x, there = torch.cat([first.to(x.dtype), x], dim=1), torch.cat([there, prompt.there], dim=1)
+        x = self.nothing.expand(batch, 1, -1)
+        there = torch.ones(batch, 1, dtype=torch.bool, device=x.device)
+        if prompt is not None:
+            words = self.words(prompt.tokens) + self.places[: prompt.tokens.shape[1]]
+            x, there = torch.cat([x.to(words.dtype), words], dim=1), torch.cat([there, prompt.there], dim=1)
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~there)
         return self.norm(x), there

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from wm_lightning.data.formats.world_tasks import TaskRow, write_tasks
-from wm_lightning.worlds.grid_look import LookTask, look_from_json, look_tasks, look_to_json
+from wm_lightning.worlds.grid_look import LookTask, look_tasks, look_to_json
 from wm_lightning.worlds.grid_scene import SIDE
-from wm_lightning.worlds.grid_tasks import SPLITS, GridTasks, Task, from_json, to_json
+from wm_lightning.worlds.grid_tasks import SPLITS, GridTasks, Task, to_json
 
 VERSION = 2  # raise it when the same settings would give other data
 
@@ -76,11 +76,3 @@ def row_of(task: Task | LookTask, split: str, scene: int) -> TaskRow:
         task_type=task.category, agent_type="first-person view" if looks else "object", split=split,
         verifier=look_to_json(task) if looks else to_json(task),
     )  # fmt: skip
-
-
-def task_of(row: TaskRow) -> Task | LookTask:
-    """The task that a row's verifier describes. Raises ValueError for a row that has none, or another world's."""
-    if row.verifier is None:
-        raise ValueError(f"task {row.id} has no verifier: only tasks of the simulated grid have one")
-    read = look_from_json if row.verifier.get("world") == "grid_looks" else from_json
-    return read(row.verifier, row.task, row.solution)
