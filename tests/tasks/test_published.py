@@ -171,6 +171,7 @@ BOTH_WAYS = "module.start={dynamicrafter}"
             [BOTH_WAYS, "network.dim=48", "network.multipliers=[1,2,4]", "network.rate=null", "network.groups=8"],
             r"network\.dim=32 network\.multipliers=\[1,2\] network\.groups=32 network\.rate=3\.0; .*size=paper",
         ),
+        ([BOTH_WAYS, "network.bypass=true"], r"need network\.bypass=false;"),
         ([BOTH_WAYS, "network.resampler.depth=3"], r"need network\.resampler\.depth=2;"),
         (["module.start={dynamicrafter}/autoencoder.safetensors"], r"holds no UNet; name .*unet\.safetensors"),
         (["module.start={dynamicrafter}/nothing"], "there is no such file"),
