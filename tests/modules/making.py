@@ -1,6 +1,7 @@
 """What the tests of modules share: a tiny world on disk, tiny noisy networks, modules and trainings."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from wm_lightning.data.worldmap import WorldMapDataModule
 from wm_lightning.modules.base import ValidationDistance, WorldModelModule
 from wm_lightning.modules.dmd import DMDModule
 from wm_lightning.modules.initialisation import TeacherInit
-from wm_lightning.modules.optimizers import Schedule
+from wm_lightning.modules.optimizers import Schedule, optimizers
 from wm_lightning.modules.self_forcing import Score, SelfRollout
 from wm_lightning.modules.teacher import ActionDropout, MaskMixture, TeacherModule
 from wm_lightning.networks.causal import Transfer
@@ -87,6 +88,11 @@ def sgd(lr: float) -> Callable[[nn.Module], list[Optimizer]]:
 
 def adamw(lr: float) -> Callable[[nn.Module], list[Optimizer]]:
     return lambda net: [torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.0, 0.99))]
+
+
+def muon(lr: float) -> Callable[[nn.Module], list[Optimizer]]:
+    """Muon on what lies between a network's ends, AdamW on these."""
+    return partial(optimizers, muon_lr=lr, momentum=0.95, lr=lr, betas=(0.0, 0.99), weight_decay=0.0, eps=1e-8)
 
 
 def shared(**changes: Any) -> dict[str, Any]:

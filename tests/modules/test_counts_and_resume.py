@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from tests.modules.making import adamw, dmd, fit, flat, teacher, teacher_file, vid2world
+from tests.modules.making import adamw, dmd, fit, flat, muon, teacher, teacher_file, vid2world
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.dmd import DMDModule
 from wm_lightning.modules.initialisation import CausalConsistency, TeacherInit
@@ -63,12 +63,15 @@ def test_every_network_is_updated_exactly_as_often_as_planned(
     assert module.iterations == 9 and trainer.global_step == sum(expected.values()) + init
 
 
-@pytest.mark.parametrize("make", [teacher, vid2world])
-def test_a_teacher_and_its_average_are_updated_in_every_iteration(tmp_path: Path, make: Any) -> None:
-    module, journal = make(iterations=4, optimizer=adamw(0.01), micro_batches=2), Journal()
+@pytest.mark.parametrize(("make", "optimizer", "steps"), [(teacher, adamw(0.01), 4), (vid2world, muon(0.01), 8)])
+def test_a_teacher_and_its_average_are_updated_in_every_iteration(
+    tmp_path: Path, make: Any, optimizer: Any, steps: int
+) -> None:
+    module, journal = make(iterations=4, optimizer=optimizer, micro_batches=2), Journal()
     trainer = fit(module, tmp_path / "run", journal)
     assert journal.changed == [{"network", "average"}] * 4
-    assert (module.iterations, int(module.average.updates), trainer.global_step) == (4, 4, 4)
+    assert (module.iterations, int(module.average.updates)) == (4, 4)
+    assert trainer.global_step == steps, "which counts every optimizer, so that nothing may hang on it"
     assert not int(module.skipped)
 
 
@@ -98,7 +101,7 @@ MAKERS: dict[str, Any] = {
     "dmd": lambda: dmd(**SETTINGS),
     "sid_after_init": lambda: dmd(**SETTINGS | dict(variant="sid", init=CausalConsistency(5, 8, 2.0))),
     "teacher": lambda: teacher(iterations=9, optimizer=adamw(0.01)),
-    "vid2world": lambda: vid2world(iterations=5, optimizer=adamw(0.01)),
+    "vid2world": lambda: vid2world(iterations=5, optimizer=muon(0.01)),
 }
 
 
