@@ -6,10 +6,13 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from tests.judge_server import Running
 from tests.rewards.making import TEXTS, Brightness, films, judged_by, row
 from wm_lightning.clip import Pixels, Texts
+from wm_lightning.config_check import locate, targets
 from wm_lightning.rewards.bus import RewardBus, TooManyFailures, Weighted
 from wm_lightning.rewards.reward import Reward, Verdict
 from wm_lightning.worlds.grid_reward import GridReward
@@ -64,6 +67,41 @@ def test_submitted_and_collected_is_the_same_as_judged_at_once(server: Running) 
     assert scores.valid.all() and not any(scores.failures.values())
     for name, verdicts in direct.items():
         assert torch.equal(scores.of(name), torch.cat([verdict.value for verdict in verdicts]))
+
+
+def test_a_config_builds_a_bus(server: Running) -> None:
+    home = "wm_lightning.rewards"
+    server_config = f"""
+      _target_: {home}.endpoint.Endpoint
+      url: {server.url}
+      model: grid-program
+      key_variable: null
+      encoding: png
+      concurrency: 8
+      timeout: 60.0
+      retries: 3
+      backoff: 1.0
+      extra: {{chat_template_kwargs: {{enable_thinking: false}}}}
+    """
+    text = f"""
+    _target_: {home}.bus.RewardBus
+    max_invalid: 0.2
+    rewards:
+      task:
+        _target_: {home}.bus.Weighted
+        weight: 0.5
+        reward:
+          _target_: {home}.vlm.EndpointReward
+          asking: {{_target_: {home}.questions.Asking, criterion: task, version: v1, frames: 16, short_side: 448}}
+          cache: null
+    """
+    config = OmegaConf.create(text)
+    config.rewards.task.reward.endpoint = OmegaConf.create(server_config)
+    for target in targets(OmegaConf.to_container(config)):
+        locate(target.name)
+    built: RewardBus = instantiate(config, _convert_="all")
+    scores = built(VIDEOS[:3], TEXTS[:3])
+    assert torch.equal(scores.of("task"), judged_by(server, "task")(VIDEOS[:3], TEXTS[:3]).value)
 
 
 def test_neither_the_order_of_rewards_nor_that_of_videos_matters(server: Running) -> None:

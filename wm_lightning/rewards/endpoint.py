@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # Answers of a server that is busy or ill, and may be well again.
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
+# Of the system: pauses hang on no seed, and no seeded draw on pauses.
+CHANCE = random.SystemRandom()
 
 
 class Endpoint:
@@ -82,8 +84,8 @@ class Endpoint:
         failed, wanted = Failed("not asked"), 0.0
         for attempt in range(self.retries + 1):
             if attempt:
-                # Chance keeps many that failed together from coming back together; it changes no judgement.
-                grown = self.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+                # Chance keeps many that failed together from coming back together.
+                grown = self.backoff * 2 ** (attempt - 1) * CHANCE.uniform(0.5, 1.5)
                 await asyncio.sleep(min(max(grown, wanted), self.timeout))
             try:
                 # The client's own timeout is of one read, and a server that sends byte by byte would outlast it.

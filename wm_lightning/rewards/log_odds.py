@@ -39,7 +39,7 @@ def log_odds(tokens: Iterable[tuple[str, float]]) -> float | Failed:
     by_word: dict[str, list[float]] = {YES: [], NO: []}
     possible = [(token, value) for token, value in tokens if value > -math.inf]
     for token, log_probability in possible:
-        by_word.get(token.strip().strip(SPACES).casefold(), []).append(log_probability)
+        by_word.get(word_of(token), []).append(log_probability)
     if not by_word[YES] and not by_word[NO]:
         return Failed("neither yes nor no")
     if len(possible) < 2:
@@ -47,6 +47,11 @@ def log_odds(tokens: Iterable[tuple[str, float]]) -> float | Failed:
     lowest = min(log_probability for _, log_probability in possible)
     yes, no = (_total(by_word[word]) if by_word[word] else lowest for word in (YES, NO))
     return max(-MOST, min(MOST, yes - no))
+
+
+def word_of(token: str) -> str:
+    """What a token spells, whatever its case and the space around it."""
+    return token.strip().strip(SPACES).casefold()
 
 
 def _pair(entry: Any) -> tuple[str, float]:

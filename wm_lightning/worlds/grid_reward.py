@@ -21,7 +21,8 @@ class GridReward:
     """
 
     def __init__(self, *, criterion: Criterion, row: Callable[[str], TaskRow]) -> None:
-        self.criterion, self.row = criterion, row
+        self.criterion: Criterion = criterion
+        self.row = row
 
     def __call__(self, videos: Pixels, texts: Texts) -> Verdict:
         """One judgement a video. Raises ValueError where texts and videos differ in number."""
