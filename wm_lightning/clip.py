@@ -143,7 +143,8 @@ class Condition:
         return self._each(lambda value: value[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
-        start, prompt = (None if value is None else value.each(change) for value in (self.start, self.prompt))
+        start = None if self.start is None else self.start.each(change)
+        prompt = None if self.prompt is None else self.prompt.each(change)
         return Condition(change(self.actions), change(self.state), start, prompt)
 
     @classmethod
