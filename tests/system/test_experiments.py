@@ -143,7 +143,8 @@ def test_the_whole_chain_of_every_experiment(run: Run, tmp_path: Path, experimen
     words = [f"experiment={experiment}", f"data={data}", "size=debug"]
     trained(run, tmp_path / "run", words)
     continued(run, tmp_path / "run", words)
-    used(run, tmp_path / "run", tmp_path, frames=15)
+    # A bidirectional network makes a whole clip at once, none longer than it was trained on.
+    used(run, tmp_path / "run", tmp_path, frames=13 if experiment == "vid2world_base" else 15)
 
 
 @pytest.mark.slow
