@@ -1,7 +1,6 @@
 """WMSD's iteration: what moves whom, what is asked how often, and a continued run that is the same run."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def test_every_algorithm_moves_the_executor_alone(tmp_path: Path, name: str) -> 
 PARTS = ("network", "average", "demonstrator")
 
 
-def test_before_an_update_ratios_are_one(tmp_path: Path) -> None:
+def test_logged_ratios_of_micro_batches_add_up_to_one_for_an_only_update(tmp_path: Path) -> None:
     watch = Watch()
     learn(wmsd(micro_batch=4), tmp_path / "run", watch)
     assert [logged["train/ratio"] for logged in watch.logged] == pytest.approx([1.0] * 4)
@@ -177,4 +176,3 @@ def test_a_rollout_as_good_as_the_others_costs_no_pass(clip: Clip, tmp_path: Pat
     assert float(first()) == 0 and not calls
     second().backward()
     assert calls == [2 * 2], "two draws of the two that moved"
-    assert replace(lesson, advantage=None).advantage is None
