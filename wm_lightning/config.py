@@ -46,6 +46,10 @@ class RootConfig:
     sampler: Any = None
     rollout: Any = None
     init: Any = None
+    algorithm: Any = None
+    surrogate: Any = None
+    advantage: Any = None
+    reward: Any = None
     data: Any = None
     autoencoder: Any = None
     metrics: Any = None

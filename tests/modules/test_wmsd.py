@@ -49,7 +49,7 @@ def rollouts(module: WMSDModule, clip: Clip, cache: Path) -> tuple[Rollouts, Any
     data = tasks(cache)
     data.prepare_data()
     module.trainer = type("Trainer", (), {"datamodule": data})()  # type: ignore[assignment]
-    asked, told = module.conditions(clip)
+    asked, told = module.conditions(clip, module.copies)
     return module.rollouts(clip, asked), asked, told
 
 

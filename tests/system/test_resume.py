@@ -21,8 +21,7 @@ from tests.system.killing import Program, there, writes, written_somewhere
 from wm_lightning.checkpoints import read_card, read_network, save_network
 from wm_lightning.config import compose
 from wm_lightning.randomness import normal
-from wm_lightning.tasks.build import build_card, build_data
-from wm_lightning.tasks.evaluate import network_of
+from wm_lightning.tasks.build import build_card, build_data, network_of
 
 ITERATIONS = 16
 COUNTS = [f"module.iterations={ITERATIONS}", "module.validate_every=5"]

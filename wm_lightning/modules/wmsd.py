@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wm_lightning.checkpoints import NetworkFile, load_into
-from wm_lightning.clip import Clip, Condition, Latents
+from wm_lightning.clip import Clip, Condition, Latents, Prompt
 from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.frozen import Frozen
@@ -24,7 +24,7 @@ from wm_lightning.objectives.denoising import frame_error
 from wm_lightning.objectives.self_distillation import CostWeighting, distillation_reward
 from wm_lightning.randomness import normal
 from wm_lightning.rewards.bus import Pending, RewardBus, Scores
-from wm_lightning.sampling.rollout import SeededNoise
+from wm_lightning.sampling.rollout import SeededNoise, rollout
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,11 @@ class WMSDModule(WorldModelModule):
         """One iteration of the algorithm."""
         [optimizers] = self.split_optimizers()
         rate = self.schedule.apply(optimizers, self.iterations, self.total_iterations)
-        asked, told = self.conditions(clip)
+        asked, told = self.conditions(clip, self.copies)
         made = self.rollouts(clip, asked if self.algorithm.states == "executor" else told)
         pending = self.submitted(made, clip)
         taught = self.taught(made, told) if self.algorithm.taught else None
-        advantage = self.advantages(made, taught, pending)
-        noises = partial(self.matching_noise, clip, made)
-        lesson = Lesson(made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises)
+        lesson = self.lesson(clip, made, asked, taught, self.advantages(made, taught, pending))
         losses = lesson.losses(self.denoiser(self.network), self.awm, self.picked(made), self.micro_batch)
         loss = self.update(optimizers, self.network, losses)
         self.average.update(self.network)
@@ -144,13 +142,49 @@ class WMSDModule(WorldModelModule):
         for name, value in lesson.logged.items():
             self.log(f"train/{name}", value)
 
-    def conditions(self, clip: Clip) -> tuple[Condition, Condition]:
+    def validation_step(self, clip: Clip, batch_idx: int) -> None:
+        """How many of the tasks the deployed network does, by its judges."""
+        asked, _ = self.conditions(clip, 1)
+        noise = SeededNoise(self.seed, "validation", tuple(clip.index.tolist()), self.device)
+        made = rollout(self.denoiser(self.deployed), self.sampler, clip.x0, asked, self.plan, noise)
+        assert self.judges is not None and clip.texts is not None
+        self._judged.append(self.judges(self.trainer.datamodule.decode(made), clip.texts))  # type: ignore[attr-defined]
+
+    def on_validation_epoch_start(self) -> None:
+        """Fresh judgements."""
+        self._judged: list[Scores] = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the share of yes among valid judgements over all ranks, and minus their weighted mean as the score."""
+        names, weights = self._judged[0].names, self._judged[0].weights
+        value = torch.cat([scores.value for scores in self._judged])
+        met = torch.where(value.isnan(), value, (value > 0).float())
+        score = torch.zeros(())
+        for place, name in enumerate(names):
+            total, count = self._over_ranks(met[:, place])
+            score = score - weights[place] / weights.sum().clamp_min(1e-9) * total / count.clamp_min(1)
+            self.log(f"val/{name}_met", (total / count.clamp_min(1)).to(self.device))
+        self.log("val/score", score.to(self.device), prog_bar=True)
+        self.log("iteration", float(self.iterations))
+
+    def conditions(self, clip: Clip, copies: int) -> tuple[Condition, Condition]:
         """What executor and demonstrator are told, every task `copies` times."""
         assert clip.texts is not None
         prompter, actions = self.trainer.datamodule.prompter, clip.condition.actions.shape[-1]  # type: ignore[attr-defined]
-        both = (prompter(clip.texts.instruction), prompter(clip.texts.solution))
-        asked, told = (prompted(prompt.each(lambda x: x.to(self.device)), self.frames, actions) for prompt in both)
-        return repeated(asked, self.copies), repeated(told, self.copies)
+        asked, told = prompter(clip.texts.instruction), prompter(clip.texts.solution)
+        return self.told(asked, actions, copies), self.told(told, actions, copies)
+
+    def told(self, prompt: Prompt, actions: int, copies: int) -> Condition:
+        """The condition of whole videos that these words drive, every row `copies` times."""
+        return repeated(prompted(prompt.each(lambda x: x.to(self.device)), self.frames, actions), copies)
+
+    def lesson(
+        self, clip: Clip, made: Rollouts, asked: Condition, taught: Steps | None,
+        advantage: Float[Tensor, "b"] | None,
+    ) -> Lesson:  # fmt: skip
+        """What this iteration learns from."""
+        noises = partial(self.matching_noise, clip, made)
+        return Lesson(made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises)
 
     def rollouts(self, clip: Clip, condition: Condition) -> Rollouts:
         """Rollouts of all copies; noise hangs on run, iteration, task and copy alone."""

@@ -1,9 +1,11 @@
 """A vision-language model behind an endpoint as a judge: how much likelier it finds yes than no (2606.12072)."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from wm_lightning.clip import Pixels, Texts
+from wm_lightning.rewards.bus import RewardBus, Weighted
 from wm_lightning.rewards.endpoint import Endpoint
 from wm_lightning.rewards.judgement_cache import JudgementCache, judgement_key
 from wm_lightning.rewards.log_odds import read_log_odds
@@ -48,3 +50,15 @@ class EndpointReward:
     def _keep(self, key: str, answer: float | Failed) -> None:
         if self.cache is not None and not isinstance(answer, Failed):
             self.cache.put(key, answer, {"prompt": self.asking.prompt.name, "model": self.endpoint.model})
+
+
+def endpoint_judges(
+    data: object, *, endpoint: Endpoint, weights: Mapping[str, float], version: str, frames: int, short_side: int,
+    cache: str | None, max_invalid: float,
+) -> RewardBus:  # fmt: skip
+    """One model asked about the criteria named, by their prompts of one version; the data need say nothing."""
+    rewards: dict[str, Weighted] = {}
+    for name, weight in weights.items():
+        asking = Asking(criterion=name, version=version, frames=frames, short_side=short_side)
+        rewards[name] = Weighted(EndpointReward(endpoint=endpoint, asking=asking, cache=cache), weight)
+    return RewardBus(rewards=rewards, max_invalid=max_invalid)

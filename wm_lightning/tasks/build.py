@@ -12,9 +12,10 @@ from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
 
 from wm_lightning.card import Card
-from wm_lightning.checkpoints import NetworkFile
+from wm_lightning.checkpoints import NetworkFile, load_into
 from wm_lightning.config_record import config_hash, plain
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.environment import revision
@@ -58,8 +59,10 @@ def device_of(config: DictConfig) -> torch.device:
 
 
 def kind_of(config: DictConfig) -> str:
-    """What the module makes: `student` or `teacher`."""
-    return "student" if "teacher" in config.module else "teacher"
+    """What the module makes: `student`, `executor` or `teacher`."""
+    if "teacher" in config.module:
+        return "student"
+    return "executor" if "algorithm" in config.module else "teacher"
 
 
 def build_card(config: DictConfig, data: ClipDataModule, kind: str) -> Card:
@@ -110,6 +113,13 @@ def build_module(config: DictConfig, card: Card, file: NetworkFile | None) -> Wo
     module: WorldModelModule = build(**{given: file})
     module.card = card.to_dict()
     return module
+
+
+def network_of(config: DictConfig, file: NetworkFile, device: torch.device) -> nn.Module:
+    """The config's network with the file's weights, ready to generate."""
+    network = instantiate(plain_node(config, "network"), _convert_="all")()
+    load_into(network, file, "the checkpoint")
+    return network.to(device).eval().requires_grad_(False)
 
 
 def build_trainer(config: DictConfig) -> Trainer:

@@ -90,7 +90,9 @@ def estimate(config: DictConfig) -> dict[str, float]:
     """
     config = without(config, {"ckpt_path": None})
     with open_dict(config):
-        config.data.autoencoder = config.data.latents = None
+        for key in ("autoencoder", "latents"):
+            if key in config.data:
+                config.data[key] = None
     data: ClipDataModule = instantiate(config.data, _convert_="all")
     data.frame_shape = (config.network.channels, config.network.height, config.network.width)
     declare_actions(config, data)

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import nn
 
 from wm_lightning.card import Card
-from wm_lightning.checkpoints import NetworkFile, load_into, read_network
+from wm_lightning.checkpoints import NetworkFile, read_network
 from wm_lightning.clip import Latents, Pixels
 from wm_lightning.config_record import config_hash, plain, recorded_overrides
 from wm_lightning.data.datamodule import ClipDataModule
@@ -22,10 +21,11 @@ from wm_lightning.sampling.guidance import Guidance
 from wm_lightning.sampling.rollout import Plan
 from wm_lightning.sampling.samplers import described
 from wm_lightning.tasks import terminal
-from wm_lightning.tasks.build import build_card, build_data, device_of, kind_of, plain_node
+from wm_lightning.tasks.build import build_card, build_data, device_of, kind_of, network_of, plain_node
 from wm_lightning.tasks.curves import final_losses
 from wm_lightning.tasks.evaluation import Origin, evaluate_cast
 from wm_lightning.tasks.judging import TableSettings, prepare
+from wm_lightning.tasks.roles import measure_roles
 from wm_lightning.tasks.subjects import Cast
 from wm_lightning.tasks.teachers import prepare_teacher
 
@@ -40,8 +40,10 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     if config.protocol is not None:
         return instantiate(config.protocol, _convert_="all")(config)
     started = time.time()
-    data = build_data(config)
-    file = read_checkpoint(config, data, kind_of(config))
+    data, kind = build_data(config), kind_of(config)
+    file = read_checkpoint(config, data, kind)
+    if kind == "executor":
+        return measure_roles(config, data, file, started).summary()
     teacher = prepare_teacher(config, data) if "teacher" in config.module else None
     if teacher is not None and file.card.trained_for["teacher"] != teacher.sha256:
         raise ValueError(
@@ -130,13 +132,6 @@ def require_guidance(card: Card, guidance: Guidance | None, use: str) -> None:
     """Raises ValueError where guidance would ask the network for what it does without actions, and it never had to."""
     if guidance is not None and guidance.scale != 1:
         card.require_null(guidance.drop, use)
-
-
-def network_of(config: DictConfig, file: NetworkFile, device: torch.device) -> nn.Module:
-    """The config's network with the file's weights, ready to generate."""
-    network = instantiate(plain_node(config, "network"), _convert_="all")()
-    load_into(network, file, "the checkpoint")
-    return network.to(device).eval().requires_grad_(False)
 
 
 def summary(results: Results) -> dict[str, float]:

@@ -131,7 +131,7 @@ def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSetti
         world=bench.data.name, config_hash=origin.config_hash, revision=origin.revision,
         seconds=round(time.time() - origin.started, 1), seed=origin.seed, clips=sum(len(clip) for clip in clips),
         context=settings.context, horizon=settings.horizon, chunk=cast.plan.chunk,
-        drift_of="action error" if judged_drift else "PSNR", machine=machine(bench),
+        drift_of="action error" if judged_drift else "PSNR", machine=machine(bench.device, bench.precision),
         extractor_hash=bench.features.extractor_hash, distance_floor=floors[0] if floors else None,
         presence_truth=presence, deployed=cast.deployed(settings.teacher_steps),
         extra={
@@ -141,11 +141,11 @@ def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSetti
     )  # fmt: skip
 
 
-def machine(bench: Bench) -> str:
+def machine(device: torch.device, precision: str) -> str:
     """Device, threads and precision in a few words."""
-    if bench.device.type == "cuda":
-        return f"{torch.cuda.get_device_name(bench.device)}, {bench.precision}"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {bench.precision}"
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {precision}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {precision}"
 
 
 def _draw(

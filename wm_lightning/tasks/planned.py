@@ -14,7 +14,14 @@ from wm_lightning.checkpoints import NetworkFile
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.tasks.build import build_card, build_module, kind_of, plain_node, without
-from wm_lightning.tasks.teachers import given_teacher, must_adapt, pretraining_of, recipe_of, start_file
+from wm_lightning.tasks.teachers import (
+    given_teacher,
+    must_adapt,
+    pretraining_data,
+    pretraining_of,
+    recipe_of,
+    start_file,
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def _start(config: DictConfig, data: ClipDataModule, before: list[Planned]) -> N
     if (recipe := pretraining_of(config)) is None:
         return start_file(config, data)
     place = "module.start.module" if "module" in config.module.start else "module"
-    before.append(_trained(place, recipe, data, None))
+    before.append(_trained(place, recipe, pretraining_data(config, recipe, data), None))
     return weightless(recipe, before[-1].card)
 
 

@@ -13,7 +13,8 @@ from wm_lightning.checkpoints import NetworkFile, read_resumable
 from wm_lightning.config_record import flat, plain
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.windows import count_windows
-from wm_lightning.tasks.build import build_trainer, declare_actions, resume_path, without
+from wm_lightning.data.world_tasks import WorldTasksDataModule
+from wm_lightning.tasks.build import build_trainer, declare_actions, kind_of, resume_path, without
 from wm_lightning.tasks.estimate import say_and_check
 from wm_lightning.tasks.evaluate import build_cast, require
 from wm_lightning.tasks.judging import TableSettings
@@ -34,13 +35,18 @@ def check_training(config: DictConfig) -> None:
     declare_actions(config, data)
     plan = plan_training(config, data)
     card = plan.card
-    _check_table(config, card, plan.teacher, data)
+    executor = kind_of(config) == "executor"
+    if not executor:
+        _check_table(config, card, plan.teacher, data)
+    elif not isinstance(data, WorldTasksDataModule):
+        raise ValueError(f"an executor is trained on tasks, and {data.name} has none; set data=world_tasks")
     build_trainer(config)
     if (path := resume_path(config)) is not None:
         _check_same_training(given, Path(path), read_resumable(Path(path), card))
     say_and_check(config, plan)
     data.prepare_data()
-    _check_lengths(config, data)
+    if not executor:  # whose clips are single pictures
+        _check_lengths(config, data)
 
 
 def _check_table(config: DictConfig, card: Card, teacher: NetworkFile | None, data: ClipDataModule) -> None:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wm_lightning.clip import Clip, Condition
+from wm_lightning.clip import Clip, Condition, Prompt
 from wm_lightning.compute import precise
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.dmd import DMDModule
 from wm_lightning.modules.replay import Window
 from wm_lightning.modules.teacher import TeacherModule
+from wm_lightning.modules.wmsd import WMSDModule
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.tasks.meter import CPU, Meter, Shape, size_of, without_memory
 from wm_lightning.tasks.plain_loops import plain_update
@@ -25,18 +26,22 @@ Share = tuple[float, Callable[[Clip], None]]
 
 @dataclass(frozen=True)
 class Batch:
-    """What one rank is given in a step: clips, their frames (c, h, w) as the network sees them, columns of actions."""
+    """What one rank is given in a step: clips, their frames (c, h, w) as the network sees them, columns of actions,
+    and words of a prompt (0: there is none)."""
 
     clips: int
     frames: int
     shape: tuple[int, int, int]
     actions: int
+    words: int = 0
 
     def clip(self) -> Clip:
         """Clips whose frames have no values."""
         latents = Shape(torch.empty(self.clips, self.frames, *self.shape, device="meta"))
         state = torch.zeros(self.clips, self.frames, dtype=torch.long)
-        condition = Condition(torch.zeros(self.clips, self.frames, self.actions), state)
+        there = torch.ones(self.clips, self.words, dtype=torch.bool)
+        prompt = Prompt(there.long(), there) if self.words else None
+        condition = Condition(torch.zeros(self.clips, self.frames, self.actions), state, prompt=prompt)
         video = torch.zeros(self.clips, self.frames, 3, 0, 0, dtype=torch.uint8)
         return Clip(video, condition, torch.arange(self.clips), latents=latents)
 
@@ -107,6 +112,8 @@ def _steps(module: WorldModelModule, optimizers: list[Optimizer], clips: int) ->
         return _teacher_steps(module, optimizers, clips)
     if isinstance(module, DMDModule):
         return _dmd_steps(module, optimizers)
+    if isinstance(module, WMSDModule):
+        return iter([(1.0, partial(_wmsd_step, module, optimizers))])
     raise TypeError(f"the steps of a {type(module).__name__} are not known")
 
 
@@ -156,3 +163,16 @@ def _dmd_steps(module: DMDModule, optimizers: list[Optimizer]) -> Iterator[Share
     yield 1 - first, critic
     # Behind the critic, whose gradients are still there.
     yield (1 - first) / module.ratio, student
+
+
+def _wmsd_step(module: WMSDModule, optimizers: list[Optimizer], clip: Clip) -> None:
+    """An iteration whose judges say that every rollout is worth a pass."""
+    assert clip.condition.prompt is not None
+    told = module.told(clip.condition.prompt, clip.condition.actions.shape[-1], module.copies)
+    made = module.rollouts(clip, told)
+    taught = module.taught(made, told) if module.algorithm.taught else None
+    advantage = torch.ones(len(made)) if module.algorithm.rl else None
+    lesson = module.lesson(clip, made, told, taught, advantage)
+    losses = lesson.losses(module.denoiser(module.network), module.awm, module.picked(made), module.micro_batch)
+    plain_update(optimizers, module.network, losses, module.clip_norm)
+    module.average.update(module.network)

@@ -24,8 +24,8 @@ from wm_lightning.data.start_images import begun, held_action, image_clips, read
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips, write_mp4
 from wm_lightning.sampling.samplers import Sampler
-from wm_lightning.tasks.build import build_data, device_of, kind_of, plain_node
-from wm_lightning.tasks.evaluate import network_of, read_checkpoint, require
+from wm_lightning.tasks.build import build_data, device_of, kind_of, network_of, plain_node
+from wm_lightning.tasks.evaluate import read_checkpoint, require
 from wm_lightning.tasks.subjects import Subject
 
 log = logging.getLogger(__name__)

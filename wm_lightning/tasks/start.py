@@ -71,7 +71,7 @@ def _seed(config: DictConfig) -> None:
 
 
 def _targets(config: DictConfig) -> dict[str, Any]:
-    return {"targets": config.metrics.targets}
+    return {"targets": config.metrics.get("targets")}
 
 
 @contextmanager

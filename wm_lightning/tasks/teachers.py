@@ -17,7 +17,7 @@ from wm_lightning.checkpoints import NetworkFile, read_card, read_network
 from wm_lightning.config_record import config_hash, save_record
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.modules.self_forcing import SelfRollout
-from wm_lightning.tasks.build import build_card, build_data, plain_node, without
+from wm_lightning.tasks.build import build_card, build_data, kind_of, plain_node, without
 from wm_lightning.tasks.fit import best_checkpoint, export, fit
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def start_file(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
 
     Where `module.start_new` lets parts be missing, its network may be another; weights that do not fit are refused.
     """
-    path, growing = config.module.start, len(config.module.start_new) > 0
+    path, growing = config.module.start, len(config.module.get("start_new", ())) > 0
     card = build_card(config, data, "teacher")
     return None if path is None else _read(Path(path), card, starts=True, growing=growing)
 
@@ -168,12 +168,14 @@ def teacher_folder(recipe: DictConfig, data: ClipDataModule, start: NetworkFile 
 
 
 def _train_into(folder: Path, path: Path, recipe: DictConfig, start: NetworkFile | None) -> None:
-    what = "Training a teacher" if start is None else "Fine-tuning the teacher to what this run asks of it"
+    what = {"teacher": "Training a teacher", "executor": "Training an executor to compare with"}[kind_of(recipe)]
+    if start is not None and kind_of(recipe) == "teacher":
+        what = "Fine-tuning the teacher to what this run asks of it"
     log.info("%s first, into %s", what, folder)
     recipe.run_dir = str(folder)
     save_record(recipe, [], folder)
     data = build_data(recipe)
-    card = build_card(recipe, data, "teacher")
+    card = build_card(recipe, data, kind_of(recipe))
     trainer = fit(recipe, data, card, start)
     if trainer.is_global_zero:
         export(recipe, best_checkpoint(recipe), card, path)
@@ -187,14 +189,21 @@ def prepare_start(config: DictConfig, data: ClipDataModule) -> NetworkFile | Non
     """
     if (recipe := pretraining_of(config)) is None:
         return start_file(config, data)
-    return read_network(trained_once(recipe, data, None), build_card(recipe, data, "teacher"))
+    first = pretraining_data(config, recipe, data)
+    first.prepare_data()
+    return read_network(trained_once(recipe, first, None), build_card(recipe, first, "teacher"))
+
+
+def pretraining_data(config: DictConfig, recipe: DictConfig, data: ClipDataModule) -> ClipDataModule:
+    """The data of the training that comes first: this one's, unless `module.start.data` names others."""
+    return instantiate(recipe.data, _convert_="all") if "data" in config.module.start else data
 
 
 def pretraining_of(config: DictConfig) -> DictConfig | None:
     """The config of the training that comes first: this one but for `network` and other nodes of `module.start`.
 
     `module.start.module` is that training's whole module, and nothing then depends on this one's; without it, it is
-    this module with `module.start.iterations`. None where nothing comes first.
+    this module with `module.start.iterations`. `module.start.data` are other data. None where nothing comes first.
     """
     first = config.module.get("start")
     if not isinstance(first, DictConfig):
@@ -202,7 +211,7 @@ def pretraining_of(config: DictConfig) -> DictConfig | None:
     recipe = without(config, {"name": "pretraining", "ckpt_path": "last"})
     with open_dict(recipe):
         recipe.network.update(first.network)
-        for key in ("module", "rollout", "seed"):
+        for key in ("module", "rollout", "seed", "data"):
             recipe[key] = first.get(key, recipe[key])
         if "module" not in first:
             recipe.module.iterations = first.iterations

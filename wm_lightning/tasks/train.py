@@ -10,10 +10,11 @@ from omegaconf import DictConfig
 
 from wm_lightning.checkpoints import rewrite_card
 from wm_lightning.results.results import Results
-from wm_lightning.tasks.build import build_card, build_data
+from wm_lightning.tasks.build import build_card, build_data, kind_of
 from wm_lightning.tasks.curves import draw_run_curves
 from wm_lightning.tasks.evaluate import evaluate_files, summary
 from wm_lightning.tasks.fit import best_checkpoint, export, fit
+from wm_lightning.tasks.roles import measure_roles
 from wm_lightning.tasks.teachers import prepare_start, prepare_teacher
 
 log = logging.getLogger(__name__)
@@ -25,9 +26,8 @@ def train(config: DictConfig) -> dict[str, float] | None:
     The network is exported in bfloat16 first, so that table and card speak of the file that others load.
     """
     started = time.time()
-    data = build_data(config)
-    teacher = prepare_teacher(config, data) if "teacher" in config.module else None
-    kind = "teacher" if teacher is None else "student"
+    data, kind = build_data(config), kind_of(config)
+    teacher = prepare_teacher(config, data) if kind == "student" else None
     card = build_card(config, data, kind)
     fit(config, data, card, prepare_start(config, data) if teacher is None else teacher)
     if rank_zero_only.rank != 0:
@@ -36,6 +36,10 @@ def train(config: DictConfig) -> dict[str, float] | None:
     draw_run_curves(Path(config.run_dir), caption)
     target = Path(config.run_dir) / f"{kind}.safetensors"
     file = export(config, best_checkpoint(config), card, target)
+    if kind == "executor":
+        roles = measure_roles(config, data, file, started)
+        rewrite_card(target, replace(file.card, metrics=roles.summary()))
+        return roles.summary()
     results = evaluate_files(config, data, file, teacher, started)
     draw_run_curves(Path(config.run_dir), caption, results)
     rewrite_card(target, replace(file.card, metrics=card_metrics(results)))

@@ -1,9 +1,11 @@
 """The grid's own judges as rewards: no model and no server, and never wrong about what they measure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 from wm_lightning.clip import Pixels, Texts
 from wm_lightning.data.formats.world_tasks import TaskRow
+from wm_lightning.rewards.bus import RewardBus, Weighted
 from wm_lightning.rewards.reward import Failed, Verdict
 from wm_lightning.worlds.grid_judge import Criterion, log_odds, margins
 from wm_lightning.worlds.grid_look import LookTask, judge_looks, look_from_json
@@ -17,17 +19,20 @@ class GridReward:
     """Pseudo log-odds of one criterion, within ±6 and positive where it is met: ten times the margin in cells.
 
     `row` gives the row of a task's id (`WorldTasksDataModule.row`), whose verifier says what to look for; a task
-    without a verifier of the grid cannot be judged.
+    without a verifier of the grid cannot be judged. One that is `hackable` sees the last frame alone, where a thing
+    that jumped there is as good as one that walked.
     """
 
-    def __init__(self, *, criterion: Criterion, row: Callable[[str], TaskRow]) -> None:
+    def __init__(self, *, criterion: Criterion, row: Callable[[str], TaskRow], hackable: bool = False) -> None:
         self.criterion: Criterion = criterion
-        self.row = row
+        self.row, self.hackable = row, hackable
 
     def __call__(self, videos: Pixels, texts: Texts) -> Verdict:
         """One judgement a video. Raises ValueError where texts and videos differ in number."""
         if len(videos) != len(texts):
             raise ValueError(f"{len(videos)} videos come with {len(texts)} texts")
+        if self.hackable:
+            videos = videos[:, -1:].expand(-1, 2, -1, -1, -1)
         tasks = dict(enumerate(task_of(self.row(name)) for name in texts.ids))
         boards = {place: task for place, task in tasks.items() if isinstance(task, Task)}
         looks = {place: task for place, task in tasks.items() if isinstance(task, LookTask)}
@@ -39,6 +44,24 @@ class GridReward:
             margin = getattr(judge_looks(videos[[*looks]], [*looks.values()]), self.criterion)
             found |= zip(looks, log_odds(margin).tolist(), strict=True)
         return Verdict.of([found.get(place, UNKNOWN) for place in tasks])
+
+
+@runtime_checkable
+class HasRows(Protocol):
+    """Data whose tasks can be looked up."""
+
+    def row(self, task: str) -> TaskRow:
+        """The task of that id."""
+        ...
+
+
+def grid_judges(data: HasRows, *, weights: Mapping[Criterion, float], hackable: bool, max_invalid: float) -> RewardBus:
+    """The grid's judges of the criteria named, with what each weighs."""
+    rewards: dict[str, Weighted] = {
+        name: Weighted(GridReward(criterion=name, row=data.row, hackable=hackable), weight)
+        for name, weight in weights.items()
+    }
+    return RewardBus(rewards=rewards, max_invalid=max_invalid)
 
 
 def task_of(row: TaskRow) -> Task | LookTask | None:
