@@ -19,6 +19,7 @@ from wm_lightning.checkpoints import NetworkFile, read_network
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.compute import precise
 from wm_lightning.config_record import config_hash, plain
+from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.environment import chosen_config, loaded_code, revision
 from wm_lightning.metrics.rates import Gain, Rate, paired_gain, rate
@@ -118,8 +119,13 @@ class Played:
         return self.scores.valid[:, self.scores.names.index(name)]
 
 
-def measure_roles(config: DictConfig, data: WorldTasksDataModule, file: NetworkFile, started: float) -> RoleResults:
-    """Measures all roles; writes results.json, results.md, judgements.json, rollouts.gif and rollouts.png."""
+def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, started: float) -> RoleResults:
+    """Measures all roles; writes results.json, results.md, rollouts.gif and rollouts.png.
+
+    Raises ValueError for data without tasks.
+    """
+    if not isinstance(data, WorldTasksDataModule):
+        raise ValueError(f"an executor is measured on tasks, and {data.name} has none; set data=world_tasks")
     settings: RoleSettings = instantiate(config.metrics, _convert_="all")
     stage = _stage(config, data, settings)
     bus = settings.judges(data)
