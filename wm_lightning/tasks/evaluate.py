@@ -25,7 +25,6 @@ from wm_lightning.tasks.build import build_card, build_data, device_of, kind_of,
 from wm_lightning.tasks.curves import final_losses
 from wm_lightning.tasks.evaluation import Origin, evaluate_cast
 from wm_lightning.tasks.judging import TableSettings, prepare
-from wm_lightning.tasks.roles import measure_roles
 from wm_lightning.tasks.subjects import Cast
 from wm_lightning.tasks.teachers import prepare_teacher
 
@@ -43,6 +42,9 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     data, kind = build_data(config), kind_of(config)
     file = read_checkpoint(config, data, kind)
     if kind == "executor":
+        # Here: what a run does not use must not be part of what its results were made by.
+        from wm_lightning.tasks.roles import measure_roles  # noqa: PLC0415
+
         return measure_roles(config, data, file, started).summary()
     teacher = prepare_teacher(config, data) if "teacher" in config.module else None
     if teacher is not None and file.card.trained_for["teacher"] != teacher.sha256:

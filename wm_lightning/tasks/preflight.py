@@ -13,7 +13,6 @@ from wm_lightning.checkpoints import NetworkFile, read_resumable
 from wm_lightning.config_record import flat, plain
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.windows import count_windows
-from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.tasks.build import build_trainer, declare_actions, kind_of, resume_path, without
 from wm_lightning.tasks.estimate import say_and_check
 from wm_lightning.tasks.evaluate import build_cast, require
@@ -38,7 +37,7 @@ def check_training(config: DictConfig) -> None:
     executor = kind_of(config) == "executor"
     if not executor:
         _check_table(config, card, plan.teacher, data)
-    elif not isinstance(data, WorldTasksDataModule):
+    elif "prompter" not in config.data:
         raise ValueError(f"an executor is trained on tasks, and {data.name} has none; set data=world_tasks")
     build_trainer(config)
     if (path := resume_path(config)) is not None:

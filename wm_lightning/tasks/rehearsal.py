@@ -15,7 +15,6 @@ from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.dmd import DMDModule
 from wm_lightning.modules.replay import Window
 from wm_lightning.modules.teacher import TeacherModule
-from wm_lightning.modules.wmsd import WMSDModule
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.tasks.meter import CPU, Meter, Shape, size_of, without_memory
 from wm_lightning.tasks.plain_loops import plain_update
@@ -112,9 +111,10 @@ def _steps(module: WorldModelModule, optimizers: list[Optimizer], clips: int) ->
         return _teacher_steps(module, optimizers, clips)
     if isinstance(module, DMDModule):
         return _dmd_steps(module, optimizers)
-    if isinstance(module, WMSDModule):
-        return iter([(1.0, partial(_wmsd_step, module, optimizers))])
-    raise TypeError(f"the steps of a {type(module).__name__} are not known")
+    # What a run does not use must not be part of what its results were made by.
+    from wm_lightning.tasks.rehearsal_executor import executor_steps  # noqa: PLC0415
+
+    return executor_steps(module, optimizers)
 
 
 def _teacher_steps(module: TeacherModule, optimizers: list[Optimizer], clips: int) -> Iterator[Share]:
@@ -163,16 +163,3 @@ def _dmd_steps(module: DMDModule, optimizers: list[Optimizer]) -> Iterator[Share
     yield 1 - first, critic
     # Behind the critic, whose gradients are still there.
     yield (1 - first) / module.ratio, student
-
-
-def _wmsd_step(module: WMSDModule, optimizers: list[Optimizer], clip: Clip) -> None:
-    """An iteration whose judges say that every rollout is worth a pass."""
-    assert clip.condition.prompt is not None
-    told = module.told(clip.condition.prompt, clip.condition.actions.shape[-1], module.copies)
-    made = module.rollouts(clip, told)
-    taught = module.taught(made, told) if module.algorithm.taught else None
-    advantage = torch.ones(len(made)) if module.algorithm.rl else None
-    lesson = module.lesson(clip, made, told, taught, advantage)
-    losses = lesson.losses(module.denoiser(module.network), module.awm, module.picked(made), module.micro_batch)
-    plain_update(optimizers, module.network, losses, module.clip_norm)
-    module.average.update(module.network)

@@ -1,0 +1,34 @@
+"""An executor's training step without values, as `rehearsal` has those of other modules."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch.optim import Optimizer
+
+from wm_lightning.clip import Clip
+from wm_lightning.modules.base import WorldModelModule
+from wm_lightning.modules.wmsd import WMSDModule
+from wm_lightning.tasks.plain_loops import plain_update
+
+
+def executor_steps(
+    module: WorldModelModule, optimizers: list[Optimizer]
+) -> Iterator[tuple[float, Callable[[Clip], None]]]:
+    """The one kind of step that there is. Raises TypeError for a module whose steps are not known."""
+    if not isinstance(module, WMSDModule):
+        raise TypeError(f"the steps of a {type(module).__name__} are not known")
+    yield 1.0, partial(_step, module, optimizers)
+
+
+def _step(module: WMSDModule, optimizers: list[Optimizer], clip: Clip) -> None:
+    """An iteration whose judges say that every rollout is worth a pass."""
+    assert clip.condition.prompt is not None
+    told = module.told(clip.condition.prompt, clip.condition.actions.shape[-1], module.copies)
+    made = module.rollouts(clip, told)
+    taught = module.taught(made, told) if module.algorithm.taught else None
+    advantage = torch.ones(len(made)) if module.algorithm.rl else None
+    lesson = module.lesson(clip, made, told, taught, advantage)
+    losses = lesson.losses(module.denoiser(module.network), module.awm, module.picked(made), module.micro_batch)
+    plain_update(optimizers, module.network, losses, module.clip_norm)
+    module.average.update(module.network)
