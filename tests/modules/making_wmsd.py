@@ -10,7 +10,7 @@ from lightning import Trainer
 from tests.modules.making import CONSTANT, PATH, adamw, network, shared, teacher_file, trainer
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.modules.wmsd import Algorithm, WMSDModule
-from wm_lightning.modules.wmsd_losses import AWM
+from wm_lightning.modules.wmsd_surrogates import AWM
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.networks.prompt import HashedWords, PromptReader
 from wm_lightning.networks.video_dit import VideoDiT
@@ -43,7 +43,7 @@ def wmsd(**changes: Any) -> WMSDModule:
     """Two tasks a batch, three copies of each, three steps a rollout."""
     settings: dict[str, Any] = shared(sampler=STEPS, plan=PLAN, iterations=4) | dict(
         network=reader, start=teacher_file(reader()), algorithm=Algorithm(**FULL),
-        awm=AWM(draws=2, weighting="ghuber", p=0.25, aggregation="exp_first", clip=0.2), anchor_draws=2,
+        surrogate=AWM(draws=2, weighting="ghuber", p=0.25, aggregation="exp_first", clip=0.2), anchor_draws=2,
         judges=judges, advantage=partial(gdpo, min_group_std=1e-6, clip=5.0), copies=3, frames=FRAMES, micro_batch=6,
         sweep_batch=7, optimizer=adamw(0.001), schedule=CONSTANT, ema_decay=0.9, ema_start=0, batch_size=2,
     )  # fmt: skip

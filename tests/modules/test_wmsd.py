@@ -1,6 +1,7 @@
 """WMSD's iteration: what moves whom, what is asked how often, and a continued run that is the same run."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from wm_lightning.clip import Clip
 from wm_lightning.modules.wmsd import WMSDModule
 from wm_lightning.modules.wmsd_losses import stratified
 from wm_lightning.modules.wmsd_rollouts import Rollouts, said_by, velocities_at
+from wm_lightning.modules.wmsd_surrogates import AWM, GRPO, NFT
 from wm_lightning.networks.denoiser import Denoiser
+from wm_lightning.sampling.samplers import StepList
+from wm_lightning.sampling.sde import CPSSampler
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "wmsd": {},
@@ -24,6 +28,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "on_policy": {"judged": False},
     "on_policy_anchor": {"rl": False},
     "off_policy": {"rl": False, "states": "demonstrator"},
+    "ema": {"demonstrator": "ema"},
+    "shared": {"demonstrator": "shared"},
 }
 
 
@@ -62,9 +68,9 @@ def test_every_algorithm_moves_the_executor_alone(tmp_path: Path, name: str) -> 
     assert not torch.equal(before["network"], after["network"]) and not torch.equal(before["average"], after["average"])
     assert torch.equal(before["demonstrator"], after["demonstrator"])
     assert module.iterations == 4 and not int(module.skipped)
-    judged, taught = name in ("wmsd", "rl_only"), name not in ("rl_only",)
+    judged, taught = name in ("wmsd", "rl_only", "ema", "shared"), name not in ("rl_only",)
     assert ("train/task" in watch.logged[0]) == judged and ("train/gap" in watch.logged[0]) == taught
-    assert ("train/ratio" in watch.logged[0]) == (name in ("wmsd", "rl_only", "on_policy"))
+    assert ("train/ratio" in watch.logged[0]) == (name not in ("on_policy_anchor", "off_policy"))
 
 
 PARTS = ("network", "average", "demonstrator")
@@ -171,8 +177,66 @@ def test_a_rollout_as_good_as_the_others_costs_no_pass(clip: Clip, tmp_path: Pat
 
     advantage = torch.tensor([0.0, 0.0, 0.0, 1.0, -1.0, 0.0])
     noises = lambda rows, draw: torch.randn(made[rows].made.shape)  # noqa: E731
-    lesson = Lesson(made, asked, None, advantage, 0.0, module.plan.mask, noises)
-    first, second = lesson.losses(module.denoiser(module.network), module.awm, module.picked(made), 3)
+    average = module.denoiser(module.average.network)
+    lesson = Lesson(made, asked, None, advantage, 0.0, module.plan.mask, noises, module.sampler, average)
+    first, second = lesson.losses(module.denoiser(module.network), module.surrogate, module.picked(made), 3)
     assert float(first()) == 0 and not calls
     second().backward()
     assert calls == [2 * 2], "two draws of the two that moved"
+
+
+SURROGATES: dict[str, dict[str, Any]] = {
+    "awm": {"surrogate": AWM(draws=2, weighting="t", p=1.0, aggregation="sum_first", clip=0.2, trust=0.1)},
+    "nft": {"surrogate": NFT(draws=2, beta=1.0, clip=5.0)},
+    "grpo": {
+        "surrogate": GRPO(draws=2, clip=1e-4, aggregation="exp_first"),
+        "sampler": CPSSampler(StepList(kind="matched", steps=4, shift=2.0), eta=0.7),
+    },
+}
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_every_surrogate_raises_the_likelihood_of_the_better_rollout(name: str, clip: Clip, tmp_path: Path) -> None:
+    """Steps along its gradient bring the executor's velocities nearer to a good rollout than to a bad one."""
+    module = wmsd(**SURROGATES[name], algorithm=algorithm(distill=0.0, anchor=0.0))
+    made, asked, _ = rollouts(module, clip, tmp_path)
+    advantage = torch.tensor([1.0, 0.0, -1.0, 1.0, 0.0, -1.0])
+    optimizer = torch.optim.Adam(module.network.parameters(), lr=1e-3)
+
+    def likelihoods() -> Tensor:
+        """Minus the error of the executor's velocities on every rollout noised to all levels."""
+        noise = torch.randn(made.states.shape, generator=torch.Generator().manual_seed(0))
+        t = made.times[:-1][None].expand(len(made), -1, -1)
+        ends = made.made[:, None].expand_as(noise)
+        x_t = module.path.add_noise(*(value.flatten(0, 1) for value in (ends, noise, t)))
+        noised = replace(made, states=x_t.unflatten(0, t.shape[:2]))
+        said = said_by(module.denoiser(module.network), noised, asked, module.plan.mask, batch=6)
+        return -(said - (noise - ends)).square().mean((1, 2, 3, 4, 5))
+
+    before = likelihoods()
+    for _ in range(8):
+        lesson = module.lesson(clip, made, asked, None, advantage)
+        losses = lesson.losses(module.denoiser(module.network), module.surrogate, module.picked(made), 6)
+        optimizer.zero_grad()
+        torch.stack([loss() for loss in losses]).sum().backward()
+        optimizer.step()
+    gained = likelihoods() - before
+    assert float((gained * advantage).sum()) > 0
+    assert float(lesson.logged["ratio"]) == pytest.approx(1.0)
+
+
+def test_a_density_needs_a_sampler_that_draws() -> None:
+    with pytest.raises(ValueError, match="surrogate=grpo learns from the density of random steps"):
+        wmsd(surrogate=SURROGATES["grpo"]["surrogate"])
+
+
+def test_transitions_are_learned_at_steps_that_drew(clip: Clip, tmp_path: Path) -> None:
+    module = wmsd(**SURROGATES["grpo"])
+    made, _, _ = rollouts(module, clip, tmp_path)
+    picked = {step for number in range(40) for step in _picked(module, made, number)}
+    assert picked == {0, 1, 2}, "the last step is the ODE's"
+
+
+def _picked(module: WMSDModule, made: Rollouts, iteration: int) -> list[int]:
+    module.iteration.fill_(iteration)
+    return module.picked(made).policy.tolist()

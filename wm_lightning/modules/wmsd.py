@@ -17,23 +17,26 @@ from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.frozen import Frozen
 from wm_lightning.modules.optimizers import Schedule
-from wm_lightning.modules.wmsd_losses import AWM, Lesson, Picked, stratified
+from wm_lightning.modules.wmsd_losses import Lesson, Picked, stratified
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, prompted, repeated, rolled, said_by
+from wm_lightning.modules.wmsd_surrogates import Surrogate
 from wm_lightning.objectives.advantages import Advantages
 from wm_lightning.objectives.denoising import frame_error
 from wm_lightning.objectives.self_distillation import CostWeighting, distillation_reward
 from wm_lightning.randomness import normal
 from wm_lightning.rewards.bus import Pending, RewardBus, Scores
 from wm_lightning.sampling.rollout import SeededNoise, rollout
+from wm_lightning.sampling.sde import drawless
 
 
 @dataclass(frozen=True)
 class Algorithm:
     """What is learned from, of all that WMSD can: its variants differ in nothing else.
 
-    `states`: whose rollouts are learned from. `rl`: do rewards move the executor? `judged`: are judges among them?
-    `distill`: the weight of the distillation reward among the rewards. `anchor`: that of the regression on the
-    demonstrator's velocities. Raises ValueError for a combination that learns nothing or cannot be.
+    `demonstrator`: which network is told the solution, the base as it was, the executor's moving average or the
+    executor itself. `states`: whose rollouts are learned from. `rl`: do rewards move the executor? `judged`: are judges
+    among them? `distill`: the weight of the distillation reward among the rewards. `anchor`: that of the regression on
+    the demonstrator's velocities. Raises ValueError for a combination that learns nothing or cannot be.
     """
 
     states: Literal["executor", "demonstrator"]
@@ -42,6 +45,7 @@ class Algorithm:
     distill: float
     anchor: float
     weighting: CostWeighting
+    demonstrator: Literal["frozen", "ema", "shared"] = "frozen"
 
     def __post_init__(self) -> None:
         if not self.rl and self.anchor <= 0:
@@ -69,7 +73,7 @@ class WMSDModule(WorldModelModule):
         network: Callable[[], nn.Module],
         start: NetworkFile,
         algorithm: Algorithm,
-        awm: AWM,
+        surrogate: Surrogate,
         anchor_draws: int,
         judges: Callable[[Any], RewardBus],
         advantage: Callable[..., Advantages],
@@ -91,7 +95,9 @@ class WMSDModule(WorldModelModule):
         load_into(self.network, start, "module.start")
         self.demonstrator = Frozen(_copy(network, self.network))
         self.average = Average(self.network, decay=ema_decay, start=ema_start)
-        self.algorithm, self.awm, self.anchor_draws = algorithm, awm, anchor_draws
+        self.algorithm, self.surrogate, self.anchor_draws = algorithm, surrogate, anchor_draws
+        if algorithm.rl:
+            surrogate.eligible(self.sampler)  # refused before anything is rolled out
         self.make_judges, self.advantage = judges, advantage
         self.copies, self.frames = copies, frames
         self.micro_batch, self.sweep_batch = micro_batch, sweep_batch
@@ -133,7 +139,7 @@ class WMSDModule(WorldModelModule):
         pending = self.submitted(made, clip)
         taught = self.taught(made, told) if self.algorithm.taught else None
         lesson = self.lesson(clip, made, asked, taught, self.advantages(made, taught, pending))
-        losses = lesson.losses(self.denoiser(self.network), self.awm, self.picked(made), self.micro_batch)
+        losses = lesson.losses(self.denoiser(self.network), self.surrogate, self.picked(made), self.micro_batch)
         loss = self.update(optimizers, self.network, losses)
         self.average.update(self.network)
         self.iteration += 1
@@ -146,7 +152,7 @@ class WMSDModule(WorldModelModule):
         """How many of the tasks the deployed network does, by its judges."""
         asked, _ = self.conditions(clip, 1)
         noise = SeededNoise(self.seed, "validation", tuple(clip.index.tolist()), self.device)
-        made = rollout(self.denoiser(self.deployed), self.sampler, clip.x0, asked, self.plan, noise)
+        made = rollout(self.denoiser(self.deployed), drawless(self.sampler), clip.x0, asked, self.plan, noise)
         assert self.judges is not None and clip.texts is not None
         self._judged.append(self.judges(self.trainer.datamodule.decode(made), clip.texts))  # type: ignore[attr-defined]
 
@@ -184,11 +190,14 @@ class WMSDModule(WorldModelModule):
     ) -> Lesson:  # fmt: skip
         """What this iteration learns from."""
         noises = partial(self.matching_noise, clip, made)
-        return Lesson(made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises)
+        average = self.denoiser(self.average.network)
+        return Lesson(
+            made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises, self.sampler, average
+        )
 
     def rollouts(self, clip: Clip, condition: Condition) -> Rollouts:
         """Rollouts of all copies; noise hangs on run, iteration, task and copy alone."""
-        role = self.network if self.algorithm.states == "executor" else self.demonstrator
+        role = self.network if self.algorithm.states == "executor" else self.teaching
         task = torch.arange(len(clip), device=self.device).repeat_interleave(self.copies)
         samples = tuple(index * self.copies + copy for index in clip.index.tolist() for copy in range(self.copies))
         noise = SeededNoise(self.seed, f"wmsd/{self.iterations}", samples, self.device)
@@ -200,13 +209,26 @@ class WMSDModule(WorldModelModule):
 
     def taught(self, made: Rollouts, told: Condition) -> Steps:
         """The demonstrator's velocities at all states, in one sweep that rewards and anchor share."""
-        return said_by(self.denoiser(self.demonstrator), made, told, self.plan.mask, self.sweep_batch)
+        role = self.teaching
+        role.eval()
+        taught = said_by(self.denoiser(role), made, told, self.plan.mask, self.sweep_batch)
+        self.network.train()
+        return taught
+
+    @property
+    def teaching(self) -> nn.Module:
+        """The network that is told the solutions."""
+        own = {"frozen": self.demonstrator, "ema": self.average.network, "shared": self.network}
+        return own[self.algorithm.demonstrator]
 
     def picked(self, made: Rollouts) -> Picked:
         """The steps this iteration learns at."""
-        steps, draws = made.states.shape[1], {"policy": self.awm.draws, "anchor": self.anchor_draws}
+        every, iteration = range(made.states.shape[1]), self.iterations
+        able = self.surrogate.eligible(self.sampler) if self.algorithm.rl else every
+        draws = self.surrogate.draws if self.algorithm.rl else 1
         return Picked(
-            **{name: stratified(steps, n, self.seed, f"wmsd {name}", self.iterations) for name, n in draws.items()}
+            policy=torch.tensor(able)[stratified(len(able), draws, self.seed, "wmsd policy", iteration)],
+            anchor=stratified(len(every), self.anchor_draws, self.seed, "wmsd anchor", iteration),
         )
 
     def matching_noise(self, clip: Clip, made: Rollouts, rows: slice, draw: int) -> Latents:

@@ -11,34 +11,13 @@ from torch import Tensor
 
 from wm_lightning.clip import Condition, Latents
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, velocities_at
+from wm_lightning.modules.wmsd_surrogates import Moved, Surrogate
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask
-from wm_lightning.objectives.denoising import Scalar, sample_error
-from wm_lightning.objectives.policy_gradient import Aggregation, Weighting, matching_log_prob, policy_loss
+from wm_lightning.objectives.denoising import Scalar
 from wm_lightning.objectives.self_distillation import distillation_loss
 from wm_lightning.randomness import generator
-
-
-@dataclass(frozen=True)
-class AWM:
-    """Advantage-weighted matching (2509.25050): `draws` levels a rollout, stratified over the sampler's own.
-
-    `weighting` and `p` turn a matching loss into a log-probability, `aggregation` and `clip` that into a loss. A
-    rollout of advantage 0 is left out of the pass.
-    """
-
-    draws: int
-    weighting: Weighting
-    p: float
-    aggregation: Aggregation
-    clip: float
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """The regression on the demonstrator's velocities at `draws` of the states of every rollout, stratified too."""
-
-    draws: int
+from wm_lightning.sampling.samplers import Sampler
 
 
 @runtime_checkable
@@ -65,45 +44,39 @@ class Lesson:
     anchor: float
     mask: FrameMask
     noises: Noises
+    sampler: Sampler
+    average: Denoiser
     logged: dict[str, Tensor] = field(default_factory=dict)
 
-    def losses(self, executor: Denoiser, awm: AWM, picked: "Picked", micro_batch: int) -> list[Callable[[], Scalar]]:
+    def losses(
+        self, executor: Denoiser, surrogate: Surrogate, picked: "Picked", micro_batch: int
+    ) -> list[Callable[[], Scalar]]:
         """One loss per micro-batch of rollouts, formed when it is called; their sum is the loss of the batch."""
         starts = range(0, len(self.made), micro_batch)
-        return [partial(self._loss, executor, awm, picked, slice(start, start + micro_batch)) for start in starts]
+        return [partial(self._loss, executor, surrogate, picked, slice(start, start + micro_batch)) for start in starts]
 
-    def _loss(self, executor: Denoiser, awm: AWM, picked: "Picked", rows: slice) -> Scalar:
+    def _loss(self, executor: Denoiser, surrogate: Surrogate, picked: "Picked", rows: slice) -> Scalar:
         share = len(self.made[rows]) / len(self.made)
         loss = torch.zeros((), device=self.made.made.device)
         if self.advantage is not None:
-            loss = loss + share * self._policy(executor, awm, picked.policy, rows)
+            loss = loss + share * self._policy(executor, surrogate, picked.policy, rows)
         if self.taught is not None and self.anchor > 0:
             gap = self._gap(executor, self.taught, picked.anchor, rows)
             self._log("gap", share * gap)
             loss = loss + share * self.anchor * gap
         return loss
 
-    def _policy(self, executor: Denoiser, awm: AWM, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
-        """AWM's loss over this micro-batch; a rollout that was as good as the others costs no pass."""
+    def _policy(self, executor: Denoiser, surrogate: Surrogate, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
+        """The policy's loss over this micro-batch; a rollout that was as good as the others costs no pass."""
         assert self.advantage is not None
         made, advantage = self.made[rows], self.advantage[rows]
         moved = advantage.nonzero()[:, 0]
         if not len(moved):
             return self._nothing(executor)
-        error, level = [], []
-        for draw, step in enumerate(picked.tolist()):
-            noise = self.noises(rows, draw)[moved].to(made.made)
-            t = made.times[step].expand(len(moved), -1)
-            error.append((made.made[moved], noise, t))
-            level.append(t[:, 0])
-        clean, noise, t = (torch.cat(parts) for parts in zip(*error, strict=True))
-        place = moved.repeat(len(picked))
-        x_t = executor.path.add_noise(clean, noise, t)
-        said = velocities_at(executor, made.context[place], x_t, t, self.asked[rows][place], self.mask)
-        matching = sample_error(said, noise - clean, made.given[place])
-        log_prob = matching_log_prob(matching, torch.cat(level), weighting=awm.weighting, p=awm.p)
-        log_prob = log_prob.unflatten(0, (len(picked), len(moved))).T
-        found = policy_loss(log_prob, log_prob, advantage[moved], clip=awm.clip, aggregation=awm.aggregation)
+        found = surrogate.loss(executor, self.sampler, Moved(
+            made[moved], self.asked[rows][moved], advantage[moved], picked,
+            lambda draw: self.noises(rows, draw)[moved.cpu()], self.mask, self.average,
+        ))  # fmt: skip
         self._log("ratio", found.ratio * len(made) / len(self.made))
         return found.loss * len(moved) / len(made)
 
@@ -127,7 +100,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Picked:
-    """The numbers of the sampler's steps whose levels the policy, and whose states the anchor, learn at."""
+    """The numbers of the sampler's steps that the policy learns at, and of those whose states the anchor does."""
 
     policy: Int[Tensor, "draws"]
     anchor: Int[Tensor, "drawn"]

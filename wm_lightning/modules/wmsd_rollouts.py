@@ -44,10 +44,14 @@ class Rollouts:
         """The given frames, then the generated ones."""
         return torch.cat([self.context, self.made], dim=1)
 
+    def after(self, step: int) -> Latents:
+        """Where a step ended."""
+        return self.states[:, step + 1] if step + 1 < self.states.shape[1] else self.made
+
     def __len__(self) -> int:
         return len(self.made)
 
-    def __getitem__(self, rows: slice) -> "Rollouts":
+    def __getitem__(self, rows: slice | Tensor) -> "Rollouts":
         context, states, velocities, made, task = (
             value[rows] for value in (self.context, self.states, self.velocities, self.made, self.task)
         )

@@ -20,7 +20,7 @@ from torch import Tensor
 from wm_lightning.clip import Latents, Levels
 from wm_lightning.noising import GaussianPath, RectifiedFlow, per_pixel
 from wm_lightning.objectives.denoising import frame_mean, precise
-from wm_lightning.sampling.samplers import Schedule, Step, StepList
+from wm_lightning.sampling.samplers import Sampler, Schedule, Step, StepList
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,11 @@ class CPSSampler(SDESampler):
     def log_prob(self, sample: Latents, mean: Latents, std: Float[Tensor, "b f 1 1 1"]) -> Float[Tensor, "b"]:
         """−|x' − μ|², a mean over dimensions: Flow-CPS drops the normalisers, so that all steps weigh the same."""
         return _mean(-(precise(sample.detach()) - precise(mean)).square(), std == 0)
+
+
+def drawless(sampler: Sampler) -> Sampler:
+    """The sampler as it is used once training is over: what drew for the sake of a density takes the ODE's steps."""
+    return replace(sampler, eta=0.0) if isinstance(sampler, SDESampler) else sampler
 
 
 def _require_flow(sampler: SDESampler, path: GaussianPath) -> None:

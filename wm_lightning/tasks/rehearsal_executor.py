@@ -29,6 +29,6 @@ def _step(module: WMSDModule, optimizers: list[Optimizer], clip: Clip) -> None:
     taught = module.taught(made, told) if module.algorithm.taught else None
     advantage = torch.ones(len(made)) if module.algorithm.rl else None
     lesson = module.lesson(clip, made, told, taught, advantage)
-    losses = lesson.losses(module.denoiser(module.network), module.awm, module.picked(made), module.micro_batch)
+    losses = lesson.losses(module.denoiser(module.network), module.surrogate, module.picked(made), module.micro_batch)
     plain_update(optimizers, module.network, losses, module.clip_norm)
     module.average.update(module.network)

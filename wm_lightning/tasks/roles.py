@@ -31,6 +31,7 @@ from wm_lightning.results.roles import CRITERIA, RoleName, RoleResults, RoleRow,
 from wm_lightning.rewards.bus import RewardBus, Scores
 from wm_lightning.sampling.rollout import Plan, SeededNoise, rollout
 from wm_lightning.sampling.samplers import Sampler
+from wm_lightning.sampling.sde import drawless
 from wm_lightning.tasks import terminal as console
 from wm_lightning.tasks.build import build_card, device_of, network_of, plain_node, without
 from wm_lightning.tasks.evaluation import machine
@@ -152,7 +153,8 @@ def _stage(config: DictConfig, data: WorldTasksDataModule, settings: RoleSetting
     clips = tuple(data.clips("test", settings.tasks, 1, settings.batch_size))
     module = plain_node(config, "module")
     return Stage(
-        clips=clips, data=data, frames=module["frames"], sampler=instantiate(module["sampler"], _convert_="all"),
+        clips=clips, data=data, frames=module["frames"],
+        sampler=drawless(instantiate(module["sampler"], _convert_="all")),
         plan=instantiate(plain_node(config, "rollout"), _convert_="all"),
         path=instantiate(plain_node(config, "noising"), _convert_="all"), seed=settings.seed,
         device=device_of(config), precision=str(config.trainer.precision),

@@ -1,0 +1,182 @@
+"""What stands in for the likelihood of a rollout when rewards move the executor: matching, transitions, or neither."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wm_lightning.clip import Condition, Latents
+from wm_lightning.modules.wmsd_rollouts import Rollouts, velocities_at
+from wm_lightning.networks.denoiser import Denoiser
+from wm_lightning.networks.masks import FrameMask
+from wm_lightning.noising import per_pixel
+from wm_lightning.objectives.denoising import sample_error
+from wm_lightning.objectives.policy_gradient import (
+    Aggregation,
+    PolicyLoss,
+    Weighting,
+    matching_log_prob,
+    nft_loss,
+    policy_loss,
+    velocity_kl,
+)
+from wm_lightning.sampling.samplers import Sampler
+from wm_lightning.sampling.sde import SDESampler
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Rollouts that an advantage moves: what the executor was told of them, and the sampler's steps to learn at.
+
+    `noise` gives that of one draw, `average` is the executor's moving average.
+    """
+
+    made: Rollouts
+    asked: Condition
+    advantage: Float[Tensor, "b"]
+    picked: Int[Tensor, "draws"]
+    noise: Callable[[int], Latents]
+    mask: FrameMask
+    average: Denoiser
+
+
+@runtime_checkable
+class Surrogate(Protocol):
+    """A policy loss over `draws` of a rollout's steps."""
+
+    @property
+    def draws(self) -> int:
+        """Steps a rollout that are learned at."""
+        ...
+
+    def eligible(self, sampler: Sampler) -> Sequence[int]:
+        """The numbers of the steps that can be learned at. Raises ValueError for a sampler it cannot learn from."""
+        ...
+
+    def loss(self, executor: Denoiser, sampler: Sampler, moved: Moved) -> PolicyLoss:
+        """The loss of an only update, at which every ratio is 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class AWM:
+    """Advantage-weighted matching (2509.25050) at the sampler's own levels.
+
+    `weighting` and `p` turn a matching loss into a log-probability, `aggregation` and `clip` that into a loss. Above 0,
+    `trust` weighs the squared distance of velocities to those of the moving average.
+    """
+
+    draws: int
+    weighting: Weighting
+    p: float
+    aggregation: Aggregation
+    clip: float
+    trust: float = 0.0
+
+    def eligible(self, sampler: Sampler) -> Sequence[int]:
+        """All steps: a network that was trained for few knows their levels alone."""
+        return range(sampler.steps.steps)
+
+    def loss(self, executor: Denoiser, sampler: Sampler, moved: Moved) -> PolicyLoss:
+        """Videos are noised anew, and what the executor says of them is held against that noise."""
+        made, seen = moved.made, _renoised(executor, moved)
+        said = velocities_at(executor, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
+        matching = sample_error(said, seen.noise - seen.clean, seen.given)
+        log_prob = matching_log_prob(matching, seen.t[:, 0], weighting=self.weighting, p=self.p)
+        log_prob = log_prob.unflatten(0, (len(moved.picked), len(made))).T
+        found = policy_loss(log_prob, log_prob, moved.advantage, clip=self.clip, aggregation=self.aggregation)
+        if self.trust <= 0:
+            return found
+        with torch.no_grad():
+            held = velocities_at(moved.average, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
+        return PolicyLoss(found.loss + self.trust * velocity_kl(said, held, seen.given), found.ratio, found.clipped)
+
+
+@dataclass(frozen=True)
+class NFT:
+    """DiffusionNFT (2509.16117) with the executor itself as old policy: good videos pull its velocities, bad ones push.
+
+    `beta` is how far its two hypothetical policies lie apart, `clip` the advantage that counts as wholly good.
+    """
+
+    draws: int
+    beta: float
+    clip: float
+
+    def eligible(self, sampler: Sampler) -> Sequence[int]:
+        """All steps."""
+        return range(sampler.steps.steps)
+
+    def loss(self, executor: Denoiser, sampler: Sampler, moved: Moved) -> PolicyLoss:
+        """Its ratio is 1 by definition: there is no likelihood."""
+        seen = _renoised(executor, moved)
+        said = velocities_at(executor, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
+        advantage = moved.advantage.repeat(len(moved.picked))
+        loss = nft_loss(
+            said, said.detach(), seen.x_t, seen.t, seen.clean, advantage, seen.given, beta=self.beta, clip=self.clip
+        )
+        return PolicyLoss(loss, torch.ones_like(loss.detach()), torch.zeros_like(loss.detach()))
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """Flow-GRPO (2505.05470): the density of the sampler's own random steps, so it needs a sampler that has some."""
+
+    draws: int
+    clip: float
+    aggregation: Aggregation
+
+    def eligible(self, sampler: Sampler) -> Sequence[int]:
+        """The steps that draw: never the last, and those of the sampler's window alone."""
+        if not isinstance(sampler, SDESampler) or not sampler.draws:
+            raise ValueError(
+                "surrogate=grpo learns from the density of random steps, and this sampler has none; set sampler=cps, "
+                "flow_sde or dance_sde with eta above 0, or surrogate=awm"
+            )
+        first, behind = sampler.window or (0, sampler.steps.steps - 1)
+        return range(first, min(behind, sampler.steps.steps - 1))
+
+    def loss(self, executor: Denoiser, sampler: Sampler, moved: Moved) -> PolicyLoss:
+        """The steps that were taken, taken again with gradient from where they began."""
+        assert isinstance(sampler, SDESampler)
+        made, steps = moved.made, moved.picked.tolist()
+        x_t = torch.cat([made.states[:, step] for step in steps])
+        after = torch.cat([made.after(step) for step in steps])
+        t, t_next = (torch.cat([_level(made, step + ahead) for step in steps]) for ahead in (0, 1))
+        place = torch.arange(len(made), device=x_t.device).repeat(len(steps))
+        said = velocities_at(executor, made.context[place], x_t, t, moved.asked[place], moved.mask)
+        x0 = x_t - per_pixel(t) * said
+        taken = sampler.step(executor.path, x_t, x0, t, t_next, torch.zeros_like(x_t))
+        assert taken.mean is not None and taken.std is not None
+        log_prob = sampler.log_prob(after, taken.mean, taken.std).unflatten(0, (len(steps), len(made))).T
+        return policy_loss(log_prob, log_prob, moved.advantage, clip=self.clip, aggregation=self.aggregation)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Videos noised to the picked levels, draws one after the other."""
+
+    clean: Latents
+    noise: Latents
+    x_t: Latents
+    t: Float[Tensor, "b f"]
+    context: Float[Tensor, "b given c h w"]
+    asked: Condition
+    given: Tensor
+
+
+def _renoised(executor: Denoiser, moved: Moved) -> _Seen:
+    made, draws = moved.made, len(moved.picked)
+    clean = made.made.repeat(draws, 1, 1, 1, 1)
+    noise = torch.cat([moved.noise(draw) for draw in range(draws)]).to(clean)
+    t = torch.cat([_level(made, step) for step in moved.picked.tolist()])
+    place = torch.arange(len(made), device=clean.device).repeat(draws)
+    x_t = executor.path.add_noise(clean, noise, t)
+    return _Seen(clean, noise, x_t, t, made.context[place], moved.asked[place], made.given[place])
+
+
+def _level(made: Rollouts, step: int) -> Float[Tensor, "b f"]:
+    return made.times[step].expand(len(made), -1)
