@@ -228,6 +228,11 @@ def test_every_surrogate_raises_the_likelihood_of_the_better_rollout(name: str, 
 def test_a_density_needs_a_sampler_that_draws() -> None:
     with pytest.raises(ValueError, match="surrogate=grpo learns from the density of random steps"):
         wmsd(surrogate=SURROGATES["grpo"]["surrogate"])
+    with pytest.raises(ValueError, match=r"surrogate.draws=3 of the 2 steps .* raise sampler.steps.steps"):
+        wmsd(
+            surrogate=GRPO(draws=3, clip=1e-4, aggregation="exp_first"),
+            sampler=SURROGATES["grpo"]["sampler"].with_steps(3),
+        )
 
 
 def test_transitions_are_learned_at_steps_that_drew(clip: Clip, tmp_path: Path) -> None:

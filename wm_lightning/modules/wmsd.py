@@ -97,7 +97,12 @@ class WMSDModule(WorldModelModule):
         self.average = Average(self.network, decay=ema_decay, start=ema_start)
         self.algorithm, self.surrogate, self.anchor_draws = algorithm, surrogate, anchor_draws
         if algorithm.rl:
-            surrogate.eligible(self.sampler)  # refused before anything is rolled out
+            able = len(surrogate.eligible(self.sampler))
+            if not 1 <= surrogate.draws <= able:
+                raise ValueError(
+                    f"surrogate.draws={surrogate.draws} of the {able} steps of a rollout that can be learned at; raise "
+                    f"sampler.steps.steps or lower it"
+                )
         self.make_judges, self.advantage = judges, advantage
         self.copies, self.frames = copies, frames
         self.micro_batch, self.sweep_batch = micro_batch, sweep_batch

@@ -25,6 +25,11 @@ GROUPS = {
     "Validation: object error": ["val/object_error"],
     "Validation: presence": ["val/presence"],
     "Validation: PSNR (dB)": ["val/psnr"],
+    "Rollouts: task done": ["train/task_met"],
+    "Rollouts: held together": ["train/consistency_met"],
+    "Distance to the demonstrator": ["train/gap"],
+    "Validation: task done": ["val/task_met"],
+    "Validation: held together": ["val/consistency_met"],
 }
 
 
@@ -34,6 +39,8 @@ UNITS = {
     "train/score_gap": "mean absolute difference", "val/score": "less is better",
     "val/excess": "kernel distance above that of real clips", "val/action_error": "in the world's unit",
     "val/object_error": "in the world's unit", "val/presence": "share, 0 to 1", "val/psnr": "dB",
+    "train/task_met": "share, 0 to 1", "train/consistency_met": "share, 0 to 1", "val/task_met": "share, 0 to 1",
+    "val/consistency_met": "share, 0 to 1", "train/gap": "mean squared difference of velocities",
 }  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +31,8 @@ from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips
 from wm_lightning.results.roles import CRITERIA, RoleName, RoleResults, RoleRow, terminal, write_markdown
 from wm_lightning.rewards.bus import RewardBus, Scores
+from wm_lightning.rewards.reward import Failed
+from wm_lightning.rewards.writer import Writer
 from wm_lightning.sampling.rollout import Plan, SeededNoise, rollout
 from wm_lightning.sampling.samplers import Sampler
 from wm_lightning.sampling.sde import drawless
@@ -52,7 +56,8 @@ class Distilled:
 class RoleSettings:
     """What the table holds: `tasks` test tasks, `batch_size` at a time, judged by `judges` (which need not be those of
     the training). `draws` are those of the paired bootstrap, `repeats` of the time one video takes; `pictures` tasks
-    are drawn, `frame_side` pixels a frame.
+    are drawn, `frame_side` pixels a frame. `writer` writes the solutions that the role "vlm" is told; None leaves the
+    row out.
     """
 
     tasks: int
@@ -65,6 +70,7 @@ class RoleSettings:
     pictures: int
     frame_side: int
     distilled: Distilled | None
+    writer: Callable[[Any], Writer] | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Role:
     name: RoleName
     network: nn.Module
     told: Callable[[Clip], Sequence[str]]
+    unwritten: Counter[str] = field(default_factory=Counter)  # why a writer wrote nothing, so that it heard less
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
     played = []
     with Progress(console=console.console(), transient=True) as progress:
         bar = progress.add_task("roles", total=None)
-        for role in _roles(config, data, file, stage.device):
+        for role in _roles(config, data, file, stage.device, settings):
             progress.update(bar, description=f"{role.name}: {settings.tasks} tasks")
             log.info("Measuring the %s on %d tasks", role.name, sum(map(len, stage.clips)))
             played.append(_play(role, stage, bus, settings))
@@ -143,7 +150,11 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
         rows=rows, name=config.name, data="simulated" if data.simulated else "real", world=data.name, split="test",
         judge=", ".join(bus.rewards), steps=stage.sampler.steps.steps, revision=revision(),
         config_hash=config_hash(plain(config)), seed=config.seed, seconds=round(time.time() - started, 1),
-        machine=machine(stage.device, stage.precision), extra={"code": [*loaded_code(), *chosen_config()]},
+        machine=machine(stage.device, stage.precision),
+        extra={
+            "code": [*loaded_code(), *chosen_config()],
+            "unwritten": {one.role.name: dict(one.role.unwritten) for one in played if one.role.unwritten},
+        },
     )  # fmt: skip
     _write(results, played, stage, settings, Path(config.run_dir))
     return results
@@ -161,12 +172,17 @@ def _stage(config: DictConfig, data: WorldTasksDataModule, settings: RoleSetting
     )  # fmt: skip
 
 
-def _roles(config: DictConfig, data: WorldTasksDataModule, file: NetworkFile, device: torch.device) -> Iterator[Role]:
+def _roles(
+    config: DictConfig, data: WorldTasksDataModule, file: NetworkFile, device: torch.device, settings: RoleSettings
+) -> Iterator[Role]:
     """Those that this run has, one at a time in memory but for the base."""
     start = prepare_start(config, data)
     assert start is not None
     base = network_of(config, start, device)
     yield Role("base", base, _instructions)
+    if settings.writer is not None:
+        reasons: Counter[str] = Counter()
+        yield Role("vlm", base, partial(_written, settings.writer(data), reasons), reasons)
     yield Role("demonstrator", base, _solutions)
     if config.metrics.distilled is not None:
         yield Role("distilled", network_of(config, _distilled(config, data, start), device), _instructions)
@@ -181,6 +197,15 @@ def _instructions(clip: Clip) -> Sequence[str]:
 def _solutions(clip: Clip) -> Sequence[str]:
     assert clip.texts is not None
     return clip.texts.solution
+
+
+def _written(writer: Writer, reasons: Counter[str], clip: Clip) -> Sequence[str]:
+    """What a model writes; where it fails the demonstrator hears the instruction, as it would in use."""
+    assert clip.texts is not None
+    found = writer(clip.video, clip.texts)
+    reasons.update(text.reason for text in found if isinstance(text, Failed))
+    pairs = zip(found, clip.texts.instruction, strict=True)
+    return [instruction if isinstance(text, Failed) else text for text, instruction in pairs]
 
 
 def distilled_recipe(config: DictConfig) -> DictConfig:

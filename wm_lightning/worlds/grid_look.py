@@ -46,6 +46,10 @@ class LookTask:
         """`[Agent]: instruction`, WorldTasks' grammar."""
         return f"[{self.agent}]: {self.instruction}"
 
+    def telling(self, moves: Sequence[str]) -> str:
+        """A solution in words that makes these moves."""
+        return solution_of(self.target, moves)
+
     def fulfilled(self, view: Cell) -> bool:
         """Whether the target stands in the middle four cells of this view."""
         place = things(self.board, self.state)[self.target]
@@ -114,8 +118,12 @@ def _solved(board: Board, state: State, view: Cell, source: np.random.Generator,
         moves = plan(view, place)
         if inside and moves and len(moves) <= longest:
             instruction = str(source.choice(WORDINGS)).format(thing=name)
-            solution = f"The camera {steps_told(moves)}. {END.format(thing=name)} It goes one cell at a time."
-            yield LookTask(board, state, view, name, instruction, solution, moves)
+            yield LookTask(board, state, view, name, instruction, solution_of(name, moves), moves)
+
+
+def solution_of(target: str, moves: Sequence[str]) -> str:
+    """The camera's moves towards a thing in words."""
+    return f"The camera {steps_told(moves)}. {END.format(thing=target)} It goes one cell at a time."
 
 
 def judge_looks(video: Pixels, tasks: Sequence[LookTask]) -> Margins:

@@ -4,7 +4,7 @@ One picture has up to eight tasks, as in WorldTasks (2606.12072): reaching, posi
 and two steps in a row. A scene hangs on (seed, split, number) alone, so splits share no picture.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
@@ -101,6 +101,10 @@ class Task:
         """`[Agent]: instruction`, WorldTasks' grammar."""
         return f"[{self.agent}]: {self.instruction}"
 
+    def telling(self, moves: Sequence[str]) -> str:
+        """A solution in words that makes these moves."""
+        return solution_of(self.goal, moves)
+
     def picture(self, cell: int) -> UInt8[np.ndarray, "h w 3"]:
         """The first frame."""
         return render(self.board, self.state, cell)
@@ -138,10 +142,17 @@ class GridTasks:
             moves = plan(board, state, goal.agent, lambda s, g=goal: g.fulfilled(board, s), self.frames - 1)
             if not moves:  # out of reach, or nothing to do
                 continue
-            _, wordings, end = KINDS[goal.kind]
-            side = SIDES.get(goal.side or "", "")
-            instruction = str(source.choice(wordings)).format(side=side)
-            yield Task(board, state, goal, instruction, told(moves, goal.agent, end.format(side=side)), moves)
+            instruction = str(source.choice(KINDS[goal.kind][1])).format(side=_side(goal))
+            yield Task(board, state, goal, instruction, solution_of(goal, moves), moves)
+
+
+def solution_of(goal: Goal, moves: Sequence[str]) -> str:
+    """The moves towards a goal in words."""
+    return told(moves, goal.agent, KINDS[goal.kind][2].format(side=_side(goal)))
+
+
+def _side(goal: Goal) -> str:
+    return SIDES.get(goal.side or "", "")
 
 
 def _goals(board: Board, state: State) -> Iterator[Goal]:

@@ -1,0 +1,71 @@
+"""Executors at the smallest size: base on films, training, table of roles, and a checkpoint that says what it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.system.conftest import Run
+from tests.system.test_experiments import EXECUTORS
+from wm_lightning.checkpoint_io import AtomicCheckpointIO
+from wm_lightning.checkpoints import read_card
+
+ROLES = ["base", "vlm", "demonstrator", "distilled", "executor"]
+
+
+def rows(folder: Path) -> dict[str, dict[str, Any]]:
+    return {row["role"]: row for row in json.loads((folder / "results.json").read_text())["rows"]}
+
+
+def trained(run: Run, folder: Path, *words: str) -> dict[str, dict[str, Any]]:
+    said = run(*words, "size=debug", f"run_dir={folder}").must_succeed().out
+    assert "val/score" in said and "Measuring the executor" in said
+    for name in ("results.md", "rollouts.gif", "rollouts.png", "executor.safetensors", "curves.png"):
+        assert (folder / name).stat().st_size > 0, name
+    content = AtomicCheckpointIO().load_checkpoint(folder / "checkpoints/last.ckpt")
+    assert content["card"]["kind"] == "executor" and content["card"]["iterations"] == 2
+    assert all(bool(torch.isfinite(value).all()) for value in content["state_dict"].values())
+    return rows(folder)
+
+
+@pytest.mark.slow
+def test_the_whole_chain_of_an_executor(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    found = trained(run, folder, "experiment=wmsd_full")
+    assert list(found) == ROLES
+    for row in found.values():
+        assert row["n"] == row["valid"] == 8 and 0 <= row["task"] <= 1 and row["seconds"] > 0
+        low, high = row["intervals"]["task"]
+        assert 0 <= low <= row["task"] <= high <= 1
+    assert set(found["executor"]["gains"]) == set(ROLES) - {"executor"}
+    assert set(read_card(folder / "executor.safetensors").metrics) == {"task", "agent", "consistency"}
+    log = run("experiment=wmsd_full", "size=debug", f"run_dir={folder}", "ckpt_path=last").must_succeed()
+    assert f"Continuing {folder}/checkpoints/last.ckpt" in log.out
+    run(
+        "task=evaluate", f"ckpt_path={folder / 'checkpoints/last.ckpt'}", f"run_dir={tmp_path / 'again'}"
+    ).must_succeed()
+    again = rows(tmp_path / "again")
+    rates = [{name: one[role][name] for role in ROLES for name in ("task", "agent")} for one in (found, again)]
+    assert rates[0] == rates[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["surrogate=nft"], ["surrogate=grpo", "sampler=cps", "sampler.steps.steps=5"]], ids=str
+)
+def test_every_surrogate_trains(run: Run, tmp_path: Path, words: list[str]) -> None:
+    trained(run, tmp_path / "run", "experiment=wmsd_rl_only", "metrics.distilled=null", *words)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("experiment", EXECUTORS)
+def test_every_executor_trains(run: Run, tmp_path: Path, experiment: str) -> None:
+    trained(run, tmp_path / "run", f"experiment={experiment}")
+
+
+def test_an_executor_without_tasks_is_refused(run: Run, tmp_path: Path) -> None:
+    failed = run("experiment=wmsd_full", "size=debug", "data=rt1", f"run_dir={tmp_path / 'run'}")
+    assert failed.code == 2 and "set data=world_tasks" in failed.err and "Traceback" not in failed.err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,55 @@
+"""A vision-language model that writes how an instruction is done, for a demonstrator without an annotated solution."""
+
+import json
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from wm_lightning.clip import Pixels, Texts
+from wm_lightning.rewards.endpoint import Endpoint
+from wm_lightning.rewards.frames import shown
+from wm_lightning.rewards.prompt import load_prompt
+from wm_lightning.rewards.questions import Question
+from wm_lightning.rewards.reward import Failed
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Writes the solution of every task from its picture and its instruction."""
+
+    def __call__(self, pictures: Pixels, texts: Texts) -> Sequence[str | Failed]:
+        """One text a picture (`b 1 c h w`), in their order."""
+        ...
+
+
+class EndpointWriter:
+    """Asks the model behind `endpoint` for a description of at most `words` words; longer ones lose sentences."""
+
+    def __init__(self, *, endpoint: Endpoint, version: str, short_side: int, words: int) -> None:
+        self.endpoint, self.prompt = endpoint, load_prompt("solution", version)
+        self.short_side, self.words = short_side, words
+
+    def __call__(self, pictures: Pixels, texts: Texts) -> Sequence[str | Failed]:
+        """Not to be called from a thread that runs an event loop."""
+        questions = [
+            Question(shown(picture, 1, self.short_side), self.prompt.question(instruction))
+            for picture, instruction in zip(pictures, texts.instruction, strict=True)
+        ]
+        replies = self.endpoint.ask(questions, {"temperature": 0, "max_tokens": 4 * self.words})
+        return [reply if isinstance(reply, Failed) else read_text(reply, self.words) for reply in replies]
+
+
+def read_text(reply: str, words: int) -> str | Failed:
+    """The text of a chat completion in one line, its last sentences left out beyond `words` words."""
+    try:
+        choice = json.loads(reply)["choices"][0]
+        if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
+            return Failed("refused")
+        text = " ".join(str(choice["message"]["content"] or "").split())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Failed("malformed reply")
+    kept: list[str] = []
+    for sentence in text.replace("! ", "!\n").replace("? ", "?\n").replace(". ", ".\n").split("\n"):
+        if len(" ".join([*kept, sentence]).split()) > words:
+            break
+        kept.append(sentence)
+    return " ".join(kept) if any(kept) else Failed("no text")
