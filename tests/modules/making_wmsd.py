@@ -9,7 +9,8 @@ from lightning import Trainer
 
 from tests.modules.making import CONSTANT, PATH, adamw, network, shared, teacher_file, trainer
 from wm_lightning.data.world_tasks import WorldTasksDataModule
-from wm_lightning.modules.wmsd import Algorithm, WMSDModule
+from wm_lightning.modules.wmsd import WMSDModule
+from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.modules.wmsd_surrogates import AWM
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.networks.prompt import HashedWords, PromptReader

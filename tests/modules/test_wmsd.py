@@ -30,7 +30,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "off_policy": {"rl": False, "states": "demonstrator"},
     "ema": {"demonstrator": "ema"},
     "shared": {"demonstrator": "shared"},
+    "alternating": {"demonstrator": "rewarded", "turns": (1, 2)},
+    "demonstrator_rl": {"demonstrator": "rewarded", "states": "demonstrator", "distill": 0.0},
 }
+REWARDED = ("alternating", "demonstrator_rl")
 
 
 class Watch(Callback):
@@ -56,21 +59,23 @@ def rollouts(module: WMSDModule, clip: Clip, cache: Path) -> tuple[Rollouts, Any
     data.prepare_data()
     module.trainer = type("Trainer", (), {"datamodule": data})()  # type: ignore[assignment]
     asked, told = module.conditions(clip, module.copies)
-    return module.rollouts(clip, asked), asked, told
+    return module.rollouts(clip, asked, module.network), asked, told
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_algorithm_moves_the_executor_alone(tmp_path: Path, name: str) -> None:
+def test_every_algorithm_moves_whom_it_shall(tmp_path: Path, name: str) -> None:
     module, watch = wmsd(algorithm=algorithm(**VARIANTS[name])), Watch()
     before = {part: flat([p.detach().clone() for p in getattr(module, part).parameters()]) for part in PARTS}
     learn(module, tmp_path / "run", watch)
     after = {part: flat([p.detach() for p in getattr(module, part).parameters()]) for part in PARTS}
     assert not torch.equal(before["network"], after["network"]) and not torch.equal(before["average"], after["average"])
-    assert torch.equal(before["demonstrator"], after["demonstrator"])
+    assert torch.equal(before["demonstrator"], after["demonstrator"]) == (name not in REWARDED)
     assert module.iterations == 4 and not int(module.skipped)
-    judged, taught = name in ("wmsd", "rl_only", "ema", "shared"), name not in ("rl_only",)
-    assert ("train/task" in watch.logged[0]) == judged and ("train/gap" in watch.logged[0]) == taught
-    assert ("train/ratio" in watch.logged[0]) == (name not in ("on_policy_anchor", "off_policy"))
+    first = watch.logged[0]
+    assert ("train/task" in first) == (name not in ("on_policy", "on_policy_anchor", "off_policy"))
+    assert ("train/gap" in first) == (name not in ("rl_only", "alternating"))
+    assert ("train/ratio" in first) == (name not in ("on_policy_anchor", "off_policy", *REWARDED))
+    assert ("train/demonstrator_ratio" in first) == (name in REWARDED)
 
 
 PARTS = ("network", "average", "demonstrator")
@@ -116,11 +121,11 @@ def test_given_frames_stay_as_they_are(clip: Clip, tmp_path: Path) -> None:
     assert made.states.shape[2] == made.made.shape[1] == 4
 
 
-@pytest.mark.parametrize("stop", [1, 3])
-def test_a_continued_run_is_the_same_run(tmp_path: Path, stop: int) -> None:
-    whole, path = wmsd(), tmp_path / "saved.ckpt"
+@pytest.mark.parametrize(("stop", "changes"), [(1, {}), (3, {}), (2, VARIANTS["alternating"])], ids=str)
+def test_a_continued_run_is_the_same_run(tmp_path: Path, stop: int, changes: dict[str, Any]) -> None:
+    whole, path = wmsd(algorithm=algorithm(**changes)), tmp_path / "saved.ckpt"
     before = everything(whole, learn(whole, tmp_path / "whole", Save(stop, path)))
-    resumed = wmsd()
+    resumed = wmsd(algorithm=algorithm(**changes))
     after = everything(resumed, learn(resumed, tmp_path / "resumed", resume=path))
     assert_same(before, after)
 
@@ -132,6 +137,11 @@ def test_micro_batches_are_the_batch(tmp_path: Path) -> None:
         learn(module, tmp_path / str(size))
         found.append(flat([p.detach() for p in module.network.parameters()]))
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+
+
+def test_turns_are_taken() -> None:
+    turns = [algorithm(demonstrator="rewarded", turns=(2, 3)).turn(iteration) for iteration in range(7)]
+    assert [turn[0] for turn in turns] == ["d", "d", "e", "e", "e", "d", "d"]
 
 
 def test_levels_are_stratified() -> None:
@@ -148,6 +158,9 @@ def test_levels_are_stratified() -> None:
         ({"rl": False, "anchor": 0.0}, "nothing would be learned"),
         ({"states": "demonstrator"}, "needs rl=false"),
         ({"judged": False, "distill": 0.0}, "distill above 0"),
+        ({"demonstrator": "rewarded", "rl": False}, "needs rl=true"),
+        ({"demonstrator": "rewarded"}, r"takes turns with it, such as \[5, 5\]"),
+        ({"turns": (5, 5)}, "nobody else does"),
     ],
 )
 def test_algorithms_that_learn_nothing_are_refused(changes: dict[str, Any], said: str) -> None:

@@ -2,9 +2,8 @@
 learns from a demonstrator that was told how, and from what judges say of its videos."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,50 +16,18 @@ from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.frozen import Frozen
 from wm_lightning.modules.optimizers import Schedule
+from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.modules.wmsd_losses import Lesson, Picked, stratified
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, prompted, repeated, rolled, said_by
 from wm_lightning.modules.wmsd_surrogates import Surrogate
 from wm_lightning.objectives.advantages import Advantages
 from wm_lightning.objectives.denoising import frame_error
-from wm_lightning.objectives.self_distillation import CostWeighting, distillation_reward
+from wm_lightning.objectives.self_distillation import distillation_reward
 from wm_lightning.randomness import normal
 from wm_lightning.rewards.bus import Pending, RewardBus, Scores
 from wm_lightning.sampling.rollout import SeededNoise, rollout
+from wm_lightning.sampling.samplers import Sampler
 from wm_lightning.sampling.sde import drawless
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """What is learned from, of all that WMSD can: its variants differ in nothing else.
-
-    `demonstrator`: which network is told the solution, the base as it was, the executor's moving average or the
-    executor itself. `states`: whose rollouts are learned from. `rl`: do rewards move the executor? `judged`: are judges
-    among them? `distill`: the weight of the distillation reward among the rewards. `anchor`: that of the regression on
-    the demonstrator's velocities. Raises ValueError for a combination that learns nothing or cannot be.
-    """
-
-    states: Literal["executor", "demonstrator"]
-    rl: bool
-    judged: bool
-    distill: float
-    anchor: float
-    weighting: CostWeighting
-    demonstrator: Literal["frozen", "ema", "shared"] = "frozen"
-
-    def __post_init__(self) -> None:
-        if not self.rl and self.anchor <= 0:
-            raise ValueError(f"{self.rl=} and {self.anchor=}: nothing would be learned; set one of them")
-        if self.rl and self.states != "executor":
-            raise ValueError(
-                "rewards move the one whose rollouts they judge; algorithm.states=demonstrator needs rl=false"
-            )
-        if self.rl and not self.judged and self.distill <= 0:
-            raise ValueError("algorithm.rl=true without judges needs algorithm.distill above 0")
-
-    @property
-    def taught(self) -> bool:
-        """Is the demonstrator asked at all?"""
-        return self.anchor > 0 or (self.rl and self.distill > 0)
 
 
 class WMSDModule(WorldModelModule):
@@ -93,16 +60,12 @@ class WMSDModule(WorldModelModule):
             raise ValueError(f"module.copies={copies}: a rollout is held against the others of its task, so 2 or more")
         self.network = network()
         load_into(self.network, start, "module.start")
-        self.demonstrator = Frozen(_copy(network, self.network))
+        base = _copy(network, self.network)
+        self.demonstrator = base if algorithm.demonstrator == "rewarded" else Frozen(base)
         self.average = Average(self.network, decay=ema_decay, start=ema_start)
         self.algorithm, self.surrogate, self.anchor_draws = algorithm, surrogate, anchor_draws
         if algorithm.rl:
-            able = len(surrogate.eligible(self.sampler))
-            if not 1 <= surrogate.draws <= able:
-                raise ValueError(
-                    f"surrogate.draws={surrogate.draws} of the {able} steps of a rollout that can be learned at; raise "
-                    f"sampler.steps.steps or lower it"
-                )
+            _check_draws(surrogate, self.sampler)
         self.make_judges, self.advantage = judges, advantage
         self.copies, self.frames = copies, frames
         self.micro_batch, self.sweep_batch = micro_batch, sweep_batch
@@ -131,27 +94,42 @@ class WMSDModule(WorldModelModule):
             self.judges.close()
 
     def configure_optimizers(self) -> list[Optimizer]:
-        optimizers = self.make_optimizer(self.network)
-        self.optimizer_counts = (len(optimizers),)
-        return optimizers
+        learning = [self.network] + [self.demonstrator] * (self.algorithm.demonstrator == "rewarded")
+        groups = [self.make_optimizer(network) for network in learning]
+        self.optimizer_counts = tuple(map(len, groups))
+        return [optimizer for group in groups for optimizer in group]
 
     def training_step(self, clip: Clip, batch_idx: int) -> None:
         """One iteration of the algorithm."""
-        [optimizers] = self.split_optimizers()
-        rate = self.schedule.apply(optimizers, self.iterations, self.total_iterations)
+        turn, own = self.algorithm.turn(self.iterations), self.split_optimizers()
         asked, told = self.conditions(clip, self.copies)
-        made = self.rollouts(clip, asked if self.algorithm.states == "executor" else told)
+        by_demonstrator = turn == "demonstrator" or self.algorithm.states == "demonstrator"
+        made = self.rollouts(
+            clip, told if by_demonstrator else asked, self.teaching if by_demonstrator else self.network
+        )
         pending = self.submitted(made, clip)
-        taught = self.taught(made, told) if self.algorithm.taught else None
-        lesson = self.lesson(clip, made, asked, taught, self.advantages(made, taught, pending))
-        losses = lesson.losses(self.denoiser(self.network), self.surrogate, self.picked(made), self.micro_batch)
-        loss = self.update(optimizers, self.network, losses)
-        self.average.update(self.network)
+        taught = None
+        if turn != "demonstrator" and self.algorithm.taught:
+            taught = made.velocities if by_demonstrator else self.taught(made, told)
+        advantage = self.advantages(made, taught if turn == "executor" else None, pending)
+        if turn != "executor":
+            lesson = self.lesson(clip, made, told, None, advantage)
+            self.learn(lesson, own[1], self.demonstrator, "demonstrator_")
+            advantage = None
+        if turn != "demonstrator":
+            self.learn(self.lesson(clip, made, asked, taught, advantage), own[0], self.network, "")
+            self.average.update(self.network)
         self.iteration += 1
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/rate", rate)
-        for name, value in lesson.logged.items():
-            self.log(f"train/{name}", value)
+
+    def learn(self, lesson: Lesson, optimizers: list[Optimizer], network: nn.Module, name: str) -> None:
+        """One update of a role on its lesson, logged as `train/{name}...`."""
+        rate = self.schedule.apply(optimizers, self.iterations, self.total_iterations)
+        losses = lesson.losses(self.denoiser(network), self.surrogate, self.picked(lesson.made), self.micro_batch)
+        loss = self.update(optimizers, network, losses)
+        self.log(f"train/{name}loss", loss, prog_bar=not name)
+        self.log(f"train/{name}rate", rate)
+        for what, value in lesson.logged.items():
+            self.log(f"train/{name}{what}", value)
 
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """How many of the tasks the deployed network does, by its judges."""
@@ -200,15 +178,13 @@ class WMSDModule(WorldModelModule):
             made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises, self.sampler, average
         )
 
-    def rollouts(self, clip: Clip, condition: Condition) -> Rollouts:
-        """Rollouts of all copies; noise hangs on run, iteration, task and copy alone."""
-        role = self.network if self.algorithm.states == "executor" else self.teaching
+    def rollouts(self, clip: Clip, condition: Condition, role: nn.Module) -> Rollouts:
+        """Rollouts of all copies by a role; noise hangs on run, iteration, task and copy alone."""
         task = torch.arange(len(clip), device=self.device).repeat_interleave(self.copies)
         samples = tuple(index * self.copies + copy for index in clip.index.tolist() for copy in range(self.copies))
         noise = SeededNoise(self.seed, f"wmsd/{self.iterations}", samples, self.device)
-        context = clip.x0[task]
         role.eval()
-        made = rolled(self.denoiser(role), self.sampler, context, condition, self.plan, noise, task)
+        made = rolled(self.denoiser(role), self.sampler, clip.x0[task], condition, self.plan, noise, task)
         role.train()
         return made
 
@@ -217,14 +193,13 @@ class WMSDModule(WorldModelModule):
         role = self.teaching
         role.eval()
         taught = said_by(self.denoiser(role), made, told, self.plan.mask, self.sweep_batch)
-        self.network.train()
+        role.train()
         return taught
 
     @property
     def teaching(self) -> nn.Module:
         """The network that is told the solutions."""
-        own = {"frozen": self.demonstrator, "ema": self.average.network, "shared": self.network}
-        return own[self.algorithm.demonstrator]
+        return {"ema": self.average.network, "shared": self.network}.get(self.algorithm.demonstrator, self.demonstrator)
 
     def picked(self, made: Rollouts) -> Picked:
         """The steps this iteration learns at."""
@@ -294,3 +269,12 @@ def _copy(network: Callable[[], nn.Module], source: nn.Module) -> nn.Module:
     copy = network()
     copy.load_state_dict(source.state_dict())
     return copy
+
+
+def _check_draws(surrogate: Surrogate, sampler: Sampler) -> None:
+    able = len(surrogate.eligible(sampler))
+    if not 1 <= surrogate.draws <= able:
+        raise ValueError(
+            f"surrogate.draws={surrogate.draws} of the {able} steps of a rollout that can be learned at; raise "
+            f"sampler.steps.steps or lower it"
+        )

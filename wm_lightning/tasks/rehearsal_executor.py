@@ -25,7 +25,7 @@ def _step(module: WMSDModule, optimizers: list[Optimizer], clip: Clip) -> None:
     """An iteration whose judges say that every rollout is worth a pass."""
     assert clip.condition.prompt is not None
     told = module.told(clip.condition.prompt, clip.condition.actions.shape[-1], module.copies)
-    made = module.rollouts(clip, told)
+    made = module.rollouts(clip, told, module.network)
     taught = module.taught(made, told) if module.algorithm.taught else None
     advantage = torch.ones(len(made)) if module.algorithm.rl else None
     lesson = module.lesson(clip, made, told, taught, advantage)

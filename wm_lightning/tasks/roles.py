@@ -25,7 +25,7 @@ from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.environment import chosen_config, loaded_code, revision
 from wm_lightning.metrics.rates import Gain, Rate, paired_gain, rate
-from wm_lightning.modules.wmsd import Algorithm
+from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.modules.wmsd_rollouts import prompted
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips

@@ -1,0 +1,66 @@
+"""Which of WMSD's algorithms an iteration runs: whose rollouts, who learns from rewards, and what the anchor weighs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from wm_lightning.objectives.self_distillation import CostWeighting
+
+Turn = Literal["executor", "demonstrator", "both"]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What is learned from, of all that WMSD can: its variants differ in nothing else.
+
+    `states`: whose rollouts are learned from. `rl`: do rewards move the one who made them? `judged`: are judges among
+    them? `distill`: the weight of the distillation reward among the rewards. `anchor`: that of the regression on the
+    demonstrator's velocities. `demonstrator`: which network is told the solution: the base as it was, the executor's
+    moving average, the executor itself, or a copy of the base that rewards move. `turns`: how many iterations in a row
+    the latter learns, and then the executor; null where both learn in each. Raises ValueError for a combination that
+    learns nothing or cannot be.
+    """
+
+    states: Literal["executor", "demonstrator"]
+    rl: bool
+    judged: bool
+    distill: float
+    anchor: float
+    weighting: CostWeighting
+    demonstrator: Literal["frozen", "ema", "shared", "rewarded"] = "frozen"
+    turns: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rl and self.anchor <= 0:
+            raise ValueError(f"{self.rl=} and {self.anchor=}: nothing would be learned; set one of them")
+        if self.rl and not self.judged and self.distill <= 0:
+            raise ValueError("algorithm.rl=true without judges needs algorithm.distill above 0")
+        if self.rl and self.states == "demonstrator" and self.demonstrator != "rewarded":
+            raise ValueError(
+                "rewards move the one whose rollouts they judge; algorithm.states=demonstrator needs rl=false or "
+                "demonstrator=rewarded"
+            )
+        if self.demonstrator == "rewarded" and not (self.rl and self.judged and self.anchor > 0):
+            raise ValueError("algorithm.demonstrator=rewarded needs rl=true, judged=true and anchor above 0")
+        alternates = self.demonstrator == "rewarded" and self.states == "executor"
+        if alternates != (self.turns is not None):
+            raise ValueError(
+                f"algorithm.turns={self.turns}: a demonstrator that rewards move while the executor's own rollouts "
+                f"are learned from takes turns with it, such as [5, 5]; nobody else does"
+            )
+        if self.turns is not None and (len(self.turns) != 2 or min(self.turns) < 1):
+            raise ValueError(f"algorithm.turns={self.turns} must be two numbers of iterations, each 1 or more")
+
+    def turn(self, iteration: int) -> Turn:
+        """Who learns in this iteration."""
+        if self.demonstrator != "rewarded":
+            return "executor"
+        if self.turns is None:
+            return "both"
+        first, second = self.turns
+        return "demonstrator" if iteration % (first + second) < first else "executor"
+
+    @property
+    def taught(self) -> bool:
+        """Is the demonstrator asked at all?"""
+        return self.anchor > 0 or (self.rl and self.distill > 0)
