@@ -65,6 +65,16 @@ def test_every_executor_trains(run: Run, tmp_path: Path, experiment: str) -> Non
     trained(run, tmp_path / "run", f"experiment={experiment}")
 
 
+@pytest.mark.nightly
+def test_what_an_iteration_saves_is_measured(run: Run, tmp_path: Path) -> None:
+    run("task=bench", "experiment=wmsd_full", "size=debug", f"run_dir={tmp_path}").must_succeed()
+    found = {
+        entry["name"]: entry["ratio"] for entry in json.loads((tmp_path / "bench.json").read_text())["comparisons"]
+    }
+    assert list(found)[0] == "whole iteration" and {"judging", "levels", "old policy"} < set(found)
+    assert all(ratio > 0 for ratio in found.values())
+
+
 def test_an_executor_without_tasks_is_refused(run: Run, tmp_path: Path) -> None:
     failed = run("experiment=wmsd_full", "size=debug", "data=rt1", f"run_dir={tmp_path / 'run'}")
     assert failed.code == 2 and "set data=world_tasks" in failed.err and "Traceback" not in failed.err

@@ -25,7 +25,7 @@ from wm_lightning.tasks.bench_entries import Comparison, Entry, page, shown
 from wm_lightning.tasks.bench_history import history
 from wm_lightning.tasks.bench_loading import cache_of, loading
 from wm_lightning.tasks.bench_training import Training
-from wm_lightning.tasks.build import build_data, device_of, plain_node
+from wm_lightning.tasks.build import build_data, device_of, kind_of, plain_node
 from wm_lightning.tasks.speed import measure_speed, sixteen
 from wm_lightning.tasks.subjects import CLEAN, Subject
 
@@ -41,7 +41,8 @@ class Bench:
     """The task. `steps` training steps are timed after `warmup` ones, `batches` are loaded, all `repeats` times.
 
     The median counts. Networks have random weights; training runs without loggers, bars and checkpoints. `frames` are
-    those of the rollout; a training on its own loader takes `waiting_steps`. `parts` are those of `PARTS` to measure.
+    those of the rollout; a training on its own loader takes `waiting_steps`. `parts` are those of `PARTS` to measure;
+    of an executor an iteration is, whatever they are.
     On recordings the loader is to be `least_loading` times as fast as a reader by hand where decoded frames are kept,
     `least_direct` times where they are read from the recordings, and training to wait for less
     than the share `most_waiting` of its time. `save_dir` gets a second copy of the file, named by the device.
@@ -81,6 +82,11 @@ class Bench:
 
     def measured(self, config: DictConfig, data: ClipDataModule, device: torch.device) -> list[Entry]:
         """The entries of all parts asked for."""
+        if kind_of(config) == "executor":
+            # Here, for nothing else needs it.
+            from wm_lightning.tasks.bench_executor import executor_iteration  # noqa: PLC0415
+
+            return [*executor_iteration(config, data, device, self.repeats)]
         training = Training(config, data, device, self.warmup, self.steps, self.repeats)
         found: list[Entry] = []
         ways: dict[str, Callable[[], Iterable[Entry]]] = {

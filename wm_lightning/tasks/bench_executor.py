@@ -1,0 +1,185 @@
+"""An executor's iteration against the straightforward order of work, and what each saving is worth by itself.
+
+The straightforward order is that of public trainers: videos are made, then judged while nothing else happens; executor
+and demonstrator are asked step by step for the distillation reward; then every level of every micro-batch takes a pass
+of the old policy, one of the new and one of the demonstrator, whether the rollout has an advantage or not.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from jaxtyping import Float
+from omegaconf import DictConfig
+from torch import Tensor
+
+from wm_lightning.checkpoints import NetworkFile, weights_hash
+from wm_lightning.clip import Clip, Condition
+from wm_lightning.compute import now, precise
+from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.modules.wmsd import WMSDModule
+from wm_lightning.modules.wmsd_losses import Lesson, Picked
+from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, said_by
+from wm_lightning.tasks.bench_entries import Comparison
+from wm_lightning.tasks.build import build_card, build_module, plain_node
+
+Way = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One batch of tasks rolled out and half of the rollouts given an advantage; judges take `judging` seconds."""
+
+    module: WMSDModule
+    made: Rollouts
+    asked: Condition
+    told: Condition
+    advantage: Float[Tensor, "b"]
+    clip: Clip
+    judging: float
+
+    def lesson(self, taught: Steps | None, advantage: Float[Tensor, "b"] | None) -> Lesson:
+        """What the module learns from."""
+        return self.module.lesson(self.clip, self.made, self.asked, taught, advantage)
+
+    def sweep(self, batch: int) -> Steps:
+        """The demonstrator at all states, `batch` of them a pass."""
+        module = self.module
+        return said_by(module.denoiser(module.teaching), self.made, self.told, module.plan.mask, batch)
+
+    def learn(self, taught: Steps | None, advantage: Float[Tensor, "b"] | None, picked: Picked) -> None:
+        """Forward and backward of all micro-batches."""
+        module = self.module
+        lesson = self.lesson(taught, advantage)
+        for loss in lesson.losses(module.denoiser(module.network), module.surrogate, picked, module.micro_batch):
+            loss().backward()
+        module.network.zero_grad(set_to_none=True)
+
+    def roll_out(self) -> Rollouts:
+        """The executor's videos, with all that was said on the way."""
+        return self.module.rollouts(self.clip, self.asked, self.module.network)
+
+    def asked_again(self) -> Steps:
+        """The executor's velocities, though its rollouts have them."""
+        module = self.module
+        return said_by(module.denoiser(module.network), self.made, self.asked, module.plan.mask, module.micro_batch)
+
+    def ours(self) -> None:
+        """One sweep while judges judge, rollouts' own velocities, levels in the batch, no pass without advantage."""
+        self.roll_out()
+        begun = time.perf_counter()
+        taught = self.sweep(self.module.sweep_batch)
+        self.judged(begun)
+        self.learn(taught, self.advantage, self.module.picked(self.made))
+
+    def straightforward(self) -> None:
+        """Judges first, everybody asked again, level by level, with an old policy, all rollouts."""
+        self.roll_out()
+        self.judged(time.perf_counter())
+        self.asked_again()
+        taught = self.sweep(self.module.micro_batch)
+        self.level_by_level(taught, old=True, advantage=self.advantage + 1e-6)
+
+    def level_by_level(self, taught: Steps | None, *, old: bool, advantage: Float[Tensor, "b"]) -> None:
+        """A pass for every level, before each of which the old policy may be asked."""
+        picked = self.module.picked(self.made)
+        for place in range(max(len(picked.policy), len(picked.anchor))):
+            policy, anchor = picked.policy[place : place + 1], picked.anchor[place : place + 1]
+            one = Picked(policy if len(policy) else picked.policy[:1], anchor if len(anchor) else picked.anchor[:1])
+            if old:
+                with torch.no_grad():
+                    self.policy_once(one, advantage)
+            self.learn(taught if len(anchor) else None, advantage if len(policy) else None, one)
+
+    def policy_once(self, picked: Picked, advantage: Float[Tensor, "b"]) -> None:
+        """A pass of the policy alone."""
+        module = self.module
+        losses = self.lesson(None, advantage).losses(
+            module.denoiser(module.network), module.surrogate, picked, module.micro_batch
+        )
+        for loss in losses:
+            loss()
+
+    def judged(self, begun: float) -> None:
+        """Waits until judges that began then are done."""
+        time.sleep(max(0.0, begun + self.judging - time.perf_counter()))
+
+    def savings(self) -> Mapping[str, tuple[str, Way, str, Way]]:
+        """Each saving beside what it saves, by name."""
+        module, whole = self.module, self.advantage + 1e-6
+        picked = module.picked(self.made)
+        return {
+            "whole iteration": ("as trained", self.ours, "straightforward", self.straightforward),
+            "rollouts": ("velocities kept", self.roll_out, "asked again", self._asked_after),
+            "demonstrator's sweep": (
+                f"{module.sweep_batch} states a pass", lambda: self.sweep(module.sweep_batch),
+                f"{module.micro_batch} a pass", lambda: self.sweep(module.micro_batch),
+            ),
+            "levels": (
+                "in the batch", lambda: self.learn(None, whole, picked),
+                "one after the other", lambda: self.level_by_level(None, old=False, advantage=whole),
+            ),
+            "old policy": (
+                "not asked", lambda: self.level_by_level(None, old=False, advantage=whole),
+                "asked", lambda: self.level_by_level(None, old=True, advantage=whole),
+            ),
+            "rollouts without advantage": (
+                "left out", lambda: self.learn(None, self.advantage, picked),
+                "kept", lambda: self.learn(None, whole, picked),
+            ),
+            "judging": ("beside the sweep", self._beside, "before it", self._before),
+        }  # fmt: skip
+
+    def _beside(self) -> None:
+        begun = time.perf_counter()
+        self.sweep(self.module.sweep_batch)
+        self.judged(begun)
+
+    def _asked_after(self) -> None:
+        self.roll_out()
+        self.asked_again()
+
+    def _before(self) -> None:
+        self.judged(time.perf_counter())
+        self.sweep(self.module.sweep_batch)
+
+
+def executor_iteration(
+    config: DictConfig, data: ClipDataModule, device: torch.device, repeats: int
+) -> Iterator[Comparison]:
+    """Ratios of an iteration with random weights; judges take as long as the demonstrator's sweep."""
+    with precise(device, str(config.trainer.precision)):
+        iteration = _prepared(config, data, device)
+        begun = now(device)
+        iteration.sweep(iteration.module.sweep_batch)
+        iteration = replace(iteration, judging=now(device) - begun)
+        for name, (ours, one, other, two) in iteration.savings().items():
+            seconds = {ours: [], other: []}
+            for _ in range(repeats):
+                for label, way in ((ours, one), (other, two)):
+                    start = now(device)
+                    way()
+                    seconds[label].append(now(device) - start)
+            yield Comparison(name, "1/s", ours, other, 1 / median(seconds[ours]), 1 / median(seconds[other]))
+
+
+def _prepared(config: DictConfig, data: ClipDataModule, device: torch.device) -> Iteration:
+    """A batch rolled out; every other rollout is better or worse than the others of its task."""
+    card = build_card(config, data, "executor")
+    network = instantiate(plain_node(config, "network"), _convert_="all")()
+    weights = dict(network.state_dict())
+    module = build_module(config, card, NetworkFile(weights, card, weights_hash(weights)))
+    if not isinstance(module, WMSDModule):
+        raise ValueError(f"the part executor is of an executor's module, not of {type(module).__name__}; leave it out")
+    module.to(device).train()
+    clip = next(iter(data.train_dataloader())).to(device)
+    prompts = [data.prompter(texts) for texts in (clip.texts.instruction, clip.texts.solution)]  # type: ignore[attr-defined]
+    asked, told = (module.told(prompt, clip.condition.actions.shape[-1], module.copies) for prompt in prompts)
+    made = module.rollouts(clip, asked, module.network)
+    place = torch.arange(len(made), device=device)
+    advantage = torch.where(place % 2 == 0, torch.where(place % 4 == 0, 1.0, -1.0), torch.zeros(()))
+    return Iteration(module, made, asked, told, advantage, clip, judging=0.0)
