@@ -17,6 +17,7 @@ _NOT_HASHED = frozenset({
     "workers", "num_workers", "decode_workers", "cache_gib", "store", "cached_maps",
     "estimate", "protocol", "action_fidelity",  # what is measured beside a training
     "actions",  # of the network: null until the data are opened, and theirs from then on
+    "url", "key_variable", "concurrency", "timeout", "retries", "backoff", "judgements",  # how a judge is reached
 })  # fmt: skip
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)")

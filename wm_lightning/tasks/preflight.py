@@ -35,10 +35,13 @@ def check_training(config: DictConfig) -> None:
     plan = plan_training(config, data)
     card = plan.card
     executor = kind_of(config) == "executor"
-    if not executor:
+    if executor:
+        # Here: what a run does not use must not be part of what its results were made by.
+        from wm_lightning.tasks.roles_check import check_roles  # noqa: PLC0415
+
+        check_roles(config, data, plan.trainings[-1].file)
+    else:
         _check_table(config, card, plan.teacher, data)
-    elif "prompter" not in config.data:
-        raise ValueError(f"an executor is trained on tasks, and {data.name} has none; set data=world_tasks")
     build_trainer(config)
     if (path := resume_path(config)) is not None:
         _check_same_training(given, Path(path), read_resumable(Path(path), card))

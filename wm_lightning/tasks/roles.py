@@ -218,6 +218,12 @@ def distilled_recipe(config: DictConfig) -> DictConfig:
     return recipe
 
 
+def prepare_distilled(config: DictConfig, data: ClipDataModule, start: NetworkFile | None) -> None:
+    """Trains the executor to compare with, where the table has one and it is not there yet. All ranks must call it."""
+    if config.metrics.distilled is not None:
+        trained_once(distilled_recipe(config), data, start)
+
+
 def _distilled(config: DictConfig, data: WorldTasksDataModule, start: NetworkFile) -> NetworkFile:
     recipe = distilled_recipe(config)
     return read_network(trained_once(recipe, data, start), build_card(recipe, data, "executor"))

@@ -28,7 +28,13 @@ def train(config: DictConfig) -> dict[str, float] | None:
     data, kind = build_data(config), kind_of(config)
     teacher = prepare_teacher(config, data) if kind == "student" else None
     card = build_card(config, data, kind)
-    fit(config, data, card, prepare_start(config, data) if teacher is None else teacher)
+    start = prepare_start(config, data) if teacher is None else teacher
+    fit(config, data, card, start)
+    if kind == "executor":
+        # Here: what a run does not use must not be part of what its results were made by.
+        from wm_lightning.tasks.roles import measure_roles, prepare_distilled  # noqa: PLC0415
+
+        prepare_distilled(config, data, start)  # by all ranks: the first alone would wait for the others
     if rank_zero_only.rank != 0:
         return None
     caption = f"{config.name}, {data.name}"
@@ -36,9 +42,6 @@ def train(config: DictConfig) -> dict[str, float] | None:
     target = Path(config.run_dir) / f"{kind}.safetensors"
     file = export(config, best_checkpoint(config), card, target)
     if kind == "executor":
-        # Here: what a run does not use must not be part of what its results were made by.
-        from wm_lightning.tasks.roles import measure_roles  # noqa: PLC0415
-
         roles = measure_roles(config, data, file, started)
         rewrite_card(target, replace(file.card, metrics=roles.summary()))
         return roles.summary()
