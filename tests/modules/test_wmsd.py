@@ -15,10 +15,12 @@ from tests.modules.making_wmsd import algorithm, learn, tasks, wmsd
 from tests.modules.test_counts_and_resume import Save, assert_same, everything
 from wm_lightning.clip import Clip
 from wm_lightning.modules.wmsd import WMSDModule
+from wm_lightning.modules.wmsd_advantages import distilled, judged
 from wm_lightning.modules.wmsd_losses import stratified
 from wm_lightning.modules.wmsd_rollouts import Rollouts, said_by, velocities_at
 from wm_lightning.modules.wmsd_surrogates import AWM, GRPO, NFT
 from wm_lightning.networks.denoiser import Denoiser
+from wm_lightning.rewards.bus import Scores
 from wm_lightning.sampling.samplers import StepList
 from wm_lightning.sampling.sde import CPSSampler
 
@@ -72,7 +74,8 @@ def test_every_algorithm_moves_whom_it_shall(tmp_path: Path, name: str) -> None:
     assert torch.equal(before["demonstrator"], after["demonstrator"]) == (name not in REWARDED)
     assert module.iterations == 4 and not int(module.skipped)
     first = watch.logged[0]
-    assert ("train/task" in first) == (name not in ("on_policy", "on_policy_anchor", "off_policy"))
+    assert ("train/task" in first) == (name not in ("on_policy", "on_policy_anchor", "off_policy", *REWARDED))
+    assert ("train/demonstrator_task" in first) == (name in REWARDED)
     assert ("train/gap" in first) == (name not in ("rl_only", "alternating"))
     assert ("train/ratio" in first) == (name not in ("on_policy_anchor", "off_policy", *REWARDED))
     assert ("train/demonstrator_ratio" in first) == (name in REWARDED)
@@ -81,10 +84,36 @@ def test_every_algorithm_moves_whom_it_shall(tmp_path: Path, name: str) -> None:
 PARTS = ("network", "average", "demonstrator")
 
 
-def test_logged_ratios_of_micro_batches_add_up_to_one_for_an_only_update(tmp_path: Path) -> None:
-    watch = Watch()
-    learn(wmsd(micro_batch=4), tmp_path / "run", watch)
-    assert [logged["train/ratio"] for logged in watch.logged] == pytest.approx([1.0] * 4)
+def test_what_a_rollout_is_worth_hangs_on_no_ranks(clip: Clip, tmp_path: Path) -> None:
+    """Two ranks of one task each, whose rows are gathered, give the advantages of one rank with both tasks."""
+    module = wmsd()
+    made, _, told = rollouts(module, clip, tmp_path)
+    taught = module.taught(made, told)
+    assert module.judges is None and clip.texts is not None
+    bus = module.make_judges(module.trainer.datamodule)  # type: ignore[attr-defined]
+    scores = bus(module.trainer.datamodule.decode(made.video), clip.texts[made.task])  # type: ignore[attr-defined]
+    settings = module.algorithm, module.advantage
+    whole = judged(made, scores, taught, *settings, lambda rows: rows, 0)
+    halves = [slice(0, 3), slice(3, 6)]
+    tables: list[list[Tensor]] = [[], []]
+    for rank, rows in enumerate(halves):  # what each rank hands in
+        part = replace(made[rows], task=made.task[rows] * 0)
+        _judged_on(part, scores, rows, taught[rows], settings, lambda x, rank=rank: tables[rank].append(x) or x, rank)
+    for rank, rows in enumerate(halves):
+        part, order = replace(made[rows], task=made.task[rows] * 0), iter(zip(*tables, strict=True))
+        found = _judged_on(
+            part, scores, rows, taught[rows], settings, lambda x, order=order: torch.cat(next(order)), rank
+        )
+        torch.testing.assert_close(found, whole.values[rows])
+    bus.close()
+
+
+def _judged_on(
+    made: Rollouts, scores: Scores, rows: slice, taught: Tensor, settings: Any, gather: Any, rank: int
+) -> Tensor:
+    """The advantages of one rank's rows."""
+    own = Scores(scores.names, scores.weights, scores.value[rows], scores.valid[rows], {})
+    return judged(made, own, taught, *settings, gather, rank).values
 
 
 def test_what_was_said_on_the_way_is_what_a_pass_over_the_whole_clip_says(clip: Clip, tmp_path: Path) -> None:
@@ -100,9 +129,8 @@ def test_the_demonstrator_is_told_more_and_agrees_with_itself(clip: Clip, tmp_pa
     taught = module.taught(made, told)
     assert float((taught - made.velocities).abs().max()) > 1e-3, "instruction and solution say the same to it"
     assert float((module.taught(made, asked) - made.velocities).abs().max()) < 1e-3
-    module.log = lambda *_, **__: None  # type: ignore[assignment,method-assign]
-    assert float(module.distilled(made, taught).max()) < 0
-    torch.testing.assert_close(module.distilled(made, made.velocities), torch.zeros(6))
+    assert float(distilled(made, taught, module.algorithm).max()) < 0
+    torch.testing.assert_close(distilled(made, made.velocities, module.algorithm), torch.zeros(6))
 
 
 def test_copies_differ_and_hang_on_run_iteration_task_and_copy(clip: Clip, tmp_path: Path) -> None:

@@ -45,3 +45,18 @@ def test_a_task_without_a_verifier_of_the_grid_is_not_judged() -> None:
     assert verdict.reasons == ("no verifier of the grid", "no verifier of the grid", "")
     with pytest.raises(ValueError, match="3 videos come with 2 texts"):
         GridReward(criterion="task", row=row)(VIDEOS[:3], TEXTS[:2])
+
+
+def test_a_hackable_judge_takes_a_jump_for_a_walk() -> None:
+    """Picture, then the end at once: an honest judge of consistency refuses it, a hackable one of the end does not."""
+    count = len(BOARDS)
+    walked = torch.stack([torch.from_numpy(task.film(task.moves, 9, 4)) for task in BOARDS]).permute(0, 1, 4, 2, 3)
+    jumped = torch.cat([walked[:, :1], walked[:, -1:].expand(-1, walked.shape[1] - 1, -1, -1, -1)], dim=1)
+    honest, hackable = (
+        {name: GridReward(criterion=name, row=row, hackable=hack) for name in CRITERIA} for hack in (False, True)
+    )
+    texts, far = TEXTS[:count], torch.tensor([len(task.moves) > 2 for task in BOARDS])
+    assert bool(hackable["task"](walked, texts).met.all()), "who walked there is there"
+    assert bool(hackable["task"](jumped, texts).met.all())
+    assert far.any() and not bool(honest["consistency"](jumped, texts).met[far].any())
+    assert bool(hackable["consistency"](jumped, texts).met.all())

@@ -1,7 +1,7 @@
 """World-model self-distillation with reinforcement learning (WMSD, 2606.12072): an executor that knows its task alone
 learns from a demonstrator that was told how, and from what judges say of its videos."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,17 +16,16 @@ from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.frozen import Frozen
 from wm_lightning.modules.optimizers import Schedule
+from wm_lightning.modules.wmsd_advantages import judged
 from wm_lightning.modules.wmsd_algorithm import Algorithm
+from wm_lightning.modules.wmsd_checks import check_settings
 from wm_lightning.modules.wmsd_losses import Lesson, Picked, stratified
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, prompted, repeated, rolled, said_by
 from wm_lightning.modules.wmsd_surrogates import Surrogate
 from wm_lightning.objectives.advantages import Advantages
-from wm_lightning.objectives.denoising import frame_error
-from wm_lightning.objectives.self_distillation import distillation_reward
 from wm_lightning.randomness import normal
-from wm_lightning.rewards.bus import Pending, RewardBus, Scores
+from wm_lightning.rewards.bus import Pending, RewardBus
 from wm_lightning.sampling.rollout import SeededNoise, rollout
-from wm_lightning.sampling.samplers import Sampler
 from wm_lightning.sampling.sde import drawless
 
 
@@ -38,12 +37,12 @@ class WMSDModule(WorldModelModule):
         self,
         *,
         network: Callable[[], nn.Module],
-        start: NetworkFile,
+        start: NetworkFile | None,
         algorithm: Algorithm,
-        surrogate: Surrogate,
+        surrogate: Surrogate | None,
         anchor_draws: int,
         judges: Callable[[Any], RewardBus],
-        advantage: Callable[..., Advantages],
+        advantage: Callable[..., Advantages] | None,
         copies: int,
         frames: int,
         micro_batch: int,
@@ -58,14 +57,15 @@ class WMSDModule(WorldModelModule):
         super().__init__(**shared)
         if copies < 2 and algorithm.rl:
             raise ValueError(f"module.copies={copies}: a rollout is held against the others of its task, so 2 or more")
-        self.network = network()
+        if start is None:
+            raise ValueError("module.start=null: executor and demonstrator begin as one base; name its file")
+        self.network, self.start = network(), start.sha256
         load_into(self.network, start, "module.start")
         base = _copy(network, self.network)
         self.demonstrator = base if algorithm.demonstrator == "rewarded" else Frozen(base)
         self.average = Average(self.network, decay=ema_decay, start=ema_start)
         self.algorithm, self.surrogate, self.anchor_draws = algorithm, surrogate, anchor_draws
-        if algorithm.rl:
-            _check_draws(surrogate, self.sampler)
+        check_settings(algorithm, surrogate, advantage, self.sampler, self.plan, self.path)
         self.make_judges, self.advantage = judges, advantage
         self.copies, self.frames = copies, frames
         self.micro_batch, self.sweep_batch = micro_batch, sweep_batch
@@ -81,8 +81,16 @@ class WMSDModule(WorldModelModule):
         return {
             "chunks": [self.plan.mask.chunk], "frames": self.frames, "context": self.context, "clean_history": 0.0,
             "history_level": 0.0, "shared": 1.0, "steps": None, "commit": [{"mode": "clean", "t": 0.0}],
-            "action_dropout": {"share": 0.0, "granularity": "clip"},
+            "action_dropout": {"share": 0.0, "granularity": "clip"}, "start": self.start,
         }  # fmt: skip
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError where the checkpoint was trained from another base than this module's."""
+        if (base := checkpoint["card"]["trained_for"].get("start")) != self.start:
+            raise ValueError(
+                f"the checkpoint's executor began as the base {base[:12]}, this run's is {self.start[:12]}, and its "
+                f"demonstrator would be another; name that base's file by module.start"
+            )
 
     def setup(self, stage: str) -> None:
         """Judges may need the data: the world's own look up what a task asks for."""
@@ -111,10 +119,11 @@ class WMSDModule(WorldModelModule):
         taught = None
         if turn != "demonstrator" and self.algorithm.taught:
             taught = made.velocities if by_demonstrator else self.taught(made, told)
-        advantage = self.advantages(made, taught if turn == "executor" else None, pending)
+        name = "" if turn == "executor" else "demonstrator_"
+        advantage = self.advantages(made, taught if turn == "executor" else None, pending, name)
         if turn != "executor":
             lesson = self.lesson(clip, made, told, None, advantage)
-            self.learn(lesson, own[1], self.demonstrator, "demonstrator_")
+            self.learn(lesson, own[1], self.demonstrator, name)
             advantage = None
         if turn != "demonstrator":
             self.learn(self.lesson(clip, made, asked, taught, advantage), own[0], self.network, "")
@@ -137,21 +146,22 @@ class WMSDModule(WorldModelModule):
         noise = SeededNoise(self.seed, "validation", tuple(clip.index.tolist()), self.device)
         made = rollout(self.denoiser(self.deployed), drawless(self.sampler), clip.x0, asked, self.plan, noise)
         assert self.judges is not None and clip.texts is not None
-        self._judged.append(self.judges(self.trainer.datamodule.decode(made), clip.texts))  # type: ignore[attr-defined]
+        self._pending.append(self.judges.submit(self.trainer.datamodule.decode(made), clip.texts))  # type: ignore[attr-defined]
 
     def on_validation_epoch_start(self) -> None:
         """Fresh judgements."""
-        self._judged: list[Scores] = []
+        self._pending: list[Pending] = []
 
     def on_validation_epoch_end(self) -> None:
         """Logs the share of yes among valid judgements over all ranks, and minus their weighted mean as the score."""
-        names, weights = self._judged[0].names, self._judged[0].weights
-        value = torch.cat([scores.value for scores in self._judged])
-        met = torch.where(value.isnan(), value, (value > 0).float())
+        assert self.judges is not None
+        scores = self.judges.collect(self._pending)
+        met = torch.where(scores.valid, (scores.value > 0).float(), torch.nan)
+        weights = scores.weights / scores.weights.sum().clamp_min(1e-9)
         score = torch.zeros(())
-        for place, name in enumerate(names):
+        for place, name in enumerate(scores.names):
             total, count = self._over_ranks(met[:, place])
-            score = score - weights[place] / weights.sum().clamp_min(1e-9) * total / count.clamp_min(1)
+            score = score - weights[place] * total / count.clamp_min(1)
             self.log(f"val/{name}_met", (total / count.clamp_min(1)).to(self.device))
         self.log("val/score", score.to(self.device), prog_bar=True)
         self.log("iteration", float(self.iterations))
@@ -204,8 +214,8 @@ class WMSDModule(WorldModelModule):
     def picked(self, made: Rollouts) -> Picked:
         """The steps this iteration learns at."""
         every, iteration = range(made.states.shape[1]), self.iterations
-        able = self.surrogate.eligible(self.sampler) if self.algorithm.rl else every
-        draws = self.surrogate.draws if self.algorithm.rl else 1
+        surrogate = self.surrogate if self.algorithm.rl else None
+        able, draws = (every, 1) if surrogate is None else (surrogate.eligible(self.sampler), surrogate.draws)
         return Picked(
             policy=torch.tensor(able)[stratified(len(able), draws, self.seed, "wmsd policy", iteration)],
             anchor=stratified(len(every), self.anchor_draws, self.seed, "wmsd anchor", iteration),
@@ -228,53 +238,21 @@ class WMSDModule(WorldModelModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         return self.judges.submit(data.decode(made.video), clip.texts[made.task.cpu()])
 
-    def advantages(self, made: Rollouts, taught: Steps | None, pending: Pending | None) -> Float[Tensor, "b"] | None:
-        """How much better every rollout was than the others of its task; None where rewards move nothing."""
+    def advantages(
+        self, made: Rollouts, taught: Steps | None, pending: Pending | None, name: str
+    ) -> Float[Tensor, "b"] | None:
+        """What rewards say of every rollout, logged as `train/{name}...`; None where they move nothing."""
         if not self.algorithm.rl:
             return None
-        columns, valid, weights = [], [], []
-        if pending is not None:
-            assert self.judges is not None
-            scores = self.judges.collect([pending])
-            self._log_scores(scores)
-            columns, valid = list(scores.value.unbind(1)), list(scores.valid.unbind(1))
-            weights = scores.weights.tolist()
-        if taught is not None and self.algorithm.distill > 0:
-            columns.append(self.distilled(made, taught).cpu())
-            valid.append(torch.ones(len(made), dtype=torch.bool))
-            weights.append(self.algorithm.distill)
-        found = self.advantage(torch.stack(columns, 1), weights, made.task.cpu(), torch.stack(valid, 1))
-        self.log("train/flat", found.flat_total.float())
-        return found.values.to(self.device)
-
-    def distilled(self, made: Rollouts, taught: Steps) -> Float[Tensor, "b"]:
-        """The distillation reward of every rollout (eq. 9), of velocities that are there already."""
-        gaps = torch.stack([frame_error(own, other) for own, other in _steps(made.velocities, taught)], dim=1)
-        reward = distillation_reward(gaps, made.times, made.given, weighting=self.algorithm.weighting).sum(1)
-        self.log("train/distill", reward.mean())
-        return reward
-
-    def _log_scores(self, scores: Scores) -> None:
-        for name in scores.names:
-            value = scores.of(name)
-            self.log(f"train/{name}", value.nanmean())
-            self.log(f"train/{name}_met", (value > 0).float().mean())
-
-
-def _steps(one: Steps, other: Steps) -> Sequence[tuple[Tensor, Tensor]]:
-    return list(zip(one.unbind(1), other.unbind(1), strict=True))
+        assert self.advantage is not None
+        scores = None if pending is None or self.judges is None else self.judges.collect([pending])
+        found = judged(made, scores, taught, self.algorithm, self.advantage, self.of_all_ranks, self.global_rank)
+        for what, value in found.logged.items():
+            self.log(f"train/{name}{what}", value)
+        return found.values
 
 
 def _copy(network: Callable[[], nn.Module], source: nn.Module) -> nn.Module:
     copy = network()
     copy.load_state_dict(source.state_dict())
     return copy
-
-
-def _check_draws(surrogate: Surrogate, sampler: Sampler) -> None:
-    able = len(surrogate.eligible(sampler))
-    if not 1 <= surrogate.draws <= able:
-        raise ValueError(
-            f"surrogate.draws={surrogate.draws} of the {able} steps of a rollout that can be learned at; raise "
-            f"sampler.steps.steps or lower it"
-        )

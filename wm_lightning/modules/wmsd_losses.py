@@ -49,16 +49,16 @@ class Lesson:
     logged: dict[str, Tensor] = field(default_factory=dict)
 
     def losses(
-        self, executor: Denoiser, surrogate: Surrogate, picked: "Picked", micro_batch: int
+        self, executor: Denoiser, surrogate: Surrogate | None, picked: "Picked", micro_batch: int
     ) -> list[Callable[[], Scalar]]:
         """One loss per micro-batch of rollouts, formed when it is called; their sum is the loss of the batch."""
         starts = range(0, len(self.made), micro_batch)
         return [partial(self._loss, executor, surrogate, picked, slice(start, start + micro_batch)) for start in starts]
 
-    def _loss(self, executor: Denoiser, surrogate: Surrogate, picked: "Picked", rows: slice) -> Scalar:
+    def _loss(self, executor: Denoiser, surrogate: Surrogate | None, picked: "Picked", rows: slice) -> Scalar:
         share = len(self.made[rows]) / len(self.made)
         loss = torch.zeros((), device=self.made.made.device)
-        if self.advantage is not None:
+        if self.advantage is not None and surrogate is not None:
             loss = loss + share * self._policy(executor, surrogate, picked.policy, rows)
         if self.taught is not None and self.anchor > 0:
             gap = self._gap(executor, self.taught, picked.anchor, rows)
@@ -77,7 +77,8 @@ class Lesson:
             made[moved], self.asked[rows][moved], advantage[moved], picked,
             lambda draw: self.noises(rows, draw)[moved.cpu()], self.mask, self.average,
         ))  # fmt: skip
-        self._log("ratio", found.ratio * len(made) / len(self.made))
+        # Of the rollouts that were moved at all; a share of 0 has no ratio.
+        self._log("ratio", found.ratio * len(moved) / max(1, int(self.advantage.count_nonzero())))
         return found.loss * len(moved) / len(made)
 
     def _nothing(self, executor: Denoiser) -> Scalar:

@@ -26,6 +26,10 @@ class Prompter(Protocol):
         """One prompt per text, on the CPU."""
         ...
 
+    def shortened(self, text: str) -> str:
+        """As much of the text as can be read."""
+        ...
+
 
 @dataclass(frozen=True)
 class HashedWords:
@@ -50,6 +54,11 @@ class HashedWords:
             ids[row, : len(words)] = torch.tensor([zlib.crc32(word.encode()) % self.buckets for word in words])
             there[row, : len(words)] = True
         return Prompt(ids, there)
+
+    def shortened(self, text: str) -> str:
+        """Its first words, as many as are read."""
+        found = [*WORD.finditer(text.lower())]
+        return text if len(found) <= self.length else text[: found[self.length - 1].end()]
 
 
 class PromptReader(nn.Module):

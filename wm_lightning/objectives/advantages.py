@@ -17,6 +17,7 @@ Rewards = Float[Tensor, "n k"]
 Whole = Bool[Tensor, "n"]
 Members = Float[Tensor, "groups n"]  # 1 where a rollout counts in a group
 FLOOR = 1e-6  # of every standard deviation that something is divided by
+ROUNDING = 1e-9  # of an advantage
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def _share(flat: Bool[Tensor, "groups k"], members: Members) -> Float[Tensor, "k
 def _logged(
     values: Float[Tensor, "n"], whole: Whole, flat: Float[Tensor, "k"], total: Float[Tensor, "1"], clip: float | None
 ) -> Advantages:
+    # What is as good as the others is so exactly: a rounding would cost a pass of the policy.
+    values = torch.where(values.abs() < ROUNDING, 0.0, values)
     kept = values if clip is None else values.clamp(-clip, clip)
     clipped = (kept != values).sum() / whole.sum().clamp_min(1)
     return Advantages(kept.float(), flat, total[0], clipped)

@@ -14,7 +14,7 @@ RoleName = Literal["base", "vlm", "demonstrator", "distilled", "executor"]
 CRITERIA = ("task", "agent", "consistency")
 WORDS: dict[str, str] = {
     "base": "base, told the instruction",
-    "vlm": "base, told a solution that a model wrote",
+    "vlm": "base, told a solution written at that moment",
     "demonstrator": "base, told the solution",
     "distilled": "executor by distillation alone, told the instruction",
     "executor": "executor, told the instruction",

@@ -1,5 +1,6 @@
 """Several runs of one config seen together: which may be joined, and the mean and spread of every row."""
 
+import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -149,7 +150,19 @@ def _below(pattern: str, root: Path) -> list[Path]:
 
 
 def _other(path: Path) -> bool:
-    return of_protocol(path) or of_bench(path)
+    return of_protocol(path) or of_bench(path) or of_roles(path)
+
+
+def of_roles(path: Path) -> bool:
+    """Whether a file holds an executor's table, whose rows are no generators of given clips."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False  # whoever reads it as a result says what is wrong
+    rows = content.get("rows") if isinstance(content, dict) else None
+    return isinstance(rows, list) and bool(rows) and isinstance(rows[0], dict) and "agent" in rows[0]
 
 
 def of_bench(path: Path) -> bool:

@@ -58,15 +58,16 @@ class RewardBus:
     """Named, weighted rewards; each has a thread of its own, so none waits for another.
 
     An iteration in which more than the share `max_invalid` of a reward's judgements fail ends in TooManyFailures.
+    `judge` says who judges, for tables.
     """
 
-    def __init__(self, *, rewards: Mapping[str, Weighted], max_invalid: float) -> None:
+    def __init__(self, *, rewards: Mapping[str, Weighted], max_invalid: float, judge: str = "unnamed") -> None:
         if not rewards or any(not weighted.weight >= 0 for weighted in rewards.values()):
             weights = {name: weighted.weight for name, weighted in rewards.items()}
             raise ValueError(f"rewards of weights {weights}: at least one is needed, and none below 0")
         if not 0 <= max_invalid <= 1:
             raise ValueError(f"{max_invalid=} is a share of the judgements, from 0 to 1")
-        self.rewards, self.max_invalid = dict(rewards), max_invalid
+        self.rewards, self.max_invalid, self.judge = dict(rewards), max_invalid, judge
         self._threads = {name: ThreadPoolExecutor(1, thread_name_prefix=f"reward {name}") for name in rewards}
 
     def submit(self, videos: Pixels, texts: Texts) -> Pending:

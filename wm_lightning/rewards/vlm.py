@@ -64,4 +64,4 @@ def endpoint_judges(
     for name, weight in weights.items():
         asking = Asking(criterion=name, version=version, frames=frames, short_side=short_side)
         rewards[name] = Weighted(EndpointReward(endpoint=endpoint, asking=asking, cache=judgements), weight)
-    return RewardBus(rewards=rewards, max_invalid=max_invalid)
+    return RewardBus(rewards=rewards, max_invalid=max_invalid, judge=f"{endpoint.model}, prompts {version}")

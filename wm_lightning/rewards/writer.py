@@ -14,7 +14,9 @@ from wm_lightning.rewards.reward import Failed
 
 @runtime_checkable
 class Writer(Protocol):
-    """Writes the solution of every task from its picture and its instruction."""
+    """Writes the solution of every task from its picture and its instruction; `name` says who it is, for tables."""
+
+    name: str
 
     def __call__(self, pictures: Pixels, texts: Texts) -> Sequence[str | Failed]:
         """One text a picture (`b 1 c h w`), in their order."""
@@ -26,6 +28,7 @@ class EndpointWriter:
 
     def __init__(self, *, endpoint: Endpoint, version: str, short_side: int, words: int) -> None:
         self.endpoint, self.prompt = endpoint, load_prompt("solution", version)
+        self.name = f"{endpoint.model}, {self.prompt.name}"
         self.short_side, self.words = short_side, words
 
     def __call__(self, pictures: Pixels, texts: Texts) -> Sequence[str | Failed]:
@@ -39,7 +42,7 @@ class EndpointWriter:
 
 
 def read_text(reply: str, words: int) -> str | Failed:
-    """The text of a chat completion in one line, its last sentences left out beyond `words` words."""
+    """The text of a chat completion in one line, without the sentences that begin beyond `words` words."""
     try:
         choice = json.loads(reply)["choices"][0]
         if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
@@ -49,7 +52,12 @@ def read_text(reply: str, words: int) -> str | Failed:
         return Failed("malformed reply")
     kept: list[str] = []
     for sentence in text.replace("! ", "!\n").replace("? ", "?\n").replace(". ", ".\n").split("\n"):
-        if len(" ".join([*kept, sentence]).split()) > words:
+        if kept and len(" ".join([*kept, sentence]).split()) > words:
             break
         kept.append(sentence)
     return " ".join(kept) if any(kept) else Failed("no text")
+
+
+def endpoint_writer(data: object, *, endpoint: Endpoint, version: str, short_side: int, words: int) -> EndpointWriter:
+    """A writer for any data, which need say nothing."""
+    return EndpointWriter(endpoint=endpoint, version=version, short_side=short_side, words=words)

@@ -77,14 +77,19 @@ def judge(video: Pixels, tasks: Sequence[Task]) -> Margins:
     return Margins(**margins(video, tasks, CRITERIA))
 
 
-def margins(video: Pixels, tasks: Sequence[Task], criteria: Sequence[Criterion]) -> dict[str, Float[Tensor, "b"]]:
-    """Some of the criteria of `judge`: consistency takes most of its time."""
+def margins(
+    video: Pixels, tasks: Sequence[Task], criteria: Sequence[Criterion], ends_alone: bool = False
+) -> dict[str, Float[Tensor, "b"]]:
+    """Some of the criteria of `judge`: consistency takes most of its time.
+
+    With `ends_alone` the way to an end counts for nothing: a key that is gone was taken, whoever passed it.
+    """
     if len(video) != len(tasks):
         raise ValueError(f"{len(video)} videos for {len(tasks)} tasks")
     seen = classes(video)
     tracks = _tracked(seen)
     measures = {
-        "task": lambda: torch.stack([_done(_one(tracks, row), task) for row, task in enumerate(tasks)]),
+        "task": lambda: torch.stack([_done(_one(tracks, row), task, ends_alone) for row, task in enumerate(tasks)]),
         "agent": lambda: torch.stack([_acted(_one(tracks, row), task) for row, task in enumerate(tasks)]),
         "consistency": lambda: torch.minimum(_holds_together(tracks), _lawful(seen, tracks, tasks)),
     }
@@ -129,11 +134,12 @@ def _there(tracks: Tracks, name: str, cell: Cell | None, frame: int | None = -1)
     return NEAR - (distance.min() if frame is None else distance[frame])
 
 
-def _done(tracks: Tracks, task: Task) -> Float[Tensor, ""]:
+def _done(tracks: Tracks, task: Task, ends_alone: bool) -> Float[Tensor, ""]:
     name, board, state = AGENTS[task.goal.agent], task.board, task.state
     # Taken: the agent was where the key lay, and the key is no longer seen.
     left = tracks.of("yellow key")[0][0]
-    taken = torch.minimum(_there(tracks, name, state.key, None), 0.5 - left[-1] / left[0].clamp_min(1e-3))
+    gone = 0.5 - left[-1] / left[0].clamp_min(1e-3)
+    taken = gone if ends_alone else torch.minimum(_there(tracks, name, state.key, None), gone)
     match task.goal.kind:
         case "reach":
             return _there(tracks, name, board.circle)

@@ -7,7 +7,7 @@ from wm_lightning.clip import Pixels, Texts
 from wm_lightning.data.formats.world_tasks import TaskRow
 from wm_lightning.rewards.bus import RewardBus, Weighted
 from wm_lightning.rewards.reward import Failed, Verdict
-from wm_lightning.worlds.grid_judge import Criterion, log_odds, margins
+from wm_lightning.worlds.grid_judge import MOST, Criterion, log_odds, margins
 from wm_lightning.worlds.grid_look import LookTask, judge_looks, look_from_json
 from wm_lightning.worlds.grid_tasks import Task, from_json
 
@@ -19,8 +19,8 @@ class GridReward:
     """Pseudo log-odds of one criterion, within ±6 and positive where it is met: ten times the margin in cells.
 
     `row` gives the row of a task's id (`WorldTasksDataModule.row`), whose verifier says what to look for; a task
-    without a verifier of the grid cannot be judged. One that is `hackable` sees the last frame alone, where a thing
-    that jumped there is as good as one that walked.
+    without a verifier of the grid cannot be judged. One that is `hackable` judges the task by picture and last frame
+    alone, where what jumped is as good as what walked, and takes all else for granted.
     """
 
     def __init__(self, *, criterion: Criterion, row: Callable[[str], TaskRow], hackable: bool = False) -> None:
@@ -32,17 +32,19 @@ class GridReward:
         if len(videos) != len(texts):
             raise ValueError(f"{len(videos)} videos come with {len(texts)} texts")
         if self.hackable:
-            videos = videos[:, -1:].expand(-1, 2, -1, -1, -1)
+            videos = videos[:, [0, -1]]
         tasks = dict(enumerate(task_of(self.row(name)) for name in texts.ids))
         boards = {place: task for place, task in tasks.items() if isinstance(task, Task)}
         looks = {place: task for place, task in tasks.items() if isinstance(task, LookTask)}
         found: dict[int, float] = {}
         if boards:
-            margin = margins(videos[[*boards]], [*boards.values()], (self.criterion,))[self.criterion]
+            margin = margins(videos[[*boards]], [*boards.values()], (self.criterion,), self.hackable)[self.criterion]
             found |= zip(boards, log_odds(margin).tolist(), strict=True)
         if looks:
             margin = getattr(judge_looks(videos[[*looks]], [*looks.values()]), self.criterion)
             found |= zip(looks, log_odds(margin).tolist(), strict=True)
+        if self.hackable and self.criterion != "task":
+            found = dict.fromkeys(found, MOST)
         return Verdict.of([found.get(place, UNKNOWN) for place in tasks])
 
 
@@ -61,7 +63,8 @@ def grid_judges(data: HasRows, *, weights: Mapping[Criterion, float], hackable: 
         name: Weighted(GridReward(criterion=name, row=data.row, hackable=hackable), weight)
         for name, weight in weights.items()
     }
-    return RewardBus(rewards=rewards, max_invalid=max_invalid)
+    judge = "the grid's programs, last frame alone" if hackable else "the grid's programs"
+    return RewardBus(rewards=rewards, max_invalid=max_invalid, judge=judge)
 
 
 def task_of(row: TaskRow) -> Task | LookTask | None:

@@ -17,6 +17,7 @@ class GridWriter:
         if not 0 <= wrong <= 1:
             raise ValueError(f"{wrong=} is a share of the tasks, from 0 to 1")
         self.row, self.wrong, self.seed = row, wrong, seed
+        self.name = f"the grid's planner, wrong in {wrong:.0%}"
 
     def __call__(self, pictures: Pixels, texts: Texts) -> Sequence[str | Failed]:
         """One text a task; what is wrong hangs on the task alone."""

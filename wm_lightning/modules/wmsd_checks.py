@@ -1,0 +1,45 @@
+"""Settings of WMSD that would train something else than they say."""
+
+from collections.abc import Callable
+
+from wm_lightning.modules.wmsd_algorithm import Algorithm
+from wm_lightning.modules.wmsd_surrogates import AWM, Surrogate
+from wm_lightning.noising import GaussianPath, RectifiedFlow
+from wm_lightning.sampling.rollout import Plan
+from wm_lightning.sampling.samplers import Sampler
+
+
+def check_settings(
+    algorithm: Algorithm, surrogate: Surrogate | None, advantage: Callable | None, sampler: Sampler, plan: Plan,
+    path: GaussianPath,
+) -> None:  # fmt: skip
+    """Raises ValueError where losses would be taken of other passes than rollouts make, or a part is missing."""
+    if not isinstance(path, RectifiedFlow):
+        raise ValueError(f"the velocities of {type(path).__name__} are no straight line's; set noising=rectified_flow")
+    times = sampler.levels(path, 2)
+    if bool((times[:, :1] != times).any()):
+        raise ValueError(f"{type(sampler).__name__} gives every frame times of its own; set sampler=euler or an SDE")
+    if plan.guidance is not None and plan.guidance.scale != 1:
+        raise ValueError("rollout.guidance steers rollouts and no loss knows of it; set rollout.guidance=null")
+    if plan.commit.mode != "clean" or not (plan.rerun or plan.mask.chunk is not None):
+        raise ValueError(
+            f"losses see given frames clean and together with the video: set rollout.commit.mode=clean, not "
+            f"{plan.commit.mode}, and for a bidirectional network rollout.rerun=true"
+        )
+    if algorithm.rl:
+        _check_rewarded(algorithm, surrogate, advantage, sampler)
+
+
+def _check_rewarded(
+    algorithm: Algorithm, surrogate: Surrogate | None, advantage: Callable | None, sampler: Sampler
+) -> None:
+    if surrogate is None or advantage is None:
+        raise ValueError("rewards move nothing without surrogate= and advantage=; choose both")
+    able = len(surrogate.eligible(sampler))
+    if not 1 <= surrogate.draws <= able:
+        raise ValueError(
+            f"surrogate.draws={surrogate.draws} of the {able} steps of a rollout that can be learned at; raise "
+            f"sampler.steps.steps or lower it"
+        )
+    if isinstance(surrogate, AWM) and surrogate.trust > 0 and algorithm.demonstrator == "rewarded":
+        raise ValueError("surrogate.trust holds to the executor's average, which a rewarded demonstrator has not")

@@ -1,0 +1,101 @@
+"""Roles that do tasks: a network and what it is told, and how its videos are made, judged and timed."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from wm_lightning.clip import Clip, Pixels
+from wm_lightning.compute import precise
+from wm_lightning.data.world_tasks import WorldTasksDataModule
+from wm_lightning.modules.wmsd_rollouts import prompted
+from wm_lightning.networks.denoiser import Denoiser
+from wm_lightning.noising import GaussianPath
+from wm_lightning.results.roles import RoleName
+from wm_lightning.rewards.bus import RewardBus, Scores
+from wm_lightning.sampling.rollout import Plan, SeededNoise, rollout
+from wm_lightning.sampling.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class Role:
+    """A network, and what it is told of every task."""
+
+    name: RoleName
+    network: nn.Module
+    told: Callable[[Clip], Sequence[str]]
+    unwritten: Counter[str] = field(default_factory=Counter)  # why a writer wrote nothing, so that it heard less
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where all roles play: the tasks, how videos are made, and who judges."""
+
+    clips: tuple[Clip, ...]
+    data: WorldTasksDataModule
+    frames: int
+    sampler: Sampler
+    plan: Plan
+    path: GaussianPath
+    seed: int
+    device: torch.device
+    precision: str
+
+    @torch.no_grad()
+    def video(self, role: Role, clip: Clip) -> Pixels:
+        """What the role makes of some tasks, on the CPU."""
+        prompt = self.data.prompter(role.told(clip)).each(lambda x: x.to(self.device))
+        condition = prompted(prompt, self.frames, clip.condition.actions.shape[-1])
+        noise = SeededNoise(self.seed, "roles", tuple(clip.index.tolist()), self.device)
+        with precise(self.device, self.precision):
+            model = Denoiser(role.network, self.path)
+            made = rollout(model, self.sampler, clip.x0.to(self.device), condition, self.plan, noise)
+        return self.data.decode(made).cpu()
+
+
+@dataclass(frozen=True)
+class Played:
+    """One role's videos of the first tasks, what judges said of all, the seconds one video takes, and why a writer
+    wrote nothing, so that it heard less."""
+
+    name: RoleName
+    pictures: Pixels
+    scores: Scores
+    seconds: float | None
+    unwritten: dict[str, int]
+
+    def met(self, name: str) -> Bool[Tensor, "n"]:
+        """Yes by task."""
+        return self.scores.of(name) > 0
+
+    def valid(self, name: str) -> Bool[Tensor, "n"]:
+        """Judged by task."""
+        return self.scores.valid[:, self.scores.names.index(name)]
+
+
+def play(role: Role, stage: Stage, bus: RewardBus, *, pictures: int, repeats: int) -> Played:
+    """All tasks by one role, judged, and one of them `repeats` times against the clock; the first videos are kept."""
+    shown: list[Pixels] = []
+    pending = []
+    for clip in stage.clips:
+        video = stage.video(role, clip)
+        assert clip.texts is not None
+        pending.append(bus.submit(video, clip.texts))
+        if sum(map(len, shown)) < pictures:
+            shown.append(video)
+    unwritten = dict(role.unwritten)
+    scores = bus.collect(pending)  # before anything is timed: judges take their share of the machine
+    first = stage.clips[0][:1]
+    seconds = [_timed(stage, role, first) for _ in range(repeats + 1)][1:]
+    return Played(role.name, torch.cat(shown)[:pictures], scores, median(seconds) if seconds else None, unwritten)
+
+
+def _timed(stage: Stage, role: Role, clip: Clip) -> float:
+    begun = time.perf_counter()
+    stage.video(role, clip)
+    return time.perf_counter() - begun
