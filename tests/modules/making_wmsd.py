@@ -70,10 +70,12 @@ def tasks(cache: Path, **changes: Any) -> WorldTasksDataModule:
     return WorldTasksDataModule(**(settings | changes))
 
 
-def learn(module: WMSDModule, folder: Path, *callbacks: Any, resume: Path | None = None, **changes: Any) -> Trainer:
+def learn(
+    module: WMSDModule, folder: Path, *callbacks: Any, resume: Path | None = None, batch_size: int = 2, **changes: Any
+) -> Trainer:
     """Trains for the module's iterations on the tiny grid, whose data lie beside `folder`."""
     made = trainer(folder, *callbacks, **changes)
-    clips = tasks(folder.parent / "cache", train_batches=module.total_iterations)
+    clips = tasks(folder.parent / "cache", train_batches=module.total_iterations, batch_size=batch_size)
     with torch.random.fork_rng():
         made.fit(module, datamodule=clips, ckpt_path=None if resume is None else str(resume), weights_only=True)
     return made
