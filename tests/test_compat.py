@@ -29,7 +29,9 @@ FOLLOWS = {"module.network.": "network.", "module.plan.": "rollout.", "module.st
 
 # Networks of the published size have no bypass anyway.
 @pytest.mark.parametrize(
-    ("more", "narrow"), [([], {"network.bypass": (True, False)}), (["size=paper", "data=rt1"], {})], ids=str
+    ("more", "narrow"),
+    [([], {"network.bypass": (True, False), "network.action_scales": (True, False)}), (["size=paper", "data=rt1"], {})],
+    ids=str,
 )
 def test_exactly_these_keys_change(more: list[str], narrow: dict[str, tuple[bool, bool]]) -> None:
     configs = [compose(["experiment=vid2world", *more, *words]) for words in ([], ["compat=official"])]

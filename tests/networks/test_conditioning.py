@@ -42,3 +42,12 @@ def test_levels_are_told_apart() -> None:
     out = network(torch.arange(1000.0)[None])[0]
     distance = (out[1:] - out[:-1]).norm(dim=-1)
     assert distance.min() > 1e-4 * out.norm(dim=-1).mean()
+
+
+@pytest.mark.parametrize("kind", ["deep", "table"])
+def test_actions_are_heard_beside_the_level_from_the_start(kind: Literal["deep", "table"]) -> None:
+    """What differs from action to action is of the size of an action, after three layers too."""
+    torch.manual_seed(0)
+    network = ActionEmbedder(10, 128, kind=kind, none="input_zero", dropped="zero", hidden=32)
+    out = network(Condition(randn(64, 1, 10, seed=0), torch.zeros(64, 1, dtype=torch.long)))
+    assert 0.3 < float(out.std(0).mean()) < 3

@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.networks.tiny import other_action
 from tests.networks.tiny_unet import BATCH, SHAPE, inputs, tiny_unet
 from wm_lightning.clip import Condition, Start
+from wm_lightning.networks.conditioning import ActionScales
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask, TeacherForcingMask
 from wm_lightning.networks.rerun import Rerun
@@ -294,3 +295,25 @@ def test_a_guided_rollout_remembers_as_one_that_runs_all_again(kind: dict[str, A
     assert torch.equal(cached, made(plan)) and torch.equal(cached, made(replace(plan, window=5)))
     assert torch.equal(cached[:, :2], x_t[:, :2])
     assert (cached - made(replace(plan, guidance=None)))[:, 2:].abs().max() > 1e-3
+
+
+def test_actions_multiply_channels_and_nothing_at_first() -> None:
+    torch.manual_seed(0)
+    scales = ActionScales(8, {"down.0.res": 4, "up.1.res": 6})
+    told = torch.randn(2, 3, 8)
+    assert all(bool((value == 1).all()) for value in scales(told).values())
+    assert {name: tuple(value.shape) for name, value in scales(told).items()} == {
+        "down.0.res": (2, 3, 4, 1, 1), "up.1.res": (2, 3, 6, 1, 1),
+    }  # fmt: skip
+    network, (x, label, given) = tiny_unet(tokens=None, rate=None), inputs(frames=2)
+    assert network.action_scales is not None
+    with torch.no_grad():
+        before = network(x, label, given, mask=FrameMask(1))[0]
+        for parameter in network.action_scales.parameters():
+            parameter.zero_()
+        after = network(x, label, given, mask=FrameMask(1))[0]
+    plain = tiny_unet(tokens=None, rate=None, action_scales=False)
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("action_scales")})
+    with torch.no_grad():
+        torch.testing.assert_close(after, plain(x, label, given, mask=FrameMask(1))[0])
+    assert float((before - after).abs().max()) > 1e-3, "no block is multiplied"

@@ -21,7 +21,7 @@ def tiny_unet(*, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: A
         "blocks": 1, "attention_at": [2], "head_dim": 4, "opening_heads": 2, "groups": 4, "causal": True,
         "pad": "zeros", "norm_scope": "frame", "head_height_causal": False, "start": True, "tokens": TOKENS,
         "image_groups": "frame", "rate": 3.0, "actions": ACTIONS, "actions_seen": True, "action_kind": "deep",
-        "gradient_checkpointing": False, "bypass": True,
+        "gradient_checkpointing": False, "bypass": True, "action_scales": True,
     }  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -57,6 +57,17 @@ def test_every_block_has_a_level_of_its_own(chunk: int) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
+def test_a_share_of_blocks_stays_clean_each_by_itself(chunk: int) -> None:
+    t = draws(replace(LEVELS, clean_history=0.0, clean_share=0.3), chunk)
+    blocks = chunk_blocks(10, chunk, first_alone=True)
+    first = torch.stack([t[:, blocks == block][:, 0] for block in range(int(blocks[-1]) + 1)], 1)
+    assert torch.equal(t, first[:, blocks]), "a block has one level"
+    assert share(first == 0) == pytest.approx(0.3, abs=0.02)
+    both = (first[:, 1:] == 0) & (first[:, :-1] == 0)
+    assert share(both) == pytest.approx(0.09, abs=0.02), "neighbours are drawn apart"
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
 def test_history_is_a_prefix_of_blocks_clean_or_lightly_noised_in_its_shares(chunk: int) -> None:
     blocks = chunk_blocks(10, chunk, first_alone=True)
     t = draws(LEVELS, chunk)

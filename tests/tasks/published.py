@@ -22,7 +22,7 @@ SIDES = [f"network.height={SIDE // 2}", f"network.width={SIDE // 2}"]
 NETWORK = [
     "network.patch=1", "network.dim=32", "network.multipliers=[1,2]", "network.blocks=1", "network.attention_at=[1,2]",
     "network.head_dim=16", "network.opening_heads=8", "network.groups=32", "network.rate=3.0",
-    "network.bypass=false",
+    "network.bypass=false", "network.action_scales=false",
 ]  # fmt: skip
 RESAMPLER = [f"network.resampler.{word}" for word in ("features=32", "groups=4", "dim=48", "depth=2", "heads=2")]
 TRAINING = [

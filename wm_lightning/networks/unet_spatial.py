@@ -24,7 +24,12 @@ Given = Float[Tensor, "bf m e"]
 
 
 class ResBlock(nn.Module):
-    """Two convolutions over each frame with the embedding added between them, then four along time."""
+    """Two convolutions over each frame with the embedding added between them, then four along time.
+
+    What the second sees is multiplied by the run's scales for `key`, where there are any.
+    """
+
+    key = ""
 
     def __init__(
         self, channels: int, out: int, embedding: int, *, groups: int, causal: bool, pad: Padding, scope: NormScope
@@ -42,8 +47,10 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Features, run: Run) -> Changed:
         y = per_frame(self.conv1, F.silu(per_frame(self.norm1, x)))
-        y = y + self.embed(F.silu(run.embedding))[..., None, None]
-        y = per_frame(self.skip, x) + per_frame(self.conv2, F.silu(per_frame(self.norm2, y)))
+        y = per_frame(self.norm2, y + self.embed(F.silu(run.embedding))[..., None, None])
+        if self.key in run.scales:
+            y = y * run.scales[self.key]
+        y = per_frame(self.skip, x) + per_frame(self.conv2, F.silu(y))
         z = y
         for step in self.temporal:
             z = step(z, run)

@@ -26,7 +26,7 @@ class Run:
 
     `memory` holds keys and values of past frames, `last` what convolutions and cumulative norms keep, both by the
     layer's key. `fresh` marks slots of the batch that have seen nothing; `seen` and `fresh` None: everything, none.
-    `text` is given to every frame, `image` to each its own.
+    `text` is given to every frame, `image` to each its own. `scales` are what actions multiply channels by.
     """
 
     embedding: Embedding
@@ -36,6 +36,7 @@ class Run:
     fresh: Bool[Tensor, "b"] | None = None
     text: Float[Tensor, "b m e"] | None = None
     image: Float[Tensor, "b f n e"] | None = None
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
     kept_memory: dict[str, Tensor] = field(default_factory=dict)
     kept_last: dict[str, Tensor] = field(default_factory=dict)
 

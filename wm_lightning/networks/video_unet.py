@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wm_lightning.clip import Condition, Latents, Levels, Start
-from wm_lightning.networks.conditioning import ActionEmbedder, ActionKind, Embedding, LevelEmbedder
+from wm_lightning.networks.conditioning import ActionEmbedder, ActionKind, ActionScales, Embedding, LevelEmbedder
 from wm_lightning.networks.geometry import frame_visibility
 from wm_lightning.networks.masks import FrameMask, TeacherForcingMask
 from wm_lightning.networks.start_tokens import StartTokens
 from wm_lightning.networks.state import State, empty_state
-from wm_lightning.networks.unet_spatial import ResBlock, SpatialTransformer, Stage, Upsample
+from wm_lightning.networks.unet_spatial import ResBlock
+from wm_lightning.networks.unet_stages import Stages
 from wm_lightning.networks.unet_temporal import (
     Changed,
     Features,
@@ -115,6 +116,7 @@ class VideoUNet(nn.Module):
         start_tokens: StartTokens | None = None,
         resampler: Callable[[], nn.Module] | None = None,
         bypass: bool = False,
+        action_scales: bool = False,
     ) -> None:
         super().__init__()
         smallest = patch * 2 ** (len(multipliers) - 1)
@@ -137,15 +139,19 @@ class VideoUNet(nn.Module):
         entering = folded * (2 if start else 1)
         self.stem = nn.Conv2d(entering, dim, 3, padding=1)
         self.bypass = Bypass(4 * dim, entering, folded) if bypass else None
-        make = _Parts(head_dim, 4 * dim, groups, causal, pad, norm_scope, tokens)
+        make = Stages(head_dim, 4 * dim, groups, causal, pad, norm_scope, tokens)
         self.opening = TemporalTransformer(
             dim, opening_heads * head_dim, opening_heads, groups=groups, scope=norm_scope
         )
         self.down, self.middle, self.up = make.stages(dim, multipliers, blocks, tuple(attention_at))
         self.head = Head(dim * multipliers[0], folded, groups=groups, height_causal=head_height_causal)
+        widths = {}
         for name, module in self.named_modules():
-            if isinstance(module, TemporalAttention | TemporalConv | TemporalNorm):
+            if isinstance(module, TemporalAttention | TemporalConv | TemporalNorm | ResBlock):
                 module.key = name
+            if isinstance(module, ResBlock):
+                widths[name] = module.embed.out_features
+        self.action_scales = ActionScales(4 * dim, widths) if action_scales and actions_seen else None
 
     def begun(self, context: Latents, condition: Condition) -> Condition:
         """The condition with the first given frame as its start, where it takes one; zeros if none is given.
@@ -175,7 +181,7 @@ class VideoUNet(nn.Module):
         state = empty_state(len(x_t)) if past is None else past
         self._check(mask, state, condition)
         frames = x_t.shape[1]
-        run = self._run(self._embedding(label, condition), condition, state, mask, frames)
+        run = self._run(label, condition, state, mask, frames)
         x = x_t
         if condition.start is not None and self.start:
             x = torch.cat([x, condition.start.latent.to(x.dtype).expand(-1, frames, -1, -1, -1)], dim=2)
@@ -200,23 +206,22 @@ class VideoUNet(nn.Module):
     def _folded(self, x: Latents) -> Changed:
         return rearrange(x, "b f c (y p) (x q) -> b f (c p q) y x", p=self.patch, q=self.patch)
 
-    def _embedding(self, label: Levels, condition: Condition) -> Embedding:
+    def _run(self, label: Levels, condition: Condition, state: State, mask: FrameMask, frames: int) -> Run:
         embedding = self.level(label)
         if self.rate is not None and self.rate_value is not None:
             embedding = embedding + self.rate(torch.full_like(label, self.rate_value))
-        return embedding if self.action is None else embedding + self.action(condition)
-
-    def _run(self, embedding: Embedding, condition: Condition, state: State, mask: FrameMask, frames: int) -> Run:
+        told = None if self.action is None else self.action(condition)
+        scales = {} if told is None or self.action_scales is None else self.action_scales(told)
         seen, start = frame_visibility(mask, state.length, frames, state.valid), condition.start
         first = state.frame.to(embedding.device)
         image = None if start is None else start.image
         if image is not None:
             tokens = image if self.resampler is None else self.resampler(image)
             image = self._image_tokens(tokens, first, frames)
-        return Run(
-            embedding, state.memory, state.last, None if seen is None else seen.to(embedding.device),
-            first == 0 if state.last else None, None if start is None else start.text, image,
-        )  # fmt: skip
+        visible = None if seen is None else seen.to(embedding.device)
+        text, fresh = None if start is None else start.text, first == 0 if state.last else None
+        told_all = embedding if told is None else embedding + told
+        return Run(told_all, state.memory, state.last, visible, fresh, text, image, scales)
 
     def _image_tokens(self, tokens: Float[Tensor, "b n d"], first: Tensor, frames: int) -> Float[Tensor, "b f m d"]:
         """Each frame's own group by its absolute place (beyond the last group that one), or all for every frame."""
@@ -248,53 +253,3 @@ class VideoUNet(nn.Module):
         start = condition.start
         if self.tokens is not None and (start is None or start.text is None or start.image is None):
             raise ValueError(f"network.tokens={self.tokens}, and the start has none; {TOKENS_ADVICE}")
-
-
-class _Parts:
-    """Makes the stages of a UNet, all with the same kinds of layers."""
-
-    def __init__(
-        self,
-        head_dim: int,
-        embedding: int,
-        groups: int,
-        causal: bool,
-        pad: Padding,
-        scope: NormScope,
-        tokens: int | None,
-    ) -> None:
-        self.head_dim, self.groups, self.tokens = head_dim, groups, tokens
-        self.scope: NormScope = scope
-        self.res: Callable[[int, int], ResBlock] = partial(
-            ResBlock, embedding=embedding, groups=groups, causal=causal, pad=pad, scope=scope
-        )
-
-    def stages(
-        self, dim: int, multipliers: Sequence[int], blocks: int, attention_at: tuple[int, ...]
-    ) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
-        """Down, middle and up. The outputs of the stem and of every stage down go to the stages up, last first."""
-        down, skips, width = [], [dim], dim
-        for level, multiplier in enumerate(multipliers):
-            for _ in range(blocks):
-                down.append(self.stage(width, dim * multiplier, 2**level in attention_at))
-                skips.append(width := dim * multiplier)
-            if level + 1 < len(multipliers):
-                down.append(Stage(resize=nn.Conv2d(width, width, 3, stride=2, padding=1)))
-                skips.append(width)
-        middle = [self.stage(width, width, True), self.stage(width, width, False)]
-        up = []
-        for level, multiplier in reversed(list(enumerate(multipliers))):
-            for block in range(blocks + 1):
-                grows = level > 0 and block == blocks
-                up.append(self.stage(width + skips.pop(), dim * multiplier, 2**level in attention_at, grows))
-                width = dim * multiplier
-        return nn.ModuleList(down), nn.ModuleList(middle), nn.ModuleList(up)
-
-    def stage(self, channels: int, out: int, attends: bool, grows: bool = False) -> Stage:
-        """A residual block to `out` channels, attention behind it, and twice the size where it grows."""
-        spatial = temporal = None
-        if attends:
-            heads = out // self.head_dim
-            spatial = SpatialTransformer(out, heads, groups=self.groups, tokens=self.tokens)
-            temporal = TemporalTransformer(out, out, heads, groups=self.groups, scope=self.scope)
-        return Stage(self.res(channels, out), spatial, temporal, Upsample(out, out, 3, padding=1) if grows else None)

@@ -51,7 +51,8 @@ class FrameLevels:
 
     The first `context` frames are clean. A causal clip has, with probability `clean_history`, a
     history up to a random block that is clean or noised up to `history_level`, and an independent
-    level per block after it; otherwise every block has its own level. A bidirectional clip has one
+    level per block after it; otherwise every block has its own level, and with probability `clean_share` none: what is
+    asked of a frame in a rollout, noise behind clean frames, is then asked of many. A bidirectional clip has one
     level for all frames with probability `shared`, else one per frame.
     """
 
@@ -60,6 +61,7 @@ class FrameLevels:
     clean_history: float
     history_level: float
     shared: float
+    clean_share: float = 0.0
 
     def sample(self, path: GaussianPath, blocks: Int[Tensor, "f"], source: np.random.Generator) -> Float[Tensor, "f"]:
         """Times of one clip; `blocks` are its block indices, all equal when bidirectional."""
@@ -70,6 +72,8 @@ class FrameLevels:
             t = per_block[:1].expand(frames).clone() if coins[0] < self.shared else per_block[:frames].clone()
         else:
             t = per_block[blocks]
+            if self.clean_share > 0:
+                t[torch.from_numpy(source.random(last + 1) < self.clean_share)[blocks]] = 0.0
             if coins[0] < self.clean_history:
                 history = blocks < 1 + int(cut * last)
                 faint = path.noisy(torch.tensor(level * self.history_level))

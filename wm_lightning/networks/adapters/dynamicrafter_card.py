@@ -10,7 +10,7 @@ RESAMPLER = "wm_lightning.networks.resampler.Resampler"
 # What a network must have as the file has it, whatever becomes of its layers along time.
 SAME = (
     "channels", "patch", "dim", "multipliers", "blocks", "attention_at", "head_dim", "opening_heads", "groups", "start",
-    "tokens", "rate", "bypass",
+    "tokens", "rate", "bypass", "action_scales",
 )  # fmt: skip
 PUBLISHED = "Vid2World"  # the data's name on cards of causal ones
 ACTION_SHIFT = 1  # the action of a row leads to the next frame
@@ -29,7 +29,7 @@ def unpacked_card(arguments: Mapping[str, Any], resampler: Mapping[str, Any] | N
         )
     sizes = dict(zip(("height", "width"), expected.frame_shape[1:], strict=True))
     # Of what this suite added to the network such files know nothing, and are without it.
-    added = {"bypass": False, "start_tokens": expected.network.get("start_tokens")}
+    added = {"bypass": False, "action_scales": False, "start_tokens": expected.network.get("start_tokens")}
     own = {"_target_": UNET, **arguments, **sizes, **added}
     own["resampler"] = None if resampler is None else {"_target_": RESAMPLER, **resampler}
     acts = bool(arguments["actions_seen"])
