@@ -159,7 +159,8 @@ def executor_iteration(
         iteration.sweep(iteration.module.sweep_batch)
         iteration = replace(iteration, judging=now(device) - begun)
         for name, (ours, one, other, two) in iteration.savings().items():
-            one(), two()  # the first time is no measure
+            for way in (one, two):
+                way()  # the first time is no measure
             seconds = {ours: [], other: []}
             for _ in range(repeats):
                 for label, way in ((ours, one), (other, two)):

@@ -31,6 +31,7 @@ from wm_lightning.sampling.sde import drawless
 from wm_lightning.tasks import terminal as console
 from wm_lightning.tasks.build import build_card, device_of, network_of, plain_node, without
 from wm_lightning.tasks.evaluation import machine
+from wm_lightning.tasks.role_stage import Played, Role, Stage, play
 from wm_lightning.tasks.teachers import prepare_start, trained_once
 
 log = logging.getLogger(__name__)
