@@ -50,7 +50,7 @@ def test_criteria_end_in_a_forced_word(criterion: str) -> None:
 
 def test_every_prompt_is_filled_in_whole() -> None:
     files = sorted(FOLDER.glob("*.txt"))
-    assert {file.stem for file in files} == {f"{name}.v1" for name in (*CRITERIA, "generation")}
+    assert {file.stem for file in files} == {f"{name}.v1" for name in (*CRITERIA, "generation", "solution")}
     for file in files:
         criterion, version = file.stem.split(".")
         prompt = load_prompt(criterion, version)

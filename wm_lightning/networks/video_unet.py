@@ -81,7 +81,8 @@ class VideoUNet(nn.Module):
     None without; `start_tokens` makes them of the first frame, those of the image through the trained `resampler`, and
     `image_groups` says which of them a frame is given. `rate` is the frame rate it is told. `bypass` adds the frame and
     the start themselves to the prediction, every channel weighed by the embedding: a network narrower than its input
-    cannot carry all of a frame's noise through.
+    cannot carry all of a frame's noise through. With `action_scales` actions multiply channels of every residual block,
+    beside being added to the noise level.
     """
 
     # Behind a clean copy of themselves, noisy frames would get its last ones from the convolutions, which lie ahead.
