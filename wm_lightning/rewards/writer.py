@@ -40,16 +40,24 @@ class EndpointWriter:
 
 def read_text(reply: str, words: int) -> str | Failed:
     """The text of a chat completion in one line, its last sentences left out beyond `words` words."""
-    try:
-        choice = json.loads(reply)["choices"][0]
-        if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
-            return Failed("refused")
-        text = " ".join(str(choice["message"]["content"] or "").split())
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return Failed("malformed reply")
+    content = content_of(reply)
+    if isinstance(content, Failed):
+        return content
+    text = " ".join(content.split())
     kept: list[str] = []
     for sentence in text.replace("! ", "!\n").replace("? ", "?\n").replace(". ", ".\n").split("\n"):
         if len(" ".join([*kept, sentence]).split()) > words:
             break
         kept.append(sentence)
     return " ".join(kept) if any(kept) else Failed("no text")
+
+
+def content_of(reply: str) -> str | Failed:
+    """What the model wrote, as it stands in the body of a chat completion; empty where it wrote nothing."""
+    try:
+        choice = json.loads(reply)["choices"][0]
+        if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
+            return Failed("refused")
+        return str(choice["message"]["content"] or "")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Failed("malformed reply")
