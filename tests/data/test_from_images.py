@@ -26,7 +26,7 @@ from wm_lightning.data.formats.world_tasks import TABLE, read_tasks
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.worlds.grid_tasks import GridTasks, Task
 
-CELL = 64  # pictures of 512 x 512, at which the filters measure
+CELL = 32  # pictures of 256 x 256, at which the filters measure here
 WORLD = GridTasks(seed=3, frames=12, most_walls=8, tasks_per_scene=8)
 SCENES = [tasks for number in range(40) if len(tasks := WORLD.scene("train", number)) == 8][:12]
 CLIPS = 6
@@ -49,15 +49,15 @@ def fill(root: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         picture(tasks).save(folder / f"{number:04d}.png")
     source, bad = np.random.default_rng(0), root / "clip1"
-    noise = np.kron(source.integers(0, 256, (64, 64, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+    noise = np.kron(source.integers(0, 256, (32, 32, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
     scene = np.array(picture(SCENES[0]))
-    scene[:, :300] = 0
+    scene[:, :150] = 0
     half = noise // 2 + 64
-    half[:, :300] = 255
+    half[:, :150] = 255
     for name, pixels in {"black": noise * 0, "white": noise * 0 + 255, "half_black": scene, "half_white": half}.items():
         Image.fromarray(pixels).save(bad / f"{name}.png")
     Image.fromarray(noise).save(bad / "noise.png")
-    picture(SCENES[2]).filter(ImageFilter.GaussianBlur(12)).save(bad / "blurred.png")
+    picture(SCENES[2]).filter(ImageFilter.GaussianBlur(8)).save(bad / "blurred.png")
     whole = (root / "clip3/0003.png").read_bytes()
     (bad / "cut.png").write_bytes(whole[: len(whole) // 2])
     (bad / "empty.png").write_bytes(b"")
@@ -91,7 +91,7 @@ def config_of(frames: Path, into: Path, server: Running, **changes: Any) -> Dict
     given = {
         "words": [5, 140], "ranking.keep": 1.0, "asking.endpoint.url": server.url, "asking.endpoint.model": MODEL,
         "asking.endpoint.concurrency": 4, "asking.endpoint.retries": 0, "asking.endpoint.backoff": 0.0,
-        "asking.tries": 1,
+        "asking.tries": 1, "filters.short_side": 256,
     }  # fmt: skip
     for name, value in {**given, **changes}.items():
         OmegaConf.update(config.task.images, name, value)
