@@ -91,7 +91,7 @@ def config_of(frames: Path, into: Path, server: Running, **changes: Any) -> Dict
     given = {
         "words": [5, 140], "ranking.keep": 1.0, "asking.endpoint.url": server.url, "asking.endpoint.model": MODEL,
         "asking.endpoint.concurrency": 4, "asking.endpoint.retries": 0, "asking.endpoint.backoff": 0.0,
-        "asking.tries": 1, "filters.short_side": 256,
+        "asking.endpoint.timeout": 600.0, "asking.tries": 1, "filters.short_side": 256,
     }  # fmt: skip
     for name, value in {**given, **changes}.items():
         OmegaConf.update(config.task.images, name, value)

@@ -201,7 +201,7 @@ def test_where_and_how_patiently_is_asked_binds_nothing(tmp_path: Path) -> None:
     assert not begun(tmp_path / "set", binding(values))
     begin(tmp_path / "set", binding(values))
     assert begun(tmp_path / "set", binding(values))
-    with pytest.raises(ValueError, match=r"words was \[1, 2\] and is \[1, 3\]; b was None and is 1"):
+    with pytest.raises(ValueError, match=r"b was None and is 1; words was \[1, 2\] and is \[1, 3\]"):
         begun(tmp_path / "set", {**binding(values), "words": [1, 3], "b": 1})
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="name a new folder"):
