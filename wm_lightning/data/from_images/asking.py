@@ -30,7 +30,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class Asker:
     """How patiently: `tries` in one run for what cannot be read, `batch` questions at a time; `stop_after` failures in
     a row end the run, for then it is the server that is wrong."""
 

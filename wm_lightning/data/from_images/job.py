@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wm_lightning.data.cache import MARKER
-from wm_lightning.data.from_images.asking import Asking, require_answers
+from wm_lightning.data.from_images.asking import Asker, require_answers
 from wm_lightning.data.from_images.filters import Filters
 from wm_lightning.data.from_images.findings import Findings, said_yes
 from wm_lightning.data.from_images.pictures import Picture, Sources, find_pictures, splits_of
@@ -39,7 +39,7 @@ class FromImages:
     sources: Sources
     filters: Filters
     ranking: Ranking
-    asking: Asking
+    asking: Asker
     version: str
     short_side: int
     logprobs: int | None

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from wm_lightning.clip import Pixels, Texts
 from wm_lightning.data.formats.picture_files import from_bytes
-from wm_lightning.data.from_images.asking import NO_PICTURE, Asked, Asking, yes_or_no
+from wm_lightning.data.from_images.asking import NO_PICTURE, Asked, Asker, yes_or_no
 from wm_lightning.data.from_images.filters import Filters
 from wm_lightning.data.from_images.looking import Seen, Sifted, look_at_all, sift
 from wm_lightning.data.from_images.pictures import Picture
@@ -67,7 +67,7 @@ class Stages:
     """All stages of one folder, their verdicts and a bar each."""
 
     folder: Path
-    asking: Asking
+    asking: Asker
     questions: Questions
     progress: Progress
 
