@@ -1,7 +1,8 @@
 """A judge behind OpenAI's chat completions on loopback, whose mind is the grid's own program.
 
 It sees what a vision-language model would: the pictures and the text of the request. The video is put together from the
-pictures, the task is found by the text and by the first picture.
+pictures, the task is found by the text and by the first picture. Questions about pictures and texts that are to become
+tasks are answered by `task_writer`.
 """
 
 import base64
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests.task_writer import TaskWriter, stage_of
 from wm_lightning.rewards.prompt import load_prompt
 from wm_lightning.worlds.grid_judge import CRITERIA, MOST, judge
 from wm_lightning.worlds.grid_look import LookTask, judge_looks
@@ -39,7 +41,8 @@ class Behaviour:
 
     `faults` names what becomes of the next requests, one each (None: nothing); `always` of all that come after them.
     `latency` is in seconds, `noise` the spread of what is added to the log-odds, the same for the same request.
-    `hackable`: the task is judged by the last frame alone, and the rest is taken for granted.
+    `hackable`: the task is judged by the last frame alone, and the rest is taken for granted. `aimed` keeps faults for
+    the questions of one stage of `task_writer`, `careless` writes with mistakes.
     """
 
     faults: Iterator[str | None] = field(default_factory=lambda: iter(()))
@@ -47,6 +50,8 @@ class Behaviour:
     latency: Callable[[int], float] = lambda number: 0.0
     noise: float = 0.0
     hackable: bool = False
+    aimed: str | None = None
+    careless: bool = False
 
 
 @dataclass
@@ -79,9 +84,10 @@ def judge_server(tasks: Sequence[GridTask], cell: int) -> Iterator[Running]:
 
 
 class _Mind:
-    """Log-odds of what a request asks."""
+    """The reply to what a request asks."""
 
     def __init__(self, tasks: Sequence[GridTask], cell: int) -> None:
+        self.writer = TaskWriter(tasks, cell)
         self.about: dict[str, tuple[str, list[tuple[np.ndarray, GridTask]]]] = {}
         for criterion in CRITERIA:
             prompt = load_prompt(criterion, "v1")
@@ -89,10 +95,16 @@ class _Mind:
                 known = self.about.setdefault(prompt.question(task.prompt, task.solution), (criterion, []))
                 known[1].append((task.picture(cell), task))
 
-    def log_odds(self, body: Mapping[str, Any], behaviour: Behaviour) -> float:
+    def reply(self, body: Mapping[str, Any], behaviour: Behaviour) -> dict[str, Any]:
         *pictures, text = body["messages"][0]["content"]
-        frames = np.stack([decoded(part["image_url"]["url"]) for part in pictures])
-        criterion, known = self.about[text["text"]]
+        frames = [decoded(part["image_url"]["url"]) for part in pictures]
+        if stage_of(text["text"]) is None:
+            return completion(self.log_odds(np.stack(frames), text["text"], body, behaviour))
+        said = self.writer.reply(frames, text["text"], behaviour.careless)
+        return told(said) if isinstance(said, str) else completion(said)
+
+    def log_odds(self, frames: np.ndarray, text: str, body: Mapping[str, Any], behaviour: Behaviour) -> float:
+        criterion, known = self.about[text]
         task = min(known, key=lambda pair: float(np.abs(pair[0] - frames[0].astype(float)).mean()))[1]
         if behaviour.hackable:
             frames = np.repeat(frames[-1:], 2, axis=0)
@@ -129,7 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
             number = len(running.requests)
             running.requests.append(body)
             running.keys.add(self.headers.get("authorization"))
-            fault = next(running.behaviour.faults, running.behaviour.always)
+            aimed = running.behaviour.aimed in (None, stage_of(body["messages"][0]["content"][-1]["text"]))
+            fault = next(running.behaviour.faults, running.behaviour.always) if aimed else None
             server.inside += 1
             running.most_at_once = max(running.most_at_once, server.inside)
         try:
@@ -145,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _http(self, body: Mapping[str, Any], fault: str | None) -> None:
         """`http 429` and its like; no fault at all is an answer."""
         if fault is None:
-            self._send(200, json.dumps(completion(self.server.mind.log_odds(body, self.server.running.behaviour))))
+            self._send(200, json.dumps(self.server.mind.reply(body, self.server.running.behaviour)))
         else:
             key = self.headers.get("authorization")
             self._send(int(fault.split()[1]), json.dumps({"error": {"message": f"not now, and not with {key}"}}))
@@ -184,11 +197,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _muses(self, body: Mapping[str, Any], fault: str) -> None:
         """An answer that begins with neither word."""
-        self._send(200, json.dumps(completion(1.0, content=[listed({word: -2.0 for word in OTHERS})])))
+        reply = completion(1.0, content=[listed({word: -2.0 for word in OTHERS})])
+        reply["choices"][0]["message"]["content"] = OTHERS[0]
+        self._send(200, json.dumps(reply))
 
     def _refuses(self, body: Mapping[str, Any], fault: str) -> None:
         reply = completion(1.0)
         reply["choices"][0] |= {"finish_reason": "content_filter"}
+        self._send(200, json.dumps(reply))
+
+    def _chats(self, body: Mapping[str, Any], fault: str) -> None:
+        """Friendly words in place of what was asked for."""
+        self._send(200, json.dumps(told("What a nice picture! Shall I go on?")))
+
+    def _seven(self, body: Mapping[str, Any], fault: str) -> None:
+        """A list of tasks without the last one."""
+        reply = self.server.mind.reply(body, self.server.running.behaviour)
+        message = reply["choices"][0]["message"]
+        message["content"] = json.dumps(json.loads(message["content"])[:-1])
+        self._send(200, json.dumps(reply))
+
+    def _breaks_off(self, body: Mapping[str, Any], fault: str) -> None:
+        """A list of tasks that the server's own limit of tokens cuts."""
+        reply = self.server.mind.reply(body, self.server.running.behaviour)
+        message = reply["choices"][0]["message"]
+        message["content"] = message["content"][: len(message["content"]) // 2]
         self._send(200, json.dumps(reply))
 
     def _send(self, status: int, text: str, kind: str = "application/json") -> None:
@@ -222,6 +255,13 @@ def completion(log_odds: float, **logprobs: Any) -> dict[str, Any]:
             "message": {"role": "assistant", "content": max(found, key=lambda token: found[token])},
         }],
     }  # fmt: skip
+
+
+def told(text: str) -> dict[str, Any]:
+    """A chat completion of that text."""
+    reply = completion(1.0, content=None)
+    reply["choices"][0] |= {"finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    return reply
 
 
 def listed(found: Mapping[str, float]) -> dict[str, Any]:

@@ -54,7 +54,8 @@ FORMS: Mapping[str, Form] = {
 }
 # Forms of other things than recordings, and what they would need.
 OTHERS = {
-    "tasks": "pictures with a prompt, a solution and a source each, which recordings with actions do not hold",
+    "tasks": "pictures with a prompt, a solution and a source each, which recordings with actions do not hold (from "
+    "pictures they are made with data=world_tasks from=images)",
     "map": "whole maps and walks over them, which recordings do not hold",
 }
 

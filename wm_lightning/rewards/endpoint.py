@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 # Answers of a server that is busy or ill, and may be well again.
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
+Hear = Callable[[int, str | Failed], None]
 # Of the system: pauses hang on no seed, and no seeded draw on pauses.
 CHANCE = random.SystemRandom()
 
@@ -52,25 +53,38 @@ class Endpoint:
         self._told: set[str] = set()
         self._key()  # a missing one is found now, not after the first videos are made
 
-    def ask(self, questions: Sequence[Question], options: Mapping[str, Any]) -> list[str | Failed]:
+    def ask(
+        self, questions: Sequence[Question], options: Mapping[str, Any], hear: Hear | None = None
+    ) -> list[str | Failed]:
         """The body of the reply to each question, or why there is none. `options` are those of a chat completion.
 
-        Not to be called from a thread that runs an event loop.
+        `hear` is told each as it comes, with its question's place; what it raises ends the asking. Not to be called
+        from a thread that runs an event loop.
         """
-        return asyncio.run(self._ask_all(questions, options)) if questions else []
+        return asyncio.run(self._ask_all(questions, options, hear)) if questions else []
 
-    async def _ask_all(self, questions: Sequence[Question], options: Mapping[str, Any]) -> list[str | Failed]:
+    async def _ask_all(
+        self, questions: Sequence[Question], options: Mapping[str, Any], hear: Hear | None
+    ) -> list[str | Failed]:
         slots = asyncio.Semaphore(self.concurrency)
         # Without a key of its own the client would send that of OPENAI_API_KEY to whatever server this is.
         key = self._key() or "none"
         async with openai.AsyncOpenAI(base_url=self.url, api_key=key, max_retries=0) as client:
 
-            async def asked(question: Question) -> str | Failed:
+            async def asked(place: int, question: Question) -> str | Failed:
                 async with slots:
                     # Pictures are encoded beside the loop, which would serve nobody meanwhile.
-                    return await self._patiently(client, await asyncio.to_thread(self._body, question, options))
+                    reply = await self._patiently(client, await asyncio.to_thread(self._body, question, options))
+                    if hear is not None:
+                        hear(place, reply)
+                    return reply
 
-            return await asyncio.gather(*(asked(question) for question in questions))
+            tasks = [asyncio.ensure_future(asked(place, question)) for place, question in enumerate(questions)]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:  # whom nobody hears any more
+                    task.cancel()
 
     def _body(self, question: Question, options: Mapping[str, Any]) -> dict[str, Any]:
         # Pictures first: questions about the same video then begin alike, and a server computes that part once.

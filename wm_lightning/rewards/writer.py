@@ -43,13 +43,10 @@ class EndpointWriter:
 
 def read_text(reply: str, words: int) -> str | Failed:
     """The text of a chat completion in one line, without the sentences that begin beyond `words` words."""
-    try:
-        choice = json.loads(reply)["choices"][0]
-        if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
-            return Failed("refused")
-        text = " ".join(str(choice["message"]["content"] or "").split())
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return Failed("malformed reply")
+    content = content_of(reply)
+    if isinstance(content, Failed):
+        return content
+    text = " ".join(content.split())
     kept: list[str] = []
     for sentence in text.replace("! ", "!\n").replace("? ", "?\n").replace(". ", ".\n").split("\n"):
         if kept and len(" ".join([*kept, sentence]).split()) > words:
@@ -61,3 +58,14 @@ def read_text(reply: str, words: int) -> str | Failed:
 def endpoint_writer(data: object, *, endpoint: Endpoint, version: str, short_side: int, words: int) -> EndpointWriter:
     """A writer for any data, which need say nothing."""
     return EndpointWriter(endpoint=endpoint, version=version, short_side=short_side, words=words)
+
+
+def content_of(reply: str) -> str | Failed:
+    """What the model wrote, as it stands in the body of a chat completion; empty where it wrote nothing."""
+    try:
+        choice = json.loads(reply)["choices"][0]
+        if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
+            return Failed("refused")
+        return str(choice["message"]["content"] or "")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Failed("malformed reply")

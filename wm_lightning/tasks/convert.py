@@ -1,6 +1,7 @@
-"""task=convert: a set of recordings written in another form."""
+"""task=convert: a set of recordings written in another form; with from=images, pictures made into WorldTasks."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,16 +36,20 @@ class Sound:
 class Convert:
     """The task: `to` names the form, `into` a folder that is not there yet; it is written whole or not at all.
 
-    Every episode is read twice: first to find those that are damaged, then to be written.
+    Every episode is read twice: first to find those that are damaged, then to be written. `images` (from=images) makes
+    tasks of pictures instead, in a folder that it can go on with.
     """
 
     to: str | None
     into: str | None
     encoding: Encoding
     version: Version
+    images: Callable[[DictConfig, Path], dict[str, float]] | None
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Converts all stored splits. Raises ValueError where a name is wrong or too much of the set is unusable."""
+        if self.images is not None:
+            return self._from_images(config, self.images)
         form = form_named(self.to)
         if self.into is None:
             raise ValueError("task=convert needs task.into=FOLDER, one that is not there yet")
@@ -59,6 +64,17 @@ class Convert:
             written = self._write(folder, data, form, spec, found, progress)
         log.info("Written: %s, %s", folder, ", ".join(f"{count} {split}" for split, count in written.items()))
         return {"episodes": float(sum(written.values()))}
+
+    def _from_images(
+        self, config: DictConfig, images: Callable[[DictConfig, Path], dict[str, float]]
+    ) -> dict[str, float]:
+        if self.to not in (None, "tasks"):
+            raise ValueError(f"from=images makes WorldTasks alone; leave task.to={self.to} out")
+        if self.into is None:
+            raise ValueError(
+                "from=images needs task.into=FOLDER, a new one, or one that an interrupted run of the same command left"
+            )
+        return images(config, Path(self.into))
 
     def _sound(self, data: SourceDataModule, progress: Progress) -> dict[str, Sound]:
         sources = {split: data.open_source(split) for split in data.stored_splits()}
@@ -88,7 +104,7 @@ def recordings(config: DictConfig) -> SourceDataModule:
     if not isinstance(data, SourceDataModule):
         raise ValueError(
             f"task=convert takes recordings with actions, data=rt1|csgo|recon|own; {config.data._target_} reads a form "
-            f"of its own, which no other form here can hold"
+            f"of its own, which no other form here can hold; pictures become tasks with data=world_tasks from=images"
         )
     if data.root is None:
         cache.simulate(data.cache_dir, data.recipe())
