@@ -148,7 +148,7 @@ def vid2world(**changes: Any) -> TeacherModule:
     base = unet(causal=False, norm_scope="clip", actions_seen=False, seed=1).state_dict()
     described = card(network={"_target_": "some.UNet", "causal": False, "head_height_causal": False})
     settings: dict[str, Any] = dict(
-        network=unet, start=NetworkFile(base, described, weights_hash(base)), start_new=("action",),
+        network=unet, start=NetworkFile(base, described, weights_hash(base)), start_new=("action", "action_scales"),
         transfer=Transfer("extrapolative", 2), path=SCALED_LINEAR, masks=MaskMixture((1,), (1.0,)),
         levels=FrameLevels(
             law=NoiseLaw(mean=0.0, std=1.0, uniform_share=1.0, shift=1.0), context=0, clean_history=0.0,
