@@ -137,8 +137,9 @@ def _binding(config: DictConfig, root: Path, shares: Mapping[str, float]) -> dic
     """All settings that what comes out hangs on, by their dotted names."""
     own = OmegaConf.to_container(config.task.images, resolve=True)
     assert isinstance(own, dict)
+    settings = {str(name): value for name, value in own.items()}
     of_data = {"root": str(root.resolve()), **{f"{split}_share": share for split, share in shares.items()}}
-    return {f"task.images.{name}": value for name, value in binding(own).items()} | {
+    return {f"task.images.{name}": value for name, value in binding(settings).items()} | {
         f"data.{name}": value for name, value in of_data.items()
     }
 
