@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from tests.judge_server import Running, confusion
-from tests.rewards.making import LOOKS, TEXTS, endpoint, films, judged_by, row
+from tests.rewards.making import LOOKS, TEXTS, asking, endpoint, films, judged_by, row
+from wm_lightning.rewards.reward import Failed
+from wm_lightning.rewards.vlm import OPTIONS
 from wm_lightning.worlds.grid_judge import CRITERIA, Criterion
 from wm_lightning.worlds.grid_reward import GridReward
 
@@ -116,6 +118,23 @@ def test_answers_stand_in_order_however_they_come(server: Running) -> None:
     turned = torch.arange(11, -1, -1)
     verdict = judged_by(server, "task", concurrency=6)(videos[turned], TEXTS[turned])
     assert torch.equal(verdict.value.flip(0), truth.value)
+
+
+def test_who_listens_hears_each_answer_as_it_comes_and_may_end_the_asking(server: Running) -> None:
+    questions = [*asking("task").questions(films()[:6], TEXTS[:6])]
+    heard: list[tuple[int, str | Failed]] = []
+    server.behaviour.faults = iter([None, "http 500"])
+    replies = endpoint(server, concurrency=1).ask(questions, OPTIONS, lambda *said: heard.append(said))
+    assert heard == [*enumerate(replies)] and heard[1] == (1, Failed("http 500"))
+    before = len(server.requests)
+
+    def enough(place: int, reply: str | Failed) -> None:
+        if place == 2:
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        endpoint(server, concurrency=1).ask(questions, OPTIONS, enough)
+    assert len(server.requests) == before + 3, "nobody is asked any more"
 
 
 def test_the_same_question_is_asked_once(server: Running, tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def require_answers(endpoint: Endpoint, prompt: Prompt, options: Mapping[str, An
     advice = {
         "no log-probabilities": "have its words read with task.images.logprobs=null task.images.judging.max_tokens=4",
         "no connection": "start a server there, or name another with task.images.asking.endpoint.url=URL",
+        "http 400": "if it knows no chat_template_kwargs, ~task.images.asking.endpoint.extra.chat_template_kwargs",
         "http 401": "name the variable that holds its key with task.images.asking.endpoint.key_variable=NAME",
         "http 404": "name a model that it serves with task.images.asking.endpoint.model=NAME",
     }
