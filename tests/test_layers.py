@@ -23,7 +23,16 @@ LAYERS = (
     )
     + ("config", "config_check", "config_errors", "config_help", "config_overrides", "config_record"),
     ("networks", "objectives"),
-    ("data.formats", "checkpoints", "checkpoint_io", "rewards", "metrics", "sampling", "results"),
+    (
+        "data.formats",
+        "checkpoints",
+        "adapted_checkpoints",
+        "checkpoint_io",
+        "rewards",
+        "metrics",
+        "sampling",
+        "results",
+    ),
     ("data", "worlds"),
     ("modules", "envs", "callbacks"),
     ("tasks",),

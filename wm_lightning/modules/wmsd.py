@@ -10,18 +10,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wm_lightning.checkpoints import NetworkFile, load_into
+from wm_lightning.checkpoints import NetworkFile
 from wm_lightning.clip import Clip, Condition, Latents, Prompt
-from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
-from wm_lightning.modules.frozen import Frozen
 from wm_lightning.modules.optimizers import Schedule
 from wm_lightning.modules.wmsd_advantages import judged
 from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.modules.wmsd_checks import check_settings
 from wm_lightning.modules.wmsd_losses import Lesson, Picked, stratified
+from wm_lightning.modules.wmsd_roles import RoleAverage, Roles
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, prompted, repeated, rolled, said_by
 from wm_lightning.modules.wmsd_surrogates import Surrogate
+from wm_lightning.networks.lora import LoRA
 from wm_lightning.objectives.advantages import Advantages
 from wm_lightning.randomness import normal
 from wm_lightning.rewards.bus import Pending, RewardBus
@@ -52,6 +52,9 @@ class WMSDModule(WorldModelModule):
         ema_decay: float,
         ema_start: int,
         batch_size: int,
+        ema_every: int = 1,
+        ema_power: bool = False,
+        lora: LoRA | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -59,11 +62,10 @@ class WMSDModule(WorldModelModule):
             raise ValueError(f"module.copies={copies}: a rollout is held against the others of its task, so 2 or more")
         if start is None:
             raise ValueError("module.start=null: executor and demonstrator begin as one base; name its file")
-        self.network, self.start = network(), start.sha256
-        load_into(self.network, start, "module.start")
-        base = _copy(network, self.network)
-        self.demonstrator = base if algorithm.demonstrator == "rewarded" else Frozen(base)
-        self.average = Average(self.network, decay=ema_decay, start=ema_start)
+        roles = Roles.of(network, start, lora, rewarded=algorithm.demonstrator == "rewarded")
+        self.network, self.demonstrator, self.base = roles.executor, roles.demonstrator, roles.base
+        self.average = RoleAverage(roles.average, decay=ema_decay, start=ema_start, every=ema_every, power=ema_power)
+        self.lora, self.start = lora, start.sha256
         self.algorithm, self.surrogate, self.anchor_draws = algorithm, surrogate, anchor_draws
         check_settings(algorithm, surrogate, advantage, self.sampler, self.plan, self.path)
         self.make_judges, self.advantage = judges, advantage
@@ -83,6 +85,11 @@ class WMSDModule(WorldModelModule):
             "history_level": 0.0, "shared": 1.0, "steps": None, "commit": [{"mode": "clean", "t": 0.0}],
             "action_dropout": {"share": 0.0, "granularity": "clip"}, "start": self.start,
         }  # fmt: skip
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the card, and what adapters there are of the base that the card names."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["lora"] = None if self.lora is None else self.lora.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError where the checkpoint was trained from another base than this module's."""
@@ -250,9 +257,3 @@ class WMSDModule(WorldModelModule):
         for what, value in found.logged.items():
             self.log(f"train/{name}{what}", value)
         return found.values
-
-
-def _copy(network: Callable[[], nn.Module], source: nn.Module) -> nn.Module:
-    copy = network()
-    copy.load_state_dict(source.state_dict())
-    return copy

@@ -1,0 +1,77 @@
+"""Who takes part in an executor's training: copies of a network, or adapters of one."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wm_lightning.checkpoints import NetworkFile, load_into
+from wm_lightning.modules.frozen import Frozen
+from wm_lightning.networks.lora import Adapters, LoRA, Role
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The executor, what its moving average is kept in, and the demonstrator.
+
+    With `lora` one network is all of them: executor and average are adapters of it, and the demonstrator is the network
+    without any, or a third where rewards move it. Then `base` holds that network, which stays as it is.
+    """
+
+    executor: nn.Module
+    average: nn.Module
+    demonstrator: nn.Module
+    base: Frozen | None
+
+    @classmethod
+    def of(cls, network: Callable[[], nn.Module], start: NetworkFile, lora: LoRA | None, *, rewarded: bool) -> "Roles":
+        """All of them as `start` is. Rewards may move the demonstrator where it is `rewarded`, and nothing else may."""
+        first = network()
+        if lora is not None:
+            load_into(first, start, "module.start")
+            return cls._adapted(first, lora, rewarded)
+        base = network()
+        load_into(first, start, "module.start")
+        base.load_state_dict(first.state_dict())
+        average = copy.deepcopy(first).requires_grad_(False)
+        return cls(first, average, base if rewarded else Frozen(base), None)
+
+    @classmethod
+    def _adapted(cls, network: nn.Module, lora: LoRA, rewarded: bool) -> "Roles":
+        # Before there are adapters, for it takes all gradients away.
+        base, learning = Frozen(network), ["executor"] + ["demonstrator"] * rewarded
+        adapters = Adapters(network, lora, [*learning, "average"], learning)
+        demonstrator = Role(adapters, "demonstrator" if rewarded else None)
+        return cls(Role(adapters, "executor"), Role(adapters, "average"), demonstrator, base)
+
+
+class RoleAverage(nn.Module):
+    """The moving average of a role, kept in `network`: a ← decay · a + (1 − decay) · p at every `every`-th update.
+
+    Until `start` updates have been made it is the role itself. With `power` the decay of the n-th step of the average
+    is (1 + n) / (10 + n), and `decay` at most.
+    """
+
+    updates: Tensor
+
+    def __init__(self, network: nn.Module, *, decay: float, start: int, every: int, power: bool) -> None:
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"module.ema_every={every} counts updates; give 1 or more")
+        self.network = network
+        self.decay, self.start, self.every, self.power = decay, start, every, power
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    # Without no_grad a foreach-lerp on parameters that require grad silently grows a graph.
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Counts an update of `network`, and takes a step towards it where one is due."""
+        self.updates += 1
+        made, step = int(self.updates), int(self.updates) // self.every
+        if made > self.start and made % self.every:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.power else self.decay
+        weight = 1.0 if made <= self.start else 1 - decay
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), weight)  # pyright: ignore
