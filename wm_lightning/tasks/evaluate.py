@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from wm_lightning.card import Card
-from wm_lightning.checkpoints import NetworkFile, read_network
+from wm_lightning.checkpoints import NetworkFile
 from wm_lightning.clip import Latents, Pixels
 from wm_lightning.config_record import config_hash, plain, recorded_overrides
 from wm_lightning.data.datamodule import ClipDataModule
@@ -24,9 +24,10 @@ from wm_lightning.tasks import terminal
 from wm_lightning.tasks.build import build_card, build_data, device_of, kind_of, network_of, plain_node
 from wm_lightning.tasks.curves import final_losses
 from wm_lightning.tasks.evaluation import Origin, evaluate_cast
+from wm_lightning.tasks.fit import deployed_file
 from wm_lightning.tasks.judging import TableSettings, prepare
 from wm_lightning.tasks.subjects import Cast
-from wm_lightning.tasks.teachers import prepare_teacher
+from wm_lightning.tasks.teachers import prepare_start, prepare_teacher
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ def read_checkpoint(config: DictConfig, data: ClipDataModule, kind: str) -> Netw
         raise ValueError("ckpt_path=null: name the checkpoint, ckpt_path=RUN/checkpoints/best.ckpt")
     named = Path(config.run_dir) / "checkpoints" / "best.ckpt" if config.ckpt_path == "last" else Path(config.ckpt_path)
     expected = build_card(config, data, kind)
-    file = read_network(named, expected)
+    adapted = config.module.get("lora") is not None
+    file = deployed_file(config, named, expected, prepare_start(config, data) if adapted else None)
     differences = file.card.differences(expected)
     if file.card.kind != kind:
         own = "experiment=teacher" if file.card.kind == "teacher" else "the experiment it was distilled by"

@@ -37,9 +37,22 @@ def best_checkpoint(config: DictConfig) -> Path:
     return best if best.is_file() else folder / "last.ckpt"
 
 
-def export(config: DictConfig, source: Path, expected: Card, target: Path) -> NetworkFile:
+def deployed_file(config: DictConfig, source: Path, expected: Card, start: NetworkFile | None) -> NetworkFile:
+    """The deployed network of a checkpoint; that of one which holds adapters is `start` with them merged into it."""
+    if config.module.get("lora") is None or source.suffix != ".ckpt":
+        return read_network(source, expected)
+    # Here: what a run does not use must not be part of what its results were made by.
+    from wm_lightning.adapted_checkpoints import read_adapted  # noqa: PLC0415
+
+    assert start is not None
+    return read_adapted(source, start)
+
+
+def export(
+    config: DictConfig, source: Path, expected: Card, target: Path, start: NetworkFile | None = None
+) -> NetworkFile:
     """Writes a checkpoint's deployed network in bfloat16 with its card, and reads it back as others will."""
-    file = read_network(source, expected)
+    file = deployed_file(config, source, expected, start)
     network = instantiate(plain_node(config, "network"), _convert_="all")()
     load_into(network, file, str(source))
     save_network(target, network, file.card, torch.bfloat16)

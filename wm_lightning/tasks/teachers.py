@@ -178,7 +178,7 @@ def _train_into(folder: Path, path: Path, recipe: DictConfig, start: NetworkFile
     card = build_card(recipe, data, kind_of(recipe))
     trainer = fit(recipe, data, card, start)
     if trainer.is_global_zero:
-        export(recipe, best_checkpoint(recipe), card, path)
+        export(recipe, best_checkpoint(recipe), card, path, start)
     trainer.strategy.barrier()
 
 

@@ -40,7 +40,7 @@ def train(config: DictConfig) -> dict[str, float] | None:
     caption = f"{config.name}, {data.name}"
     draw_run_curves(Path(config.run_dir), caption)
     target = Path(config.run_dir) / f"{kind}.safetensors"
-    file = export(config, best_checkpoint(config), card, target)
+    file = export(config, best_checkpoint(config), card, target, start)
     if kind == "executor":
         roles = measure_roles(config, data, file, started)
         rewrite_card(target, replace(file.card, metrics=roles.summary()))
