@@ -79,3 +79,17 @@ def test_an_executor_without_tasks_is_refused(run: Run, tmp_path: Path) -> None:
     failed = run("experiment=wmsd_full", "size=debug", "data=rt1", f"run_dir={tmp_path / 'run'}")
     assert failed.code == 2 and "set data=world_tasks" in failed.err and "Traceback" not in failed.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["wmsd_lora", "wmsd_ltx2", "wmsd_hunyuan15"])
+def test_executors_of_adapters_are_exported_whole(run: Run, tmp_path: Path, experiment: str) -> None:
+    folder, brief = tmp_path / "run", ("metrics.distilled=null", "metrics.writer=null")
+    found = trained(run, folder, f"experiment={experiment}", *brief)
+    content = AtomicCheckpointIO().load_checkpoint(folder / "checkpoints/last.ckpt")
+    of_network = [name for name in content["state_dict"] if "network." in name]
+    assert of_network and all(".lora_" in name for name in of_network)
+    words = ("task=evaluate", f"ckpt_path={folder / 'checkpoints/best.ckpt'}", f"run_dir={tmp_path / 'again'}")
+    run(*words).must_succeed()
+    again = rows(tmp_path / "again")
+    assert {role: row["task"] for role, row in again.items()} == {role: row["task"] for role, row in found.items()}
