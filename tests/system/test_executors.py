@@ -52,9 +52,7 @@ def test_the_whole_chain_of_an_executor(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "words", [["surrogate=nft"], ["surrogate=grpo", "sampler=cps", "sampler.steps.steps=5"]], ids=str
-)
+@pytest.mark.parametrize("words", [["surrogate=grpo", "sampler=cps", "sampler.steps.steps=5"]], ids=str)
 def test_every_surrogate_trains(run: Run, tmp_path: Path, words: list[str]) -> None:
     trained(run, tmp_path / "run", "experiment=wmsd_rl_only", "metrics.distilled=null", *words)
 
@@ -81,8 +79,11 @@ def test_an_executor_without_tasks_is_refused(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("experiment", ["wmsd_lora", "wmsd_ltx2", "wmsd_hunyuan15"])
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param("wmsd_lora", marks=pytest.mark.slow)]
+    + [pytest.param(name, marks=pytest.mark.nightly) for name in ("wmsd_ltx2", "wmsd_hunyuan15")],
+)
 def test_executors_of_adapters_are_exported_whole(run: Run, tmp_path: Path, experiment: str) -> None:
     folder, brief = tmp_path / "run", ("metrics.distilled=null", "metrics.writer=null")
     found = trained(run, folder, f"experiment={experiment}", *brief)

@@ -31,14 +31,6 @@ def commands(page: Path) -> list[str]:
 COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
 
 
-def experiments_of(command: str) -> set[str]:
-    """The experiments that a command trains, those of its grid included."""
-    words = shlex.split(command)
-    grids = [word.split("=")[1] for word in words if word.startswith("ablation=")]
-    words += [word for grid in grids for point in grid_points(grid) for word in point]
-    return {word.split("=")[1] for word in words if word.startswith("experiment=") and "task=" not in command}
-
-
 def test_the_pages_have_commands() -> None:
     words = [command for _, command in COMMANDS]
     for wanted in ("experiment=dmd_chunkwise", "data=rt1", "task=evaluate", "task=rollout", "ckpt_path=last"):
@@ -70,14 +62,19 @@ def test_every_command_composes_and_builds(
             check_training(config)
 
 
-@pytest.mark.slow
-def test_every_command_runs(run: Run, clips: Path, tmp_path: Path) -> None:
-    """Page after page in one folder, as a reader would: what an earlier page ran is there."""
+BY_DAY = pytest.param("README.md", marks=pytest.mark.slow)
+BY_NIGHT = [pytest.param(page.name, marks=pytest.mark.nightly) for page in PAGES if page.name != "README.md"]
+
+
+@pytest.mark.parametrize("page", [BY_DAY, *BY_NIGHT])
+def test_every_command_runs(page: str, run: Run, clips: Path, tmp_path: Path) -> None:
+    """A page from top to bottom in one folder, as a reader would; the README's first run is there for the others."""
     real = os.environ.get("WM_REAL_DATA")
     data = Path(real) / "oxe_mp4" if real and Path(real).is_dir() else clips
     shutil.copytree(ROOT / "sweeps", tmp_path / "sweeps")
+    first = next(command for name, command in COMMANDS if name == "README.md")
     before: set[tuple[str, ...]] = set()
-    for page, command in COMMANDS:
+    for command in dict.fromkeys((first, *(command for name, command in COMMANDS if name == page))):
         words = [word.replace(FOLDER, str(data)) for word in shlex.split(command)]
         words = [filled_in(word, tmp_path) if RUN in word else word for word in words]
         words = list(dict.fromkeys((*words, *smaller(words))))
