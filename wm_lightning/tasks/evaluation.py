@@ -21,7 +21,7 @@ from wm_lightning.results.results import Results, Row, Use
 from wm_lightning.results.table import terminal, verdict, write_markdown
 from wm_lightning.results.targets import judge
 from wm_lightning.tasks.judging import Bench, Judgement, TableSettings, judge_videos, make_row
-from wm_lightning.tasks.speed import measure_speed, sixteen
+from wm_lightning.tasks.speed import Speed, measure_speed, sixteen
 from wm_lightning.tasks.subjects import Cast, Subject, baseline_copy, with_shuffled_actions
 from wm_lightning.worlds.world import Measures, OffersBaselines
 
@@ -63,13 +63,7 @@ def evaluate_cast(
                 log.info("Measured %s, %d steps: %s", subject.name, subject.steps, _left(progress, task))
         own = cast.deployed(settings.teacher_steps)
         baselines = _baselines(judged_ones, own, bench, settings, partial(progress.advance, task, 4))
-        timed = progress.add_task("speed", total=settings.repeats * len(subjects))
-        batch = sixteen(bench.clips)
-        with precise(bench.device, bench.precision):
-            speeds = measure_speed(
-                subjects, batch, settings.context, repeats=settings.repeats, device=bench.device,
-                advance=lambda text: progress.update(timed, advance=1, description=text),
-            )  # fmt: skip
+        subjects, speeds = _timed(subjects, bench, settings, progress)
     rows = [
         make_row(subject, judgements.get(id(subject)), speed, bench, settings, subject.role, subject.name)
         for subject, speed in zip(subjects, speeds, strict=True)
@@ -79,6 +73,21 @@ def evaluate_cast(
     _draw(results, subjects, judgements, bench, settings, folder)
     write_report(results, settings, folder, console)
     return results
+
+
+def _timed(
+    subjects: Sequence[Subject], bench: Bench, settings: TableSettings, progress: Progress
+) -> tuple[Sequence[Subject], Sequence[Speed | None]]:
+    """All subjects with their speeds; where nothing is timed, those that are judged, without."""
+    if not settings.repeats:
+        kept = [subject for subject in subjects if subject.unjudged is None]
+        return kept, [None] * len(kept)
+    timed = progress.add_task("speed", total=settings.repeats * len(subjects))
+    with precise(bench.device, bench.precision):
+        return subjects, measure_speed(
+            subjects, sixteen(bench.clips), settings.context, repeats=settings.repeats, device=bench.device,
+            advance=lambda text: progress.update(timed, advance=1, description=text),
+        )  # fmt: skip
 
 
 def _left(progress: Progress, task: TaskID) -> str:

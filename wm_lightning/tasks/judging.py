@@ -138,7 +138,11 @@ def make_row(
     if speed is not None:
         values |= asdict(speed)
     else:
-        reasons |= dict.fromkeys(("nfe", *(field.name for field in fields(Speed))), "a baseline, no generator")
+        untimed = (field.name for field in fields(Speed))
+        if subject is None:
+            reasons |= dict.fromkeys(("nfe", *untimed), "a baseline, no generator")
+        else:
+            reasons |= dict.fromkeys(untimed, "not timed: metrics.repeats=0")
     if judged is not None:
         values |= _quality_values(judged, bench, settings, reasons)
     else:
