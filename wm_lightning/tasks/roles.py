@@ -15,7 +15,7 @@ from omegaconf import DictConfig, open_dict
 from rich.progress import Progress
 
 from wm_lightning.checkpoints import NetworkFile, read_network
-from wm_lightning.config_record import config_hash, plain
+from wm_lightning.config_record import config_hash, plain, recorded_overrides
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.environment import chosen_config, loaded_code, revision
@@ -83,6 +83,8 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
             log.info("Measuring the %s on %d tasks", role.name, sum(map(len, stage.clips)))
             played.append(play(role, stage, bus, pictures=settings.pictures, repeats=settings.repeats))
     bus.close()
+    unseeded = config.copy()
+    unseeded.seed = 0
     rows = tuple(_row(one, played, stage, settings) for one in played)
     results = RoleResults(
         rows=rows, name=config.name, data="simulated" if data.simulated else "real", world=data.name, split="test",
@@ -90,7 +92,8 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
         config_hash=config_hash(plain(config)), seed=config.seed, seconds=round(time.time() - started, 1),
         machine=machine(stage.device, stage.precision),
         extra={
-            "code": [*loaded_code(), *chosen_config()],
+            "code": [*loaded_code(), *chosen_config()], "family": config_hash(plain(unseeded)),
+            "overrides": recorded_overrides(Path(config.run_dir)),
             "failures": {one.name: one.scores.failures for one in played}, "writer": writer and writer.name,
             "unwritten": {one.name: one.unwritten for one in played if one.unwritten},
         },

@@ -44,7 +44,8 @@ ROLES: dict[str, RoleName] = {"instruction": "base", "solution": "demonstrator",
 
 @dataclass(frozen=True, kw_only=True)
 class TaskBench:
-    """A benchmark: `tasks` held-out tasks (null: all), `videos` of each, of `frames` frames, the picture included.
+    """A benchmark: `tasks` held-out tasks (null: all), `videos` of each, of `frames` frames with the picture (null: as
+    many as the network was trained on).
 
     A base is told the `instruction`, the `solution` that comes with the task, or what `writer` has `written`; an
     executor the instruction alone. `judges` judge by the `criteria`, and must not be those that taught the checkpoint
@@ -57,7 +58,7 @@ class TaskBench:
     name: str
     tasks: int | None
     videos: int
-    frames: int
+    frames: int | None
     told: Literal["instruction", "solution", "written"]
     criteria: Sequence[str]
     judges: Callable[..., RewardBus]
@@ -85,12 +86,15 @@ class TaskBench:
         data = self._data(config)
         rows = self.choose(data)
         file = read_checkpoint(config, data, kind)
-        require(file.card, config, config.module.context, self.frames)
+        frames = self.frames or file.card.trained_for.get("frames")
+        if frames is None:
+            raise ValueError(f"{config.ckpt_path} does not say how long its videos are; set protocol.frames")
+        require(file.card, config, config.module.context, frames)
         ids, index = [row.id for row in rows], index_of(rows)
         bus = self.judges(data, weights=dict.fromkeys(self.criteria, 1.0))
         if baseline is not None:
             baseline.require(self.name, bus.judge, index, ids, list(bus.rewards))
-        played, device = self._played(config, data, rows, file, bus)
+        played, device = self._played(config, data, rows, frames, file, bus)
         judged = Judged.of([one.scores for one in played], draws=self.draws, seed=self.seed)
         first = played[0]
         results = BenchResults(
@@ -135,9 +139,15 @@ class TaskBench:
         return data
 
     def _played(
-        self, config: DictConfig, data: WorldTasksDataModule, rows: Sequence[TaskRow], file: NetworkFile, bus: RewardBus
+        self,
+        config: DictConfig,
+        data: WorldTasksDataModule,
+        rows: Sequence[TaskRow],
+        frames: int,
+        file: NetworkFile,
+        bus: RewardBus,
     ) -> tuple[list[Played], str]:
-        stage = stage_of(config, data, tuple(self.clips(data, rows)), frames=self.frames, seed=self.seed)
+        stage = stage_of(config, data, tuple(self.clips(data, rows)), frames=frames, seed=self.seed)
         role = self._role(config, data, file, stage.device)
         played = []
         try:

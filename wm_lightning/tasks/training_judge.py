@@ -11,7 +11,7 @@ from wm_lightning.plain_files import read_plain
 
 Node = Mapping[str, Any]
 # How much a judgement weighs and how often it may fail make no other judge.
-NO_JUDGE = ("weights", "max_invalid", "judgements")
+NO_JUDGE = ("weights", "max_invalid", "judgements", "_partial_")
 
 
 def judge_of_training(config: DictConfig) -> Node | None:
