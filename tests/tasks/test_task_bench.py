@@ -19,6 +19,7 @@ from wm_lightning.tasks.bench_verdicts import Judged
 from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.evaluate import evaluate
 from wm_lightning.tasks.fit import fit
+from wm_lightning.tasks.scored_bench import read_scores
 from wm_lightning.tasks.teachers import prepare_start
 from wm_lightning.tasks.training_judge import judge_of_training, require_another, same_judge
 from wm_lightning.worlds.grid_reward import task_of
@@ -37,7 +38,7 @@ ENDPOINT = {"_target_": "wm_lightning.rewards.vlm.endpoint_judges", "endpoint": 
 GRID = {"_target_": "wm_lightning.worlds.grid_reward.grid_judges", "hackable": False, "weights": {"task": 1.0}}
 
 
-@pytest.mark.parametrize("name", ["worldtasks_bench", "dreamgen"])
+@pytest.mark.parametrize("name", ["worldtasks_bench", "dreamgen", "vbvr"])
 def test_a_benchmark_is_composed_at_every_size_and_keeps_published_numbers_apart(name: str) -> None:
     for size in ("debug", "paper"):
         check(compose(["experiment=wmsd_full", "task=evaluate", f"protocol={name}", f"size={size}"]))
@@ -173,6 +174,32 @@ def benched(home: Path, folder: Path, server: Running, *words: str) -> dict[str,
     check(config)
     evaluate(config)
     return json.loads((folder / "results.json").read_text())
+
+
+def test_scores_of_other_videos_or_scales_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("id,score\na,0.5\nb,\n")
+    assert read_scores(path, ["b", "a"]) == {"b": None, "a": 0.5}
+    with pytest.raises(ValueError, match=r"1 tasks are not in it \(c\), 1 are of none \(b\)"):
+        read_scores(path, ["a", "c"])
+    path.write_text("id,score\na,50\nb,1\n")
+    with pytest.raises(ValueError, match=r"the score of a is 50.0, not from 0 to 1"):
+        read_scores(path, ["a", "b"])
+
+
+@pytest.mark.slow
+def test_videos_go_to_a_benchmarks_own_programs_and_come_back_as_scores(home: Path, tmp_path: Path) -> None:
+    places = [f"run_dir={tmp_path}", f"cache_dir={home}/cache", f"ckpt_path={home}/run/checkpoints/last.ckpt"]
+    words = [*EXECUTOR, "task=evaluate", "protocol=vbvr", "protocol.kinds=null", "protocol.tasks=3", *places]
+    with pytest.raises(ValueError, match="make the videos first"):
+        evaluate(compose([*words, f"protocol.scores={tmp_path}/scores.csv"]))
+    assert evaluate(compose(words)) == {"videos": 3.0}
+    ids = [task["id"] for task in json.loads((tmp_path / "tasks.json").read_text())["tasks"]]
+    assert sorted(path.stem for path in (tmp_path / "videos").glob("*.mp4")) == sorted(ids) and len(ids) == 3
+    (tmp_path / "scores.csv").write_text(f"id,score\n{ids[0]},0.5\n{ids[1]},1\n{ids[2]},\n")
+    assert evaluate(compose([*words, f"protocol.scores={tmp_path}/scores.csv"]))["mean"] == pytest.approx(0.75)
+    text = (tmp_path / "scores.md").read_text()
+    assert "LTX-2" not in text.split("## Published")[0] and "n=2) | 3 |" in text and "3 tasks, not 200" in text
 
 
 @pytest.mark.slow

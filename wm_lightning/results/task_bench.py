@@ -159,15 +159,22 @@ def page(results: BenchResults) -> str:
     parts = [f"# {caption(results)}", _ours(results), *_gains(results)]
     for title, found in (("kind of task", results.by_task), ("agent", results.by_agent)):
         head = [title, *results.shares, "videos"]
-        lines = [[kind, *map(_text, by.values()), str(next(iter(by.values())).asked)] for kind, by in found.items()]
+        lines = [
+            [kind, *map(share_text, by.values()), str(next(iter(by.values())).asked)] for kind, by in found.items()
+        ]
         parts += [f"By {title}:", grid(head, lines, left=range(1))]
     parts += ["\n".join(["Not the paper's numbers:\n", *(f"- {text}" for text in results.departures)])]
-    if results.published:
-        head = list(dict.fromkeys(name for row in results.published for name in row))
-        lines = [[str(row.get(name, UNKNOWN)) for name in head] for row in results.published]
-        said = f"Not comparable with the above: {results.paper['source']}."
-        parts += ["## Published", said, grid(head, lines, left=range(1))]
+    parts += published_part(results.published, results.paper["source"])
     return "\n\n".join(parts) + "\n"
+
+
+def published_part(published: Sequence[Mapping[str, Any]], source: str) -> list[str]:
+    """What others found, apart from all that was measured here."""
+    if not published:
+        return []
+    head = list(dict.fromkeys(name for row in published for name in row))
+    lines = [[str(row.get(name, UNKNOWN)) for name in head] for row in published]
+    return ["## Published", f"Not comparable with the above: {source}.", grid(head, lines, left=range(1))]
 
 
 def write_page(results: BenchResults, path: Path) -> None:
@@ -218,6 +225,7 @@ def _rate(share: Share) -> tuple[str, str]:
     return f"{share.rate:.3f}", f"{share.low:.3f} to {share.high:.3f}" if known else UNKNOWN
 
 
-def _text(share: Share) -> str:
+def share_text(share: Share) -> str:
+    """The rate with its interval and the number of valid judgements."""
     rate, interval = _rate(share)
     return f"{rate} ({interval}; n={share.n})" if share.n else rate
