@@ -124,8 +124,6 @@ def read_scores(path: Path, ids: Sequence[str]) -> dict[str, float | None]:
             f"protocol.scores={path} is of other videos: {len(lost)} tasks are not in it ({', '.join(lost[:3])}), "
             f"{len(more)} are of none ({', '.join(more[:3])})"
         )
-    if wrong := [
-        name for name, value in found.items() if value is not None and not (0 <= value <= 1 and math.isfinite(value))
-    ]:
+    if wrong := [name for name, value in found.items() if value is not None and not 0 <= value <= 1]:
         raise ValueError(f"protocol.scores={path}: the score of {wrong[0]} is {found[wrong[0]]}, not from 0 to 1")
     return {name: found[name] for name in ids}
