@@ -12,7 +12,7 @@ from wm_lightning.rewards.frames import data_url, shown, uniform
 from wm_lightning.rewards.prompt import FOLDER, FORCED, load_prompt
 from wm_lightning.rewards.reward import Failed, Verdict
 
-CRITERIA = ("task", "consistency", "agent", "screening", "grammar")
+CRITERIA = ("task", "consistency", "agent", "screening", "grammar", "following", "physics")
 
 
 @pytest.mark.parametrize(("frames", "count"), [(121, 16), (17, 16), (16, 16), (9, 16), (2, 16), (30, 2)])

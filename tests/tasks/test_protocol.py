@@ -54,7 +54,8 @@ def test_a_protocol_is_composed_at_every_size_and_names_what_its_paper_scores(na
 
 def test_no_protocol_is_left_out() -> None:
     names = {path.stem for path in (CONFIG_DIR / "protocol").glob("[!_]*.yaml")}
-    assert names == {*PROTOCOLS, "degradation", "action_control"}
+    of_tasks = {"worldtasks_bench", "dreamgen", "vbvr"}  # test_task_bench.py
+    assert names == {*PROTOCOLS, *of_tasks, "degradation", "action_control"}
     check(compose(["task=evaluate", "protocol=degradation", "size=debug"]))
 
 

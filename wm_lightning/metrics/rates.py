@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wm_lightning.randomness import generator
@@ -47,9 +47,13 @@ class Gain:
 
 
 def paired_gain(
-    one: Bool[Tensor, "n"], other: Bool[Tensor, "n"], valid: Bool[Tensor, "n"], *, draws: int, seed: int
-) -> Gain | None:
-    """What `one` is above `other`, over the tasks on which both are valid; None where fewer than two are."""
+    one: Bool[Tensor, "n"] | Float[Tensor, "n"], other: Bool[Tensor, "n"] | Float[Tensor, "n"],
+    valid: Bool[Tensor, "n"], *, draws: int, seed: int,
+) -> Gain | None:  # fmt: skip
+    """What `one` is above `other`, over the tasks on which both are valid; None where fewer than two are.
+
+    Both are yes by task, or the share of a task's videos that are.
+    """
     difference = (one.float() - other.float())[valid].numpy()
     if len(difference) < 2 or draws < 1:
         return None
@@ -62,3 +66,20 @@ def paired_gain(
 def rate(met: Bool[Tensor, "n"], valid: Bool[Tensor, "n"]) -> Rate:
     """The rate over the valid ones."""
     return Rate(int(torch.logical_and(met, valid).sum()), int(valid.sum()))
+
+
+def ratio_interval(
+    met: Float[Tensor, "n"], judged: Float[Tensor, "n"], *, draws: int, seed: int
+) -> tuple[float, float] | None:
+    """The 95 % interval of sum(met) / sum(judged) by a bootstrap over tasks, which keeps a task's videos together.
+
+    Wilson's takes all judgements for independent ones, which several videos of one task are not. None where fewer than
+    two tasks were judged.
+    """
+    known = judged > 0
+    if int(known.sum()) < 2 or draws < 1:
+        return None
+    above, below = met[known].double().numpy(), judged[known].double().numpy()
+    chosen = generator(seed, "bootstrap over tasks").integers(len(above), size=(draws, len(above)))
+    low, high = np.quantile(above[chosen].sum(1) / below[chosen].sum(1), [0.025, 0.975])
+    return float(low), float(high)

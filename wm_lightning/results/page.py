@@ -12,7 +12,8 @@ from wm_lightning.results.benches import Bench, bench_table
 from wm_lightning.results.configs import axis_of, config_of, differences
 from wm_lightning.results.plots import over_axis, over_horizon, over_steps
 from wm_lightning.results.protocols import Scored, protocol_plot, protocol_table
-from wm_lightning.results.report import Recipe, chosen_columns, compared, table
+from wm_lightning.results.report import Recipe, chosen_columns, compared, role_tables, table
+from wm_lightning.results.role_runs import RoleGroup
 from wm_lightning.results.seeds import Group
 
 STYLE = """
@@ -40,9 +41,9 @@ class PageSettings:
 
 def page(
     found: Sequence[Group], scored: Sequence[Sequence[Scored]], recipe: Recipe, settings: PageSettings, title: str,
-    benches: Sequence[Bench] = (),
+    benches: Sequence[Bench] = (), roles: Sequence[RoleGroup] = (), curves: Path | None = None,
 ) -> str:  # fmt: skip
-    """The whole file; `scored` are results of protocols.
+    """The whole file; `scored` are results of protocols, `roles` executors with a picture of their `curves`.
 
     Raises ValueError where groups that are compared may not be, or a run's config lacks `axis`.
     """
@@ -56,6 +57,9 @@ def page(
             parts += [_marked(table(group, recipe)), plot or ""]
         parts.append(_by_frame(group))
         parts.append(_films(group, settings.gif_mib))
+    parts += [_marked(text) for text in role_tables(roles, recipe)]
+    parts.append("" if curves is None else f"<figure>{_picture(curves, 'png')}</figure>")
+    parts += [_films(group, settings.gif_mib) for group in roles]
     for together in scored:
         parts += [_marked(protocol_table(together)), protocol_plot(together)]
     parts += [_marked(bench_table(benches))] if benches else []
@@ -80,7 +84,7 @@ def _by_frame(group: Group) -> str:
     return f"<figure>{plot}<figcaption>{escape(said)}</figcaption></figure>" if plot else ""
 
 
-def _films(group: Group, most_mib: float) -> str:
+def _films(group: Group | RoleGroup, most_mib: float) -> str:
     """The rollouts of the group's first run that kept some."""
     for run in group.runs:
         path = run.path.parent / "rollouts.gif"
@@ -95,7 +99,12 @@ def _film(path: Path, most_mib: float) -> str:
     if size > most_mib:
         name = escape(path.as_posix())
         return f"<p>{name} has {size:.1f} MiB, more than task.gif_mib={most_mib:g}, and stands apart.</p>"
-    return f'<img alt="rollouts" src="data:image/gif;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+    return _picture(path, "gif")
+
+
+def _picture(path: Path, kind: str) -> str:
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{path.stem}" src="data:image/{kind};base64,{content}">'
 
 
 def _differences(found: Sequence[Group]) -> str:

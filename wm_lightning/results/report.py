@@ -22,6 +22,7 @@ from wm_lightning.results.freshness import STALE
 from wm_lightning.results.ladder import Ladder, claim_lines, gain_lines, loss_lines, published_lines
 from wm_lightning.results.protocols import protocol_groups, protocol_table, read_protocols
 from wm_lightning.results.results import Results, Row, write_whole
+from wm_lightning.results.role_runs import RoleGroup, read_roles, role_groups, role_table, roles_compared
 from wm_lightning.results.seeds import Group, family, groups, read_runs, spread
 from wm_lightning.results.table import Column, Footnotes, columns, grid, heads
 from wm_lightning.results.targets import Statement, Targets, judge
@@ -77,16 +78,22 @@ class Recipe:
 
 
 def render(recipe: Recipe, root: Path) -> str:
-    """The recipe's line and its tables, protocols and benchmarks last.
+    """The recipe's line and its tables: of generators, executors, protocols and benchmarks.
 
     Raises ValueError where a run or a column is missing.
     """
     found = groups(read_runs(recipe.runs, root=root))
     tables = [compared(found, recipe)] if recipe.compare and found else [table(group, recipe) for group in found]
+    tables += role_tables(role_groups(read_roles(recipe.runs, root=root)), recipe)
     scored = protocol_groups(read_protocols(recipe.runs, root=root))
     benches = read_benches(recipe.runs, root=root)
     tables += [*(protocol_table(group) for group in scored), *([bench_table(benches)] if benches else [])]
     return "\n\n".join([recipe.to_comment(), *tables])
+
+
+def role_tables(found: Sequence[RoleGroup], recipe: Recipe) -> list[str]:
+    """A table for every group of executors' runs, or one of all."""
+    return [roles_compared(found)] if recipe.compare and found else [role_table(group) for group in found]
 
 
 def table(group: Group, recipe: Recipe) -> str:

@@ -78,6 +78,24 @@ class RoleResults:
         """Writes the results, whole or not at all."""
         write_whole(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
 
+    @classmethod
+    def from_json(cls, path: Path) -> "RoleResults":
+        """Inverse of `to_json`. Raises ValueError, naming the file, for any other content."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**values, "rows": tuple(RoleRow(**_with_tuples(row)) for row in values["rows"])})
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{path} is no table of an executor's roles ({error})") from error
+
+
+def _with_tuples(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON turned what stands by name, such as intervals, into lists."""
+    named = {key: value for key, value in row.items() if isinstance(value, dict)}
+    pairs = {
+        key: {name: tuple(x) if isinstance(x, list) else x for name, x in value.items()} for key, value in named.items()
+    }
+    return {**row, **pairs}
+
 
 def shown(results: RoleResults) -> tuple[list[str], list[list[str]]]:
     """Head and cells of the table."""

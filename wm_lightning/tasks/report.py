@@ -15,7 +15,9 @@ from wm_lightning.results.page import PageSettings, page
 from wm_lightning.results.protocols import Scored, protocol_groups, read_protocols
 from wm_lightning.results.report import Recipe, faults, render, splice_into
 from wm_lightning.results.results import write_whole
+from wm_lightning.results.role_runs import RoleGroup, read_roles, role_groups
 from wm_lightning.results.seeds import Group, groups, read_runs
+from wm_lightning.tasks.report_curves import draw_role_curves
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The task. `runs` are folders, results.json files or globs of them, relative to where it is started; of folders
-    the results of protocols and benchmarks too, which get tables of their own.
+    those of executors, protocols and benchmarks too, which get tables of their own.
 
     `keep` copies the results there, as `<block>_<n>_seed<seed>.json`, so that the table can be made again
     where the runs are gone. `into` and `block` name a file and the place in it; `into` may be several files
@@ -58,17 +60,18 @@ class Report:
         judged = self.targets and not self.compare
         targets = instantiate(config.metrics.targets, _convert_="all") if judged else None
         found = groups(read_runs(patterns, root=Path.cwd()))
+        roles = role_groups(read_roles(patterns, root=Path.cwd()))
         scored, benches = read_protocols(patterns, root=Path.cwd()), read_benches(patterns, root=Path.cwd())
         if self.keep is not None:
             place, name = Path(self.keep), self.block or "results"
-            patterns = kept(found, place, name) + kept_protocols(scored, place, name)
+            patterns = kept(found, place, name) + kept_roles(roles, place, name) + kept_protocols(scored, place, name)
             patterns += [bench.path.as_posix() for bench in benches]  # which task.save_dir keeps
         if self.ladder is not None and not self.compare:
             raise ValueError("task.ladder compares experiments; set task.compare=true with it")
         recipe = Recipe(patterns, list(self.columns), targets, self.compare, self.ladder)
         body = render(recipe, Path.cwd())
         names = dict.fromkeys([*(group.first.name for group in found), *(entry.result["protocol"] for entry in scored)])
-        names |= dict.fromkeys(bench.name for bench in benches)
+        names |= dict.fromkeys([*(group.first.name for group in roles), *(bench.name for bench in benches)])
         whole = page(
             found,
             protocol_groups(scored),
@@ -76,6 +79,8 @@ class Report:
             PageSettings(self.axis, self.gif_mib),
             f"Results: {', '.join(names)}",
             benches,
+            roles,
+            draw_role_curves(roles, Path(config.run_dir) / "curves.png"),
         )
         for name, text in (("report.md", body + "\n"), ("report.html", whole)):
             write_whole(Path(config.run_dir) / name, text)
@@ -84,12 +89,13 @@ class Report:
             log.info("Written: %s, block %s", name, self.block)
         if self.ladder is not None and self.ladder.steps_of and found:
             draw_steps(Path(self.ladder.picture or Path(config.run_dir) / "steps.png"), self.ladder, found)
-        for run in (run for group in found for run in group.runs if run.freshness.stale):
+        for run in (run for group in [*found, *roles] for run in group.runs if run.freshness.stale):
             log.warning("Stale: %s, %s", run.path, run.freshness.reason)
         print(body)
         log.info("Written: %s/report.md, report.html", config.run_dir)
-        runs = sum(len(group.runs) for group in found) + len(scored) + len(benches)
-        return {"runs": float(runs), "tables": float(len(found) + len(protocol_groups(scored)) + bool(benches))}
+        runs = sum(len(group.runs) for group in [*found, *roles]) + len(scored) + len(benches)
+        tables = len(found) + len(roles) + len(protocol_groups(scored)) + bool(benches)
+        return {"runs": float(runs), "tables": float(tables)}
 
 
 def check(paths: Sequence[Path], root: Path) -> dict[str, float]:
@@ -111,6 +117,13 @@ def kept(found: Sequence[Group], folder: Path, name: str) -> list[str]:
     runs = [(number, run) for number, group in enumerate(found) for run in group.runs]
     files = {folder / f"{name}_{number}_seed{run.results.seed}.json": run.path for number, run in runs}
     return _copied(files, folder, rf"{re.escape(name)}_\d+_seed-?\d+\.json")
+
+
+def kept_roles(found: Sequence[RoleGroup], folder: Path, name: str) -> list[str]:
+    """The same for tables of executors, as `roles_<name>_<n>_seed<seed>.json`."""
+    runs = [(number, run) for number, group in enumerate(found) for run in group.runs]
+    files = {folder / f"roles_{name}_{number}_seed{run.results.seed}.json": run.path for number, run in runs}
+    return _copied(files, folder, rf"roles_{re.escape(name)}_\d+_seed-?\d+\.json")
 
 
 def kept_protocols(scored: Sequence[Scored], folder: Path, name: str) -> list[str]:

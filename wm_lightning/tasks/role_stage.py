@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from statistics import median
 
 import torch
+from hydra.utils import instantiate
 from jaxtyping import Bool
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from wm_lightning.clip import Clip, Pixels
@@ -18,8 +20,12 @@ from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.noising import GaussianPath
 from wm_lightning.results.roles import RoleName
 from wm_lightning.rewards.bus import RewardBus, Scores
+from wm_lightning.rewards.reward import Failed
+from wm_lightning.rewards.writer import Writer
 from wm_lightning.sampling.rollout import Plan, SeededNoise, rollout
 from wm_lightning.sampling.samplers import Sampler
+from wm_lightning.sampling.sde import drawless
+from wm_lightning.tasks.build import device_of, plain_node
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,38 @@ class Played:
         return self.scores.valid[:, self.scores.names.index(name)]
 
 
+def stage_of(config: DictConfig, data: WorldTasksDataModule, clips: Sequence[Clip], *, frames: int, seed: int) -> Stage:
+    """The stage of a config: videos of `frames` frames, the picture included, as its network deploys."""
+    return Stage(
+        clips=tuple(clips), data=data, frames=frames,
+        sampler=drawless(instantiate(plain_node(config, "module")["sampler"], _convert_="all")),
+        plan=instantiate(plain_node(config, "rollout"), _convert_="all"),
+        path=instantiate(plain_node(config, "noising"), _convert_="all"), seed=seed,
+        device=device_of(config), precision=str(config.trainer.precision),
+    )  # fmt: skip
+
+
+def instructions(clip: Clip) -> Sequence[str]:
+    """What an executor is told."""
+    assert clip.texts is not None
+    return clip.texts.instruction
+
+
+def solutions(clip: Clip) -> Sequence[str]:
+    """What a demonstrator is told."""
+    assert clip.texts is not None
+    return clip.texts.solution
+
+
+def written(data: WorldTasksDataModule, writer: Writer, reasons: Counter[str], clip: Clip) -> Sequence[str]:
+    """What a model writes; where it fails the demonstrator hears the instruction, as it would in use."""
+    assert clip.texts is not None
+    found = writer(clip.video, clip.texts)
+    reasons.update(text.reason for text in found if isinstance(text, Failed))
+    pairs = zip(found, clip.texts.instruction, strict=True)
+    return [asked if isinstance(text, Failed) else data.prompter.shortened(text) for text, asked in pairs]
+
+
 def play(role: Role, stage: Stage, bus: RewardBus, *, pictures: int, repeats: int) -> Played:
     """All tasks by one role, judged, and one of them `repeats` times against the clock; the first videos are kept."""
     shown: list[Pixels] = []
@@ -91,7 +129,7 @@ def play(role: Role, stage: Stage, bus: RewardBus, *, pictures: int, repeats: in
     unwritten = dict(role.unwritten)
     scores = bus.collect(pending)  # before anything is timed: judges take their share of the machine
     first = stage.clips[0][:1]
-    seconds = [_timed(stage, role, first) for _ in range(repeats + 1)][1:]
+    seconds = [_timed(stage, role, first) for _ in range(repeats + 1)][1:] if repeats else []
     return Played(role.name, torch.cat(shown)[:pictures], scores, median(seconds) if seconds else None, unwritten)
 
 

@@ -15,8 +15,7 @@ from omegaconf import DictConfig, open_dict
 from rich.progress import Progress
 
 from wm_lightning.checkpoints import NetworkFile, read_network
-from wm_lightning.clip import Clip
-from wm_lightning.config_record import config_hash, plain
+from wm_lightning.config_record import config_hash, plain, recorded_overrides
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.environment import chosen_config, loaded_code, revision
@@ -25,13 +24,11 @@ from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips
 from wm_lightning.results.roles import CRITERIA, RoleResults, RoleRow, terminal, write_markdown
 from wm_lightning.rewards.bus import RewardBus
-from wm_lightning.rewards.reward import Failed
 from wm_lightning.rewards.writer import Writer
-from wm_lightning.sampling.sde import drawless
 from wm_lightning.tasks import terminal as console
-from wm_lightning.tasks.build import build_card, device_of, network_of, plain_node, without
+from wm_lightning.tasks.build import build_card, network_of, without
 from wm_lightning.tasks.evaluation import machine
-from wm_lightning.tasks.role_stage import Played, Role, Stage, play
+from wm_lightning.tasks.role_stage import Played, Role, Stage, instructions, play, solutions, stage_of, written
 from wm_lightning.tasks.teachers import prepare_start, trained_once
 
 log = logging.getLogger(__name__)
@@ -74,7 +71,8 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
     if not isinstance(data, WorldTasksDataModule):
         raise ValueError(f"an executor is measured on tasks, and {data.name} has none; set data=world_tasks")
     settings: RoleSettings = instantiate(config.metrics, _convert_="all")
-    stage = _stage(config, data, settings)
+    clips = tuple(data.clips("test", settings.tasks, 1, settings.batch_size))
+    stage = stage_of(config, data, clips, frames=config.module.frames, seed=settings.seed)
     bus = settings.judges(data)
     writer = None if settings.writer is None else settings.writer(data)
     played = []
@@ -85,6 +83,8 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
             log.info("Measuring the %s on %d tasks", role.name, sum(map(len, stage.clips)))
             played.append(play(role, stage, bus, pictures=settings.pictures, repeats=settings.repeats))
     bus.close()
+    unseeded = config.copy()
+    unseeded.seed = 0
     rows = tuple(_row(one, played, stage, settings) for one in played)
     results = RoleResults(
         rows=rows, name=config.name, data="simulated" if data.simulated else "real", world=data.name, split="test",
@@ -92,25 +92,14 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
         config_hash=config_hash(plain(config)), seed=config.seed, seconds=round(time.time() - started, 1),
         machine=machine(stage.device, stage.precision),
         extra={
-            "code": [*loaded_code(), *chosen_config()],
+            "code": [*loaded_code(), *chosen_config()], "family": config_hash(plain(unseeded)),
+            "overrides": recorded_overrides(Path(config.run_dir)),
             "failures": {one.name: one.scores.failures for one in played}, "writer": writer and writer.name,
             "unwritten": {one.name: one.unwritten for one in played if one.unwritten},
         },
     )  # fmt: skip
     _write(results, played, stage, settings, Path(config.run_dir))
     return results
-
-
-def _stage(config: DictConfig, data: WorldTasksDataModule, settings: RoleSettings) -> Stage:
-    clips = tuple(data.clips("test", settings.tasks, 1, settings.batch_size))
-    module = plain_node(config, "module")
-    return Stage(
-        clips=clips, data=data, frames=module["frames"],
-        sampler=drawless(instantiate(module["sampler"], _convert_="all")),
-        plan=instantiate(plain_node(config, "rollout"), _convert_="all"),
-        path=instantiate(plain_node(config, "noising"), _convert_="all"), seed=settings.seed,
-        device=device_of(config), precision=str(config.trainer.precision),
-    )  # fmt: skip
 
 
 def _roles(
@@ -125,33 +114,14 @@ def _roles(
             f"module.start, or the table would hold it against another's"
         )
     base = network_of(config, start, device)
-    yield Role("base", base, _instructions)
+    yield Role("base", base, instructions)
     if writer is not None:
         reasons: Counter[str] = Counter()
-        yield Role("vlm", base, partial(_written, data, writer, reasons), reasons)
-    yield Role("demonstrator", base, _solutions)
+        yield Role("vlm", base, partial(written, data, writer, reasons), reasons)
+    yield Role("demonstrator", base, solutions)
     if config.metrics.distilled is not None:
-        yield Role("distilled", network_of(config, _distilled(config, data, start), device), _instructions)
-    yield Role("executor", network_of(config, file, device), _instructions)
-
-
-def _instructions(clip: Clip) -> Sequence[str]:
-    assert clip.texts is not None
-    return clip.texts.instruction
-
-
-def _solutions(clip: Clip) -> Sequence[str]:
-    assert clip.texts is not None
-    return clip.texts.solution
-
-
-def _written(data: WorldTasksDataModule, writer: Writer, reasons: Counter[str], clip: Clip) -> Sequence[str]:
-    """What a model writes; where it fails the demonstrator hears the instruction, as it would in use."""
-    assert clip.texts is not None
-    found = writer(clip.video, clip.texts)
-    reasons.update(text.reason for text in found if isinstance(text, Failed))
-    pairs = zip(found, clip.texts.instruction, strict=True)
-    return [asked if isinstance(text, Failed) else data.prompter.shortened(text) for text, asked in pairs]
+        yield Role("distilled", network_of(config, _distilled(config, data, start), device), instructions)
+    yield Role("executor", network_of(config, file, device), instructions)
 
 
 def distilled_recipe(config: DictConfig) -> DictConfig:
