@@ -19,7 +19,7 @@ from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.modules.wmsd_checks import check_settings
 from wm_lightning.modules.wmsd_losses import Lesson, Picked, stratified
 from wm_lightning.modules.wmsd_roles import RoleAverage, Roles
-from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, prompted, repeated, rolled, said_by
+from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, noised, prompted, repeated, rolled, said_by
 from wm_lightning.modules.wmsd_surrogates import Surrogate
 from wm_lightning.networks.lora import LoRA
 from wm_lightning.objectives.advantages import Advantages
@@ -123,9 +123,7 @@ class WMSDModule(WorldModelModule):
             clip, told if by_demonstrator else asked, self.teaching if by_demonstrator else self.network
         )
         pending = self.submitted(made, clip)
-        taught = None
-        if turn != "demonstrator" and self.algorithm.taught:
-            taught = made.velocities if by_demonstrator else self.taught(made, told)
+        taught = self.taught(made, told) if turn != "demonstrator" and self.algorithm.taught else None
         name = "" if turn == "executor" else "demonstrator_"
         advantage = self.advantages(made, taught if turn == "executor" else None, pending, name)
         if turn != "executor":
@@ -196,17 +194,24 @@ class WMSDModule(WorldModelModule):
         )
 
     def rollouts(self, clip: Clip, condition: Condition, role: nn.Module) -> Rollouts:
-        """Rollouts of all copies by a role; noise hangs on run, iteration, task and copy alone."""
+        """Rollouts of all copies by a role, or the films; noise hangs on run, iteration, task and copy alone."""
         task = torch.arange(len(clip), device=self.device).repeat_interleave(self.copies)
         samples = tuple(index * self.copies + copy for index in clip.index.tolist() for copy in range(self.copies))
-        noise = SeededNoise(self.seed, f"wmsd/{self.iterations}", samples, self.device)
+        noise, x0 = SeededNoise(self.seed, f"wmsd/{self.iterations}", samples, self.device), clip.x0[task]
+        if self.algorithm.of_films:
+            return noised(x0[:, : self.context], x0[:, self.context :], self.sampler, self.path, noise, task)
         role.eval()
-        made = rolled(self.denoiser(role), self.sampler, clip.x0[task], condition, self.plan, noise, task)
+        made = rolled(self.denoiser(role), self.sampler, x0, condition, self.plan, noise, task)
         role.train()
         return made
 
     def taught(self, made: Rollouts, told: Condition) -> Steps:
-        """The demonstrator's velocities at all states, in one sweep that rewards and anchor share."""
+        """The demonstrator's velocities at all states, in one sweep that rewards and anchor share.
+
+        Its own rollouts have them already, and films have those of the straight lines to them.
+        """
+        if self.algorithm.states != "executor":
+            return made.velocities
         role = self.teaching
         role.eval()
         taught = said_by(self.denoiser(role), made, told, self.plan.mask, self.sweep_batch)

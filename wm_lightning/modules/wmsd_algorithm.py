@@ -13,15 +13,15 @@ Turn = Literal["executor", "demonstrator", "both"]
 class Algorithm:
     """What is learned from, of all that WMSD can: its variants differ in nothing else.
 
-    `states`: whose rollouts are learned from. `rl`: do rewards move the one who made them? `judged`: are judges among
-    them? `distill`: the weight of the distillation reward among the rewards. `anchor`: that of the regression on the
-    demonstrator's velocities. `demonstrator`: which network is told the solution: the base as it was, the executor's
-    moving average, the executor itself, or a copy of the base that rewards move. `turns`: how many iterations in a row
-    the latter learns, and then the executor; null where both learn in each. Raises ValueError for a combination that
-    learns nothing or cannot be.
+    `states`: whose rollouts are learned from, or "films": those of the data, noised. `rl`: do rewards move the one who
+    made them? `judged`: are judges among them? `distill`: the weight of the distillation reward among the rewards.
+    `anchor`: that of the regression on the demonstrator's velocities, or the films'. `demonstrator`: which network is
+    told the solution: the base as it was, the executor's moving average, the executor itself, or a copy of the base
+    that rewards move. `turns`: how many iterations in a row the latter learns, and then the executor; null where both
+    learn in each. Raises ValueError for a combination that learns nothing or cannot be.
     """
 
-    states: Literal["executor", "demonstrator"]
+    states: Literal["executor", "demonstrator", "films"]
     rl: bool
     judged: bool
     distill: float
@@ -35,6 +35,11 @@ class Algorithm:
             raise ValueError(f"{self.rl=} and {self.anchor=}: nothing would be learned; set one of them")
         if self.rl and not self.judged and self.distill <= 0:
             raise ValueError("algorithm.rl=true without judges needs algorithm.distill above 0")
+        if self.states == "films" and (self.rl or self.demonstrator != "frozen"):
+            raise ValueError(
+                f"algorithm.states=films with {self.rl=} and demonstrator={self.demonstrator}: rewards move who made "
+                f"what they judge, and films have no demonstrator; set rl=false and demonstrator=frozen"
+            )
         if self.rl and self.states == "demonstrator" and self.demonstrator != "rewarded":
             raise ValueError(
                 "rewards move the one whose rollouts they judge; algorithm.states=demonstrator needs rl=false or "
@@ -64,3 +69,8 @@ class Algorithm:
     def taught(self) -> bool:
         """Is the demonstrator asked at all?"""
         return self.anchor > 0 or (self.rl and self.distill > 0)
+
+    @property
+    def of_films(self) -> bool:
+        """Are films of the data learned from?"""
+        return self.states == "films"

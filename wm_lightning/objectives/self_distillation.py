@@ -25,8 +25,9 @@ def distillation_loss(student: Latents, teacher: Latents, given: Given) -> Scala
     .. math:: \ell(x, t) = \mathrm{mean}\,\|u_\theta(x, t|c_E) - \mathrm{sg}[u_{\theta'}(x, t|c_D)]\|^2
 
     The loss is named by where the states come from: rollouts of the teacher (off-policy, eq. 3), or detached ones of
-    the student: the regression term of the on-policy loss (eqs. 5 and 7) and its anchor (eq. 11). The paper has a norm,
-    here it is a mean over the elements of frames that are not given, so that weights do not depend on resolution.
+    the student: the regression term of the on-policy loss (eqs. 5 and 7) and its anchor (eq. 11). With noised films for
+    states and noise − x0 for the teacher's velocities it is flow matching (2210.02747). The paper has a norm, here it
+    is a mean over the elements of frames that are not given, so that weights do not depend on resolution.
     """
     return sample_error(student, teacher, given).mean()
 
