@@ -73,3 +73,15 @@ def distillation_reward(
     Its sum over steps is the reward of the trajectory, which is eq. 9 itself.
     """
     return -step_costs(gaps.detach(), times, given, weighting=weighting)
+
+
+def reward_to_go(rewards: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+    r"""What is credited to every step instead of the whole: the rewards of the steps behind it, 0 for the last.
+
+    .. math:: R_k = \sum_{j > k} r_j
+
+    A step's reward is of the state that it begins at, which nothing that is drawn in it can change: neither it nor
+    those before tell whether the draw was good, and E[r_j ∇log p(x_{k+1} | x_k)] = 0 for j ≤ k. So the gradient is that
+    of the whole reward, in expectation, and varies less.
+    """
+    return torch.nn.functional.pad(rewards.flip(1).cumsum(1).flip(1)[:, 1:], (0, 1))
