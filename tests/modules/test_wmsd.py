@@ -282,6 +282,11 @@ def test_a_density_needs_a_sampler_that_draws() -> None:
         )
 
 
+def test_one_ratio_has_one_advantage() -> None:
+    with pytest.raises(ValueError, match="set surrogate.aggregation=exp_first"):
+        wmsd(algorithm=algorithm(distill_reward="per_step"), surrogate=SURROGATES["awm"]["surrogate"])
+
+
 def test_transitions_are_learned_at_steps_that_drew(clip: Clip, tmp_path: Path) -> None:
     module = wmsd(**SURROGATES["grpo"])
     made, _, _ = rollouts(module, clip, tmp_path)
