@@ -2,7 +2,7 @@
 
 It sees what a vision-language model would: the pictures and the text of the request. The video is put together from the
 pictures, the task is found by the text and by the first picture. Questions about pictures and texts that are to become
-tasks are answered by `task_writer`.
+tasks are answered by `task_writer`, those about films that want a label by the grid's labeller.
 """
 
 import base64
@@ -25,10 +25,12 @@ from PIL import Image
 from tests.task_writer import TaskWriter, stage_of
 from wm_lightning.rewards.prompt import load_prompt
 from wm_lightning.worlds.grid_judge import CRITERIA, MOST, judge
+from wm_lightning.worlds.grid_labeller import fulfilled
 from wm_lightning.worlds.grid_look import LookTask, judge_looks
 from wm_lightning.worlds.grid_tasks import Task
 
 GridTask = Task | LookTask
+LABEL = load_prompt("label", "v1").question()
 MODEL = "grid-program"
 # How the two words are spelt, with shares of each; the rest of the list are other words.
 SPELLINGS = {"{}": 0.6, " {}": 0.3, "{} ": 0.1}
@@ -98,10 +100,20 @@ class _Mind:
     def reply(self, body: Mapping[str, Any], behaviour: Behaviour) -> dict[str, Any]:
         *pictures, text = body["messages"][0]["content"]
         frames = [decoded(part["image_url"]["url"]) for part in pictures]
+        if text["text"] == LABEL:
+            return told(self.label(np.stack(frames)))
         if stage_of(text["text"]) is None:
             return completion(self.log_odds(np.stack(frames), text["text"], body, behaviour))
         said = self.writer.reply(frames, text["text"], behaviour.careless)
         return told(said) if isinstance(said, str) else completion(said)
+
+    def label(self, frames: np.ndarray) -> str:
+        """What was done in the film that these are frames of."""
+        scenes = [pair for _, known in self.about.values() for pair in known]
+        scene = min(scenes, key=lambda pair: float(np.abs(pair[0] - frames[0].astype(float)).mean()))[1]
+        film = torch.from_numpy(frames)[None].permute(0, 1, 4, 2, 3)
+        found = fulfilled(film, scene, np.random.default_rng(0))
+        return found[0].prompt if found else "None."
 
     def log_odds(self, frames: np.ndarray, text: str, body: Mapping[str, Any], behaviour: Behaviour) -> float:
         criterion, known = self.about[text]

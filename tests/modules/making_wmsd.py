@@ -2,12 +2,13 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning import Trainer
 
 from tests.modules.making import CONSTANT, PATH, adamw, network, shared, teacher_file, trainer
+from wm_lightning.data.labelled_films import LabelledFilmsDataModule
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.modules.wmsd import WMSDModule
 from wm_lightning.modules.wmsd_algorithm import Algorithm
@@ -19,9 +20,12 @@ from wm_lightning.objectives.advantages import gdpo
 from wm_lightning.rewards.bus import RewardBus, Weighted
 from wm_lightning.sampling.rollout import Commit, Plan
 from wm_lightning.sampling.samplers import DDIMSampler, StepList
+from wm_lightning.worlds.grid_films import FilmLaw
+from wm_lightning.worlds.grid_labeller import grid_labeller
 from wm_lightning.worlds.grid_reward import GridReward
 from wm_lightning.worlds.grid_world import GridWorld
 
+Data = TypeVar("Data", bound=WorldTasksDataModule)
 SIDE, FRAMES = 16, 5
 WORDS = HashedWords(buckets=64, length=96)
 PLAN = Plan(chunk=100, mask=FrameMask(None), window=None, sink=0, commit=Commit("clean", 0.0), rerun=True)
@@ -57,7 +61,7 @@ def algorithm(**changes: Any) -> Algorithm:
     return Algorithm(**(FULL | changes))
 
 
-def tasks(cache: Path, **changes: Any) -> WorldTasksDataModule:
+def tasks(cache: Path, kind: type[Data] = WorldTasksDataModule, **changes: Any) -> Data:
     world = GridWorld(
         seed=0, frames=FRAMES, most_walls=4, tasks_per_scene=2, scenes=dict(train=12, val=4, test=4), cell=2, looks=0.0
     )
@@ -67,15 +71,22 @@ def tasks(cache: Path, **changes: Any) -> WorldTasksDataModule:
         width=SIDE, batch_size=2, train_batches=8, val_clips=4, val_frames=1, num_workers=0, seed=0, action_shift=0,
         augment=None,
     )  # fmt: skip
-    return WorldTasksDataModule(**(settings | changes))
+    return kind(**(settings | changes))
+
+
+def films(cache: Path, **changes: Any) -> LabelledFilmsDataModule:
+    """Films of the same tasks, labelled by the grid's program."""
+    law = FilmLaw(told=0.8, spoilt=0.3, idle=0.5)
+    settings: dict[str, Any] = dict(frames=FRAMES, law=law, variants=2, labeller=grid_labeller, max_failed=0.2)
+    return tasks(cache, kind=LabelledFilmsDataModule, **(settings | changes))
 
 
 def learn(
     module: WMSDModule, folder: Path, *callbacks: Any, resume: Path | None = None, batch_size: int = 2, **changes: Any
 ) -> Trainer:
     """Trains for the module's iterations on the tiny grid, whose data lie beside `folder`."""
-    made = trainer(folder, *callbacks, **changes)
-    clips = tasks(folder.parent / "cache", train_batches=module.total_iterations, batch_size=batch_size)
+    made, data = trainer(folder, *callbacks, **changes), films if module.algorithm.of_films else tasks
+    clips = data(folder.parent / "cache", train_batches=module.total_iterations, batch_size=batch_size)
     with torch.random.fork_rng():
         made.fit(module, datamodule=clips, ckpt_path=None if resume is None else str(resume), weights_only=True)
     return made

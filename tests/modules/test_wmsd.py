@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "on_policy": {"judged": False},
     "on_policy_anchor": {"rl": False},
     "off_policy": {"rl": False, "states": "demonstrator"},
+    "per_step": {"distill_reward": "per_step"},
     "ema": {"demonstrator": "ema"},
     "shared": {"demonstrator": "shared"},
     "alternating": {"demonstrator": "rewarded", "turns": (1, 2)},
@@ -84,9 +85,10 @@ def test_every_algorithm_moves_whom_it_shall(tmp_path: Path, name: str) -> None:
 PARTS = ("network", "average", "demonstrator")
 
 
-def test_what_a_rollout_is_worth_hangs_on_no_ranks(clip: Clip, tmp_path: Path) -> None:
+@pytest.mark.parametrize("distill_reward", ["trajectory", "per_step"])
+def test_what_a_rollout_is_worth_hangs_on_no_ranks(clip: Clip, tmp_path: Path, distill_reward: str) -> None:
     """Two ranks of one task each, whose rows are gathered, give the advantages of one rank with both tasks."""
-    module = wmsd()
+    module = wmsd(algorithm=algorithm(distill_reward=distill_reward))
     made, _, told = rollouts(module, clip, tmp_path)
     taught = module.taught(made, told)
     assert module.judges is None and clip.texts is not None
@@ -130,7 +132,7 @@ def test_the_demonstrator_is_told_more_and_agrees_with_itself(clip: Clip, tmp_pa
     assert float((taught - made.velocities).abs().max()) > 1e-3, "instruction and solution say the same to it"
     assert float((module.taught(made, asked) - made.velocities).abs().max()) < 1e-3
     assert float(distilled(made, taught, module.algorithm).max()) < 0
-    torch.testing.assert_close(distilled(made, made.velocities, module.algorithm), torch.zeros(6))
+    torch.testing.assert_close(distilled(made, made.velocities, module.algorithm), torch.zeros(6, 3))
 
 
 def test_copies_differ_and_hang_on_run_iteration_task_and_copy(clip: Clip, tmp_path: Path) -> None:
@@ -149,7 +151,9 @@ def test_given_frames_stay_as_they_are(clip: Clip, tmp_path: Path) -> None:
     assert made.states.shape[2] == made.made.shape[1] == 4
 
 
-@pytest.mark.parametrize(("stop", "changes"), [(1, {}), (3, {}), (2, VARIANTS["alternating"])], ids=str)
+@pytest.mark.parametrize(
+    ("stop", "changes"), [(1, {}), (3, VARIANTS["per_step"]), (2, VARIANTS["alternating"])], ids=str
+)
 def test_a_continued_run_is_the_same_run(tmp_path: Path, stop: int, changes: dict[str, Any]) -> None:
     whole, path = wmsd(algorithm=algorithm(**changes)), tmp_path / "saved.ckpt"
     before = everything(whole, learn(whole, tmp_path / "whole", Save(stop, path)))
@@ -189,6 +193,8 @@ def test_levels_are_stratified() -> None:
         ({"demonstrator": "rewarded", "rl": False}, "needs rl=true"),
         ({"demonstrator": "rewarded"}, r"takes turns with it, such as \[5, 5\]"),
         ({"turns": (5, 5)}, "nobody else does"),
+        ({"distill_reward": "per_step", "distill": 0.0}, "no distillation reward to give step by step"),
+        ({"distill_reward": "per_step", "rl": False}, "no distillation reward to give step by step"),
     ],
 )
 def test_algorithms_that_learn_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
@@ -274,6 +280,11 @@ def test_a_density_needs_a_sampler_that_draws() -> None:
             surrogate=GRPO(draws=3, clip=1e-4, aggregation="exp_first"),
             sampler=SURROGATES["grpo"]["sampler"].with_steps(3),
         )
+
+
+def test_one_ratio_has_one_advantage() -> None:
+    with pytest.raises(ValueError, match="set surrogate.aggregation=exp_first"):
+        wmsd(algorithm=algorithm(distill_reward="per_step"), surrogate=SURROGATES["awm"]["surrogate"])
 
 
 def test_transitions_are_learned_at_steps_that_drew(clip: Clip, tmp_path: Path) -> None:

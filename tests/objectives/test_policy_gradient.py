@@ -59,6 +59,15 @@ def test_on_policy_the_ratio_is_one_and_the_gradient_the_policy_s(aggregation: A
     torch.testing.assert_close(gradient, -A[:, None].expand(3, 5) / 15)
 
 
+def test_every_draw_may_have_an_advantage_of_its_own() -> None:
+    log_prob, advantage = randn(3, 5, seed=1).requires_grad_(), randn(3, 5, seed=2)
+    loss = policy_loss(log_prob, log_prob, advantage, clip=1e-5, aggregation="exp_first").loss
+    (gradient,) = torch.autograd.grad(loss, log_prob)
+    torch.testing.assert_close(gradient, -advantage / 15)
+    with pytest.raises(ValueError, match="each of its draws has another advantage"):
+        policy_loss(log_prob, log_prob, advantage, clip=0.2, aggregation="sum_first")
+
+
 def test_aggregations_differ_away_from_one() -> None:
     old, new = randn(3, 5, seed=1), randn(3, 5, seed=2)
     ratio = (new - old).exp()

@@ -19,6 +19,8 @@ from wm_lightning.objectives.self_distillation import (
     CostWeighting,
     distillation_loss,
     distillation_reward,
+    reward_to_go,
+    step_costs,
     step_weights,
     trajectory_cost,
 )
@@ -119,37 +121,44 @@ def demonstrator(x: Tensor, t: Levels) -> Tensor:
 
 
 def stochastic_costs(sampler: SDESampler, theta: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Cost and log-probability of rollouts, one per noise; gradients reach theta with all states held fixed."""
-    x, gaps, log_prob = noise[0], [], torch.zeros(len(theta), dtype=theta.dtype)
+    """Cost and log-probability of every step of rollouts, one per noise; all states are held fixed for gradients."""
+    x, gaps, log_probs = noise[0], [], []
     times = sampler.levels(FLOW, 1).to(x)
     for number, (row, row_next) in enumerate(pairwise(times)):
         t, t_next = row.expand(len(x), 1), row_next.expand(len(x), 1)
         velocity = executor(x, t, theta)
         gaps.append(frame_error(velocity, demonstrator(x, t)))
         step = sampler.step(FLOW, x, FLOW.x0(x, velocity, t), t, t_next, noise[number + 1])
-        log_prob = log_prob + sampler.log_prob(step.sample, step.mean, step.std)
+        log_probs.append(sampler.log_prob(step.sample, step.mean, step.std))
         x = step.sample.detach()
-    return trajectory_cost(torch.stack(gaps, dim=1), times, none_given(x), weighting="dt"), log_prob
+    costs = step_costs(torch.stack(gaps, dim=1), times, none_given(x), weighting="dt")
+    return costs, torch.stack(log_probs, dim=1)
 
 
 @pytest.mark.parametrize("kind", [FlowSDESampler, DanceSDESampler])
 def test_a_reward_and_a_regression_make_the_on_policy_gradient(kind: type[SDESampler]) -> None:
     """Eq. 7 on a one-dimensional SDE of two random steps, against a finite difference with common random numbers.
 
-    Either half alone is far off.
+    Either half alone is far off. What is credited to every step makes the same gradient and varies less; the cost of
+    the step's own state would not make it.
     """
     samples, width = 100_000, 1e-3
     sampler = kind(StepList(kind="uniform", steps=3), eta=0.7)
     noise = [randn(samples, 1, 1, 1, 1, seed=seed, dtype=torch.float64) for seed in range(4)]
     # One copy of the parameter per rollout, so that every rollout's own gradient is seen.
     theta = torch.full((samples, 1, 1, 1, 1), 0.8, dtype=torch.float64, requires_grad=True)
-    cost, log_prob = stochastic_costs(sampler, theta, noise)
-    (regression,) = torch.autograd.grad(cost.sum(), theta, retain_graph=True)
-    advantage = (cost.mean() - cost).detach()  # of the reward −C, less a baseline
-    loss = policy_loss(log_prob[:, None], log_prob[:, None], advantage, clip=1.0, aggregation="exp_first").loss
-    (score,) = torch.autograd.grad(loss * samples, theta)
+    costs, log_probs = stochastic_costs(sampler, theta, noise)
+    (regression,) = torch.autograd.grad(costs.sum(), theta, retain_graph=True)
+
+    def score_of(reward: Tensor) -> Tensor:
+        """The score term of rewards, of rollouts or of their steps, less a baseline."""
+        advantage = (reward - reward.mean(0)).detach().expand_as(log_probs)
+        loss = policy_loss(log_probs, log_probs, advantage, clip=1.0, aggregation="exp_first").loss
+        return torch.autograd.grad(loss * log_probs.numel(), theta, retain_graph=True)[0]
+
+    score, by_step, own = (score_of(r) for r in (-costs.sum(1, keepdim=True), reward_to_go(-costs), -costs))
     with torch.no_grad():
-        up, down = (stochastic_costs(sampler, theta + shift, noise)[0] for shift in (width, -width))
+        up, down = (stochastic_costs(sampler, theta + shift, noise)[0].sum(1) for shift in (width, -width))
     difference = ((up - down) / (2 * width)).reshape_as(theta)
 
     def errors(found: Tensor) -> float:
@@ -159,6 +168,14 @@ def test_a_reward_and_a_regression_make_the_on_policy_gradient(kind: type[SDESam
 
     assert errors(score + regression) < 3
     assert errors(score) > 6 and errors(regression) > 6
+    assert errors(by_step + regression) < 3 and by_step.std() < score.std()
+    assert errors(own + regression) > 6
+    assert float(own.mean().abs() / (own.std() / math.sqrt(samples))) < 3, "what came before tells nothing of a draw"
+
+
+def test_a_step_is_credited_with_the_steps_behind_it() -> None:
+    rewards = torch.tensor([[1.0, 2.0, 4.0], [-1.0, 0.5, 0.1]])
+    torch.testing.assert_close(reward_to_go(rewards), torch.tensor([[6.0, 4.0, 0.0], [0.6, 0.1, 0.0]]))
 
 
 def linear_pair(seed: int, *, lipschitz: float, size: float) -> tuple[Velocity, Velocity]:

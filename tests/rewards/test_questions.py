@@ -50,13 +50,13 @@ def test_criteria_end_in_a_forced_word(criterion: str) -> None:
 
 def test_every_prompt_is_filled_in_whole() -> None:
     files = sorted(FOLDER.glob("*.txt"))
-    assert {file.stem for file in files} == {f"{name}.v1" for name in (*CRITERIA, "generation", "solution")}
+    assert {file.stem for file in files} == {f"{name}.v1" for name in (*CRITERIA, "generation", "label", "solution")}
     for file in files:
         criterion, version = file.stem.split(".")
         prompt = load_prompt(criterion, version)
         text = prompt.question("[Somebody]: pay $5 {now}", "Somebody $pays.")
         assert not re.search(r"\$(instruction|solution)", text)
-        assert ("[Somebody]: pay $5 {now}" in text) == (criterion not in ("screening", "generation"))
+        assert ("[Somebody]: pay $5 {now}" in text) == (criterion not in ("screening", "generation", "label"))
 
 
 def test_what_is_no_question_of_yes_or_no_is_no_reward() -> None:

@@ -11,6 +11,8 @@ from tests.system.conftest import Run
 from tests.system.test_experiments import EXECUTORS
 from wm_lightning.checkpoint_io import AtomicCheckpointIO
 from wm_lightning.checkpoints import read_card
+from wm_lightning.config import compose
+from wm_lightning.tasks.preflight import check_training
 
 ROLES = ["base", "vlm", "demonstrator", "distilled", "executor"]
 
@@ -77,6 +79,27 @@ def test_an_executor_without_tasks_is_refused(run: Run, tmp_path: Path) -> None:
     failed = run("experiment=wmsd_full", "size=debug", "data=rt1", f"run_dir={tmp_path / 'run'}")
     assert failed.code == 2 and "set data=world_tasks" in failed.err and "Traceback" not in failed.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["experiment=wmsd_sft", "data=world_tasks"], "set data=labelled_films"),
+        (["experiment=wmsd_full", "data=labelled_films"], "set data=world_tasks"),
+        (
+            [
+                "experiment=wmsd_sft",
+                "metrics.distilled={_target_: wm_lightning.tasks.roles.Distilled, algorithm: null, iterations: 1}",
+            ],
+            "metrics.distilled learns from solut",
+        ),
+    ],
+    ids=str,
+)
+def test_films_and_what_learns_from_them_go_together(words: list[str], said: str, tmp_path: Path) -> None:
+    config = compose([*words, "size=debug", f"cache_dir={tmp_path}", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(ValueError, match=said):
+        check_training(config)
 
 
 @pytest.mark.parametrize(

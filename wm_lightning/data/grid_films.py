@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from wm_lightning.clip import ActionState, Texts
-from wm_lightning.data.formats.episode import Episode
+from wm_lightning.data.formats.episode import Episode, Reader
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.world_tasks import TaskReader, TaskRow
 from wm_lightning.data.world_tasks import WorldTasksDataModule
@@ -54,19 +54,21 @@ class GridFilmsDataModule(WorldTasksDataModule):
     """Films of the simulated tasks by the `law`, `variants` of each; clips are whole films with captions."""
 
     pictures_only = False
+    val_films = True
 
     def __init__(self, *, law: FilmLaw, variants: int, **shared: Any) -> None:
         super().__init__(**shared)
         if self.root is not None:
             raise ValueError(f"data.root={self.root}: films are made of simulated tasks alone; set data.root=null")
-        if {self.frames, self.val_frames} != {self.simulator.tasks.frames}:
+        film = self.simulator.tasks.frames
+        if (self.frames, self.val_frames) != (film, film if self.val_films else 1):
             raise ValueError(
                 f"data.frames={self.frames} and data.val_frames={self.val_frames} must be those of a film, "
-                f"data.world.frames={self.simulator.tasks.frames}"
+                f"data.world.frames={film}{'' if self.val_films else ', and 1: validation is on pictures of tasks'}"
             )
         self.law, self.variants = law, variants
 
-    def open_split(self, folder: Path, split: str) -> FilmReader:
+    def open_split(self, folder: Path, split: str) -> Reader:
         return FilmReader(
             self.parts[split], self.law, frames=self.simulator.tasks.frames, variants=self.variants,
             cell=self.simulator.cell, resize=self.resize,

@@ -1,7 +1,8 @@
 """World-model self-distillation with reinforcement learning (WMSD, 2606.12072): an executor that knows its task alone
 learns from a demonstrator that was told how, and from what judges say of its videos."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,11 +20,12 @@ from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.modules.wmsd_checks import check_settings
 from wm_lightning.modules.wmsd_losses import Lesson, Picked, stratified
 from wm_lightning.modules.wmsd_roles import RoleAverage, Roles
-from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, prompted, repeated, rolled, said_by
+from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, noised, prompted, repeated, rolled, said_by
+from wm_lightning.modules.wmsd_scores import Scores
 from wm_lightning.modules.wmsd_surrogates import Surrogate
 from wm_lightning.networks.lora import LoRA
 from wm_lightning.objectives.advantages import Advantages
-from wm_lightning.randomness import normal
+from wm_lightning.randomness import generator, normal
 from wm_lightning.rewards.bus import Pending, RewardBus
 from wm_lightning.sampling.rollout import SeededNoise, rollout
 from wm_lightning.sampling.sde import drawless
@@ -62,8 +64,11 @@ class WMSDModule(WorldModelModule):
             raise ValueError(f"module.copies={copies}: a rollout is held against the others of its task, so 2 or more")
         if start is None:
             raise ValueError("module.start=null: executor and demonstrator begin as one base; name its file")
-        roles = Roles.of(network, start, lora, rewarded=algorithm.demonstrator == "rewarded")
-        self.network, self.demonstrator, self.base = roles.executor, roles.demonstrator, roles.base
+        rewarded, critic = algorithm.demonstrator == "rewarded", algorithm.critic > 0
+        roles = Roles.of(network, start, lora, rewarded=rewarded, critic=critic)
+        self.network, self.demonstrator, self.base, self.critic = (
+            roles.executor, roles.demonstrator, roles.base, roles.critic,
+        )  # fmt: skip
         self.average = RoleAverage(roles.average, decay=ema_decay, start=ema_start, every=ema_every, power=ema_power)
         self.lora, self.start = lora, start.sha256
         self.algorithm, self.surrogate, self.anchor_draws = algorithm, surrogate, anchor_draws
@@ -110,6 +115,7 @@ class WMSDModule(WorldModelModule):
 
     def configure_optimizers(self) -> list[Optimizer]:
         learning = [self.network] + [self.demonstrator] * (self.algorithm.demonstrator == "rewarded")
+        learning += [] if self.critic is None else [self.critic]
         groups = [self.make_optimizer(network) for network in learning]
         self.optimizer_counts = tuple(map(len, groups))
         return [optimizer for group in groups for optimizer in group]
@@ -123,24 +129,26 @@ class WMSDModule(WorldModelModule):
             clip, told if by_demonstrator else asked, self.teaching if by_demonstrator else self.network
         )
         pending = self.submitted(made, clip)
-        taught = None
-        if turn != "demonstrator" and self.algorithm.taught:
-            taught = made.velocities if by_demonstrator else self.taught(made, told)
+        taught = self.taught(made, told) if turn != "demonstrator" and self.algorithm.taught else None
         name = "" if turn == "executor" else "demonstrator_"
         advantage = self.advantages(made, taught if turn == "executor" else None, pending, name)
         if turn != "executor":
             lesson = self.lesson(clip, made, told, None, advantage)
             self.learn(lesson, own[1], self.demonstrator, name)
             advantage = None
+        if self.critic is not None:
+            for number, lesson in enumerate(self.critic_lessons(clip, made, asked)):
+                self.learn(lesson, own[1], self.critic, "critic_", number)
         if turn != "demonstrator":
-            self.learn(self.lesson(clip, made, asked, taught, advantage), own[0], self.network, "")
+            self.learn(self.lesson(clip, made, asked, taught, advantage, told), own[0], self.network, "")
             self.average.update(self.network)
         self.iteration += 1
 
-    def learn(self, lesson: Lesson, optimizers: list[Optimizer], network: nn.Module, name: str) -> None:
-        """One update of a role on its lesson, logged as `train/{name}...`."""
+    def learn(self, lesson: Lesson, optimizers: list[Optimizer], network: nn.Module, name: str, *number: int) -> None:
+        """One update of a role on its lesson, logged as `train/{name}...`; several in an iteration are numbered."""
         rate = self.schedule.apply(optimizers, self.iterations, self.total_iterations)
-        losses = lesson.losses(self.denoiser(network), self.surrogate, self.picked(lesson.made), self.micro_batch)
+        picked = self.picked(lesson.made, *number)
+        losses = lesson.losses(self.denoiser(network), self.surrogate, picked, self.micro_batch)
         loss = self.update(optimizers, network, losses)
         self.log(f"train/{name}loss", loss, prog_bar=not name)
         self.log(f"train/{name}rate", rate)
@@ -186,27 +194,50 @@ class WMSDModule(WorldModelModule):
 
     def lesson(
         self, clip: Clip, made: Rollouts, asked: Condition, taught: Steps | None,
-        advantage: Float[Tensor, "b"] | None,
+        advantage: Float[Tensor, "b *k"] | None, told: Condition | None = None,
     ) -> Lesson:  # fmt: skip
-        """What this iteration learns from."""
+        """What this iteration learns from; scores are among it where there is a critic and somebody is `told`."""
+        scores = None
+        if self.critic is not None and told is not None:
+            steps, source = made.states.shape[1], generator(self.seed, "wmsd score", self.iterations)
+            levels = torch.from_numpy(source.integers(steps, size=self.anchor_draws))
+            scores = Scores(self.denoiser(self.teaching), self.denoiser(self.critic), told, levels)
         noises = partial(self.matching_noise, clip, made)
         average = self.denoiser(self.average.network)
         return Lesson(
-            made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises, self.sampler, average
+            made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises, self.sampler, average, scores
         )
 
-    def rollouts(self, clip: Clip, condition: Condition, role: nn.Module) -> Rollouts:
-        """Rollouts of all copies by a role; noise hangs on run, iteration, task and copy alone."""
-        task = torch.arange(len(clip), device=self.device).repeat_interleave(self.copies)
+    def critic_lessons(self, clip: Clip, made: Rollouts, asked: Condition) -> Iterator[Lesson]:
+        """The executor's videos under fresh noise, for every update of the critic: it learns to make them."""
+        for number in range(self.algorithm.critic):
+            noise = self.copies_noise(clip, f"wmsd critic {number}")
+            seen = noised(made.context, made.made, self.sampler, self.path, noise, made.task)
+            yield replace(self.lesson(clip, seen, asked, seen.velocities, None), anchor=1.0)
+
+    def copies_noise(self, clip: Clip, purpose: str) -> SeededNoise:
+        """Noise of all copies, which hangs on run, iteration, task and copy alone."""
         samples = tuple(index * self.copies + copy for index in clip.index.tolist() for copy in range(self.copies))
-        noise = SeededNoise(self.seed, f"wmsd/{self.iterations}", samples, self.device)
+        return SeededNoise(self.seed, f"{purpose}/{self.iterations}", samples, self.device)
+
+    def rollouts(self, clip: Clip, condition: Condition, role: nn.Module) -> Rollouts:
+        """Rollouts of all copies by a role, or the films; noise hangs on run, iteration, task and copy alone."""
+        task = torch.arange(len(clip), device=self.device).repeat_interleave(self.copies)
+        noise, x0 = self.copies_noise(clip, "wmsd"), clip.x0[task]
+        if self.algorithm.of_films:
+            return noised(x0[:, : self.context], x0[:, self.context :], self.sampler, self.path, noise, task)
         role.eval()
-        made = rolled(self.denoiser(role), self.sampler, clip.x0[task], condition, self.plan, noise, task)
+        made = rolled(self.denoiser(role), self.sampler, x0, condition, self.plan, noise, task)
         role.train()
         return made
 
     def taught(self, made: Rollouts, told: Condition) -> Steps:
-        """The demonstrator's velocities at all states, in one sweep that rewards and anchor share."""
+        """The demonstrator's velocities at all states, in one sweep that rewards and anchor share.
+
+        Its own rollouts have them already, and films have those of the straight lines to them.
+        """
+        if self.algorithm.states != "executor":
+            return made.velocities
         role = self.teaching
         role.eval()
         taught = said_by(self.denoiser(role), made, told, self.plan.mask, self.sweep_batch)
@@ -218,14 +249,14 @@ class WMSDModule(WorldModelModule):
         """The network that is told the solutions."""
         return {"ema": self.average.network, "shared": self.network}.get(self.algorithm.demonstrator, self.demonstrator)
 
-    def picked(self, made: Rollouts) -> Picked:
-        """The steps this iteration learns at."""
-        every, iteration = range(made.states.shape[1]), self.iterations
+    def picked(self, made: Rollouts, *number: int) -> Picked:
+        """The steps this iteration, or one of its numbered updates, learns at."""
+        every, place = range(made.states.shape[1]), (self.iterations, *number)
         surrogate = self.surrogate if self.algorithm.rl else None
         able, draws = (every, 1) if surrogate is None else (surrogate.eligible(self.sampler), surrogate.draws)
         return Picked(
-            policy=torch.tensor(able)[stratified(len(able), draws, self.seed, "wmsd policy", iteration)],
-            anchor=stratified(len(every), self.anchor_draws, self.seed, "wmsd anchor", iteration),
+            policy=torch.tensor(able)[stratified(len(able), draws, self.seed, "wmsd policy", *place)],
+            anchor=stratified(len(every), self.anchor_draws, self.seed, "wmsd anchor", *place),
         )
 
     def matching_noise(self, clip: Clip, made: Rollouts, rows: slice, draw: int) -> Latents:
@@ -247,8 +278,8 @@ class WMSDModule(WorldModelModule):
 
     def advantages(
         self, made: Rollouts, taught: Steps | None, pending: Pending | None, name: str
-    ) -> Float[Tensor, "b"] | None:
-        """What rewards say of every rollout, logged as `train/{name}...`; None where they move nothing."""
+    ) -> Float[Tensor, "b *k"] | None:
+        """What rewards say of every rollout or step, logged as `train/{name}...`; None where they move nothing."""
         if not self.algorithm.rl:
             return None
         assert self.advantage is not None

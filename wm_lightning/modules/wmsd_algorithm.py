@@ -13,15 +13,18 @@ Turn = Literal["executor", "demonstrator", "both"]
 class Algorithm:
     """What is learned from, of all that WMSD can: its variants differ in nothing else.
 
-    `states`: whose rollouts are learned from. `rl`: do rewards move the one who made them? `judged`: are judges among
-    them? `distill`: the weight of the distillation reward among the rewards. `anchor`: that of the regression on the
-    demonstrator's velocities. `demonstrator`: which network is told the solution: the base as it was, the executor's
-    moving average, the executor itself, or a copy of the base that rewards move. `turns`: how many iterations in a row
-    the latter learns, and then the executor; null where both learn in each. Raises ValueError for a combination that
-    learns nothing or cannot be.
+    `states`: whose rollouts are learned from, or "films": those of the data, noised. `rl`: do rewards move the one who
+    made them? `judged`: are judges among them? `distill`: the weight of the distillation reward among the rewards.
+    `distill_reward`: is it that of a whole rollout, or is every step credited with the steps behind it alone?
+    `anchor`: that of the regression on the demonstrator's velocities, or the films'. `demonstrator`: which network is
+    told the solution: the base as it was, the executor's moving average, the executor itself, or a copy of the base
+    that rewards move. `turns`: how many iterations in a row the latter learns, and then the executor; null where both
+    learn in each. `critic`: how many updates an iteration a critic makes on the executor's videos, whom and the
+    demonstrator the executor then follows by distribution matching; 0: there is none. Raises ValueError for a
+    combination that learns nothing or cannot be.
     """
 
-    states: Literal["executor", "demonstrator"]
+    states: Literal["executor", "demonstrator", "films"]
     rl: bool
     judged: bool
     distill: float
@@ -29,10 +32,13 @@ class Algorithm:
     weighting: CostWeighting
     demonstrator: Literal["frozen", "ema", "shared", "rewarded"] = "frozen"
     turns: Sequence[int] | None = None
+    distill_reward: Literal["trajectory", "per_step"] = "trajectory"
+    critic: int = 0
 
     def __post_init__(self) -> None:
-        if not self.rl and self.anchor <= 0:
+        if not self.rl and self.anchor <= 0 and not self.critic:
             raise ValueError(f"{self.rl=} and {self.anchor=}: nothing would be learned; set one of them")
+        self._check_variant()
         if self.rl and not self.judged and self.distill <= 0:
             raise ValueError("algorithm.rl=true without judges needs algorithm.distill above 0")
         if self.rl and self.states == "demonstrator" and self.demonstrator != "rewarded":
@@ -51,6 +57,27 @@ class Algorithm:
         if self.turns is not None and (len(self.turns) != 2 or min(self.turns) < 1):
             raise ValueError(f"algorithm.turns={self.turns} must be two numbers of iterations, each 1 or more")
 
+    def _check_variant(self) -> None:
+        """What films, steps and a critic cannot be joined with."""
+        if self.states == "films" and (self.rl or self.demonstrator != "frozen"):
+            raise ValueError(
+                f"algorithm.states=films with {self.rl=} and demonstrator={self.demonstrator}: rewards move who made "
+                f"what they judge, and films have no demonstrator; set rl=false and demonstrator=frozen"
+            )
+        if self.distill_reward == "per_step" and not (self.rl and self.distill > 0):
+            raise ValueError(
+                f"algorithm.distill_reward=per_step with {self.rl=} and {self.distill=}: there is no distillation "
+                f"reward to give step by step; set rl=true and distill above 0, or distill_reward=trajectory"
+            )
+        if self.critic < 0 or (
+            self.critic and (self.rl, self.states, self.demonstrator) != (False, "executor", "frozen")
+        ):
+            raise ValueError(
+                f"algorithm.critic={self.critic} with {self.rl=}, {self.states=} and {self.demonstrator=}: a critic's "
+                f"updates are 0 or more, and it is of an executor without rewards and of its frozen demonstrator; set "
+                f"algorithm.critic=0, or rl=false, states=executor and demonstrator=frozen"
+            )
+
     def turn(self, iteration: int) -> Turn:
         """Who learns in this iteration."""
         if self.demonstrator != "rewarded":
@@ -64,3 +91,8 @@ class Algorithm:
     def taught(self) -> bool:
         """Is the demonstrator asked at all?"""
         return self.anchor > 0 or (self.rl and self.distill > 0)
+
+    @property
+    def of_films(self) -> bool:
+        """Are films of the data learned from?"""
+        return self.states == "films"

@@ -44,5 +44,10 @@ def _check_rewarded(
             f"surrogate.draws={surrogate.draws} of the {able} steps of a rollout that can be learned at; raise "
             f"sampler.steps.steps or lower it"
         )
+    if algorithm.distill_reward == "per_step" and getattr(surrogate, "aggregation", None) == "sum_first":
+        raise ValueError(
+            "surrogate.aggregation=sum_first takes one ratio per rollout, and algorithm.distill_reward=per_step gives "
+            "every step an advantage of its own; set surrogate.aggregation=exp_first"
+        )
     if isinstance(surrogate, AWM) and surrogate.trust > 0 and algorithm.demonstrator == "rewarded":
         raise ValueError("surrogate.trust holds to the executor's average, which a rewarded demonstrator has not")

@@ -9,12 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wm_lightning.clip import Condition, Latents
-from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, velocities_at
+from wm_lightning.clip import Condition, Latents, Levels
+from wm_lightning.modules.wmsd_rollouts import Context, Rollouts, Steps, velocities_at
+from wm_lightning.modules.wmsd_scores import Scores
 from wm_lightning.modules.wmsd_surrogates import Moved, Surrogate
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask
+from wm_lightning.noising import per_pixel
 from wm_lightning.objectives.denoising import Scalar
+from wm_lightning.objectives.dmd import dmd_loss
 from wm_lightning.objectives.self_distillation import distillation_loss
 from wm_lightning.randomness import generator
 from wm_lightning.sampling.samplers import Sampler
@@ -32,20 +35,23 @@ class Noises(Protocol):
 @dataclass(frozen=True)
 class Lesson:
     """All that one update is learned from: rollouts of `made`, what the executor was told (`asked`), the demonstrator's
-    velocities at all states (`taught`), and how good every rollout was (`advantage`); None where an algorithm lacks it.
+    velocities at all states (`taught`), and how good every rollout was, or each of its steps (`advantage`); None where
+    an algorithm lacks it.
 
-    `anchor` is what the regression on the demonstrator weighs. `logged` fills as losses are formed.
+    `anchor` is what the regression on the demonstrator weighs, `scores` those whom distribution matching follows.
+    `logged` fills as losses are formed.
     """
 
     made: Rollouts
     asked: Condition
     taught: Steps | None
-    advantage: Float[Tensor, "b"] | None
+    advantage: Float[Tensor, "b *k"] | None
     anchor: float
     mask: FrameMask
     noises: Noises
     sampler: Sampler
     average: Denoiser
+    scores: Scores | None = None
     logged: dict[str, Tensor] = field(default_factory=dict)
 
     def losses(
@@ -64,13 +70,16 @@ class Lesson:
             gap = self._gap(executor, self.taught, picked.anchor, rows)
             self._log("gap", share * gap)
             loss = loss + share * self.anchor * gap
+        if self.scores is not None:
+            loss = loss + share * self._matching(executor, self.scores, picked.anchor, rows)
         return loss
 
     def _policy(self, executor: Denoiser, surrogate: Surrogate, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
         """The policy's loss over this micro-batch; a rollout that was as good as the others costs no pass."""
         assert self.advantage is not None
-        made, advantage = self.made[rows], self.advantage[rows]
-        moved = advantage.nonzero()[:, 0]
+        made, every = self.made[rows], self.advantage if self.advantage.ndim == 1 else self.advantage[:, picked]
+        able, advantage = every.reshape(len(every), -1).any(1), every[rows]
+        moved = able[rows].nonzero()[:, 0]
         if not len(moved):
             return self._nothing(executor)
         found = surrogate.loss(executor, self.sampler, Moved(
@@ -78,7 +87,7 @@ class Lesson:
             lambda draw: self.noises(rows, draw)[moved.cpu()], self.mask, self.average,
         ))  # fmt: skip
         # Of the rollouts that were moved at all; a share of 0 has no ratio.
-        self._log("ratio", found.ratio * len(moved) / max(1, int(self.advantage.count_nonzero())))
+        self._log("ratio", found.ratio * len(moved) / max(1, int(able.sum())))
         return found.loss * len(moved) / len(made)
 
     def _nothing(self, executor: Denoiser) -> Scalar:
@@ -87,16 +96,45 @@ class Lesson:
 
     def _gap(self, executor: Denoiser, taught: Steps, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
         """Executor against demonstrator at the picked states, all of them in one pass."""
+        at = self._at(picked, rows)
+        said = velocities_at(executor, at.context, at.x_t, at.t, at.asked, self.mask)
+        target = torch.cat([taught[rows][:, step] for step in picked.tolist()])
+        return distillation_loss(said, target, torch.zeros_like(at.t, dtype=torch.bool))
+
+    def _matching(self, executor: Denoiser, scores: Scores, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
+        """What the executor takes for the clean frames at the picked states, moved as the two scores say.
+
+        So no gradient goes through more than one of its passes, as in DMD2 (2405.14867).
+        """
+        at = self._at(picked, rows)
+        x = at.x_t - per_pixel(at.t) * velocities_at(executor, at.context, at.x_t, at.t, at.asked, self.mask)
+        noise = torch.cat([self.noises(rows, draw) for draw in range(len(picked))]).to(x)
+        t = self._at(scores.levels, rows).t
+        told = scores.told[rows][at.place]
+        real, fake = scores.x0(at.context, x, noise, t, at.asked, told, self.mask)
+        self._log("score_gap", (real - fake).abs().mean() * len(self.made[rows]) / len(self.made))
+        return dmd_loss(x, real, fake, torch.ones_like(at.t, dtype=torch.bool))
+
+    def _at(self, picked: Int[Tensor, "draws"], rows: slice) -> "_At":
         made, steps = self.made[rows], picked.tolist()
         x_t = torch.cat([made.states[:, step] for step in steps])
         t = torch.cat([made.times[step].expand(len(made), -1) for step in steps])
         place = torch.arange(len(made), device=x_t.device).repeat(len(steps))
-        said = velocities_at(executor, made.context[place], x_t, t, self.asked[rows][place], self.mask)
-        target = torch.cat([taught[rows][:, step] for step in steps])
-        return distillation_loss(said, target, made.given[place])
+        return _At(place, made.context[place], x_t, t, self.asked[rows][place])
 
     def _log(self, name: str, value: Tensor) -> None:
         self.logged[name] = self.logged.get(name, torch.zeros_like(value.detach())) + value.detach()
+
+
+@dataclass(frozen=True)
+class _At:
+    """Rollouts at picked states, one state after the other; `place` says which rollout of the micro-batch."""
+
+    place: Int[Tensor, "n"]
+    context: Context
+    x_t: Latents
+    t: Levels
+    asked: Condition
 
 
 @dataclass(frozen=True)
@@ -107,14 +145,14 @@ class Picked:
     anchor: Int[Tensor, "drawn"]
 
 
-def stratified(steps: int, draws: int, seed: int, purpose: str, iteration: int) -> Int[Tensor, "draws"]:
+def stratified(steps: int, draws: int, seed: int, purpose: str, *place: int) -> Int[Tensor, "draws"]:
     """One step from each of `draws` equal stretches of all steps, in order.
 
     Raises ValueError for more draws than steps.
     """
     if not 1 <= draws <= steps:
         raise ValueError(f"{draws} levels of a rollout of {steps} steps; ask for 1 to {steps}")
-    source = generator(seed, purpose, iteration)
+    source = generator(seed, purpose, *place)
     edges = [steps * number / draws for number in range(draws + 1)]
     drawn = [int(source.uniform(low, high)) for low, high in zip(edges, edges[1:], strict=False)]
     return torch.tensor([min(step, steps - 1) for step in drawn])

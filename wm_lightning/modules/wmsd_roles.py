@@ -14,37 +14,42 @@ from wm_lightning.networks.lora import Adapters, LoRA, Role
 
 @dataclass(frozen=True)
 class Roles:
-    """The executor, what its moving average is kept in, and the demonstrator.
+    """The executor, what its moving average is kept in, the demonstrator, and a critic where there is one.
 
-    With `lora` one network is all of them: executor and average are adapters of it, and the demonstrator is the network
-    without any, or a third where rewards move it. Then `base` holds that network, which stays as it is.
+    With `lora` one network is all of them: executor, average and critic are adapters of it, and the demonstrator is the
+    network without any, or another where rewards move it. Then `base` holds that network, which stays as it is.
     """
 
     executor: nn.Module
     average: nn.Module
     demonstrator: nn.Module
     base: Frozen | None
+    critic: nn.Module | None
 
     @classmethod
-    def of(cls, network: Callable[[], nn.Module], start: NetworkFile, lora: LoRA | None, *, rewarded: bool) -> "Roles":
+    def of(
+        cls, network: Callable[[], nn.Module], start: NetworkFile, lora: LoRA | None, *, rewarded: bool, critic: bool
+    ) -> "Roles":
         """All of them as `start` is. Rewards may move the demonstrator where it is `rewarded`, and nothing else may."""
         first = network()
         if lora is not None:
             load_into(first, start, "module.start")
-            return cls._adapted(first, lora, rewarded)
+            return cls._adapted(first, lora, rewarded, critic)
         base = network()
         load_into(first, start, "module.start")
         base.load_state_dict(first.state_dict())
         average = copy.deepcopy(first).requires_grad_(False)
-        return cls(first, average, base if rewarded else Frozen(base), None)
+        learner = copy.deepcopy(first) if critic else None
+        return cls(first, average, base if rewarded else Frozen(base), None, learner)
 
     @classmethod
-    def _adapted(cls, network: nn.Module, lora: LoRA, rewarded: bool) -> "Roles":
+    def _adapted(cls, network: nn.Module, lora: LoRA, rewarded: bool, critic: bool) -> "Roles":
         # Before there are adapters, for it takes all gradients away.
-        base, learning = Frozen(network), ["executor"] + ["demonstrator"] * rewarded
+        base, learning = Frozen(network), ["executor"] + ["demonstrator"] * rewarded + ["critic"] * critic
         adapters = Adapters(network, lora, [*learning, "average"], learning)
         demonstrator = Role(adapters, "demonstrator" if rewarded else None)
-        return cls(Role(adapters, "executor"), Role(adapters, "average"), demonstrator, base)
+        learner = Role(adapters, "critic") if critic else None
+        return cls(Role(adapters, "executor"), Role(adapters, "average"), demonstrator, base, learner)
 
 
 class RoleAverage(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 from wm_lightning.clip import ActionState, Condition, Latents, Levels, Prompt
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask
-from wm_lightning.noising import per_pixel
+from wm_lightning.noising import GaussianPath, per_pixel
 from wm_lightning.objectives.denoising import Given
 from wm_lightning.sampling.rollout import Plan, SeededNoise, next_chunk, remember_context
 from wm_lightning.sampling.samplers import Sampler
@@ -86,6 +86,22 @@ def rolled(
     states = torch.stack([trace.x_t for trace in chunk.record], dim=1)
     said = [velocity(trace.x_t, trace.x0, trace.t) for trace in chunk.record]
     return Rollouts(context, times, states, torch.stack(said, dim=1), chunk.frames, task)
+
+
+def noised(
+    context: Context, video: Latents, sampler: Sampler, path: GaussianPath, noise: SeededNoise, task: Int[Tensor, "b"]
+) -> Rollouts:
+    """Videos that are there behind `context`, as rollouts of somebody who knows them: straight lines of noise to them.
+
+    Every level has noise of its own. A regression on these velocities is flow matching (2210.02747) at the levels of
+    the sampler: who learns it makes such videos.
+    """
+    times = sampler.levels(path, video.shape[1]).to(video.device)
+    shape, first = tuple(video.shape[2:]), [context.shape[1]] * len(video)
+    drawn = [noise(shape, first, video.shape[1], step) for step in range(len(times) - 1)]
+    levels = times[:-1, None].expand(-1, len(video), -1)
+    states = [path.add_noise(video, one, t) for one, t in zip(drawn, levels, strict=True)]
+    return Rollouts(context, times, torch.stack(states, 1), torch.stack(drawn, 1) - video[:, None], video, task)
 
 
 def velocity(x_t: Latents, x0: Latents, t: Levels) -> Latents:

@@ -31,12 +31,13 @@ from wm_lightning.sampling.sde import SDESampler
 class Moved:
     """Rollouts that an advantage moves: what the executor was told of them, and the sampler's steps to learn at.
 
-    `noise` gives that of one draw, `average` is the executor's moving average.
+    The advantage is theirs, or one for each of the `picked` steps. `noise` gives that of one draw, `average` is the
+    executor's moving average.
     """
 
     made: Rollouts
     asked: Condition
-    advantage: Float[Tensor, "b"]
+    advantage: Float[Tensor, "b *draws"]
     picked: Int[Tensor, "draws"]
     noise: Callable[[int], Latents]
     mask: FrameMask
@@ -114,7 +115,8 @@ class NFT:
         """Its ratio is 1 by definition: there is no likelihood."""
         seen = _renoised(executor, moved)
         said = velocities_at(executor, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
-        advantage = moved.advantage.repeat(len(moved.picked))
+        rows, draws = len(moved.made), len(moved.picked)
+        advantage = moved.advantage.reshape(rows, -1).expand(-1, draws).T.flatten()  # draws one after the other
         loss = nft_loss(
             said, said.detach(), seen.x_t, seen.t, seen.clean, advantage, seen.given, beta=self.beta, clip=self.clip
         )

@@ -35,7 +35,7 @@ class PolicyLoss:
 
 
 def policy_loss(
-    log_prob: LogProbs, old: LogProbs, advantage: Float[Tensor, "b"], *, clip: float, aggregation: Aggregation
+    log_prob: LogProbs, old: LogProbs, advantage: Float[Tensor, "b *k"], *, clip: float, aggregation: Aggregation
 ) -> PolicyLoss:
     r"""PPO's clipped loss (1707.06347 eq. 7), minimised; `old` and the advantages get no gradient.
 
@@ -44,15 +44,18 @@ def policy_loss(
 
     "exp_first" takes one ratio per draw. "sum_first" averages the log-probabilities of a rollout's draws first and
     takes one ratio per rollout (both AWM's, 2509.25050); their gradients agree at ratio 1. For a rollout's only update,
-    `old` is `log_prob` itself, and the gradient that of −A log p. Raises ValueError for a clip range of 0 or less.
+    `old` is `log_prob` itself, and the gradient that of −A log p. An advantage is a rollout's, or a draw's with
+    "exp_first". Raises ValueError for a clip range of 0 or less, and for several advantages of one ratio.
     """
     if clip <= 0:
         raise ValueError(f"{clip=} must be positive: at 0 every ratio but 1 is clipped")
+    if aggregation == "sum_first" and advantage.ndim > 1:
+        raise ValueError(f"{aggregation=} takes one ratio per rollout, and each of its draws has another advantage")
     log_ratio = precise(log_prob) - precise(old.detach())
     if aggregation == "sum_first":
         log_ratio = log_ratio.mean(1, keepdim=True)
     ratio = log_ratio.clamp_max(LARGEST_LOG_RATIO).exp()
-    gain = precise(advantage.detach())[:, None]
+    gain = precise(advantage.detach()).reshape(len(log_prob), -1)
     losses = torch.maximum(-gain * ratio, -gain * ratio.clamp(1 - clip, 1 + clip))
     outside = (ratio.detach() - 1).abs() > clip
     return PolicyLoss(losses.mean(), ratio.detach().mean(), outside.to(ratio.dtype).mean())

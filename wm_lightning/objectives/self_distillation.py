@@ -25,8 +25,9 @@ def distillation_loss(student: Latents, teacher: Latents, given: Given) -> Scala
     .. math:: \ell(x, t) = \mathrm{mean}\,\|u_\theta(x, t|c_E) - \mathrm{sg}[u_{\theta'}(x, t|c_D)]\|^2
 
     The loss is named by where the states come from: rollouts of the teacher (off-policy, eq. 3), or detached ones of
-    the student: the regression term of the on-policy loss (eqs. 5 and 7) and its anchor (eq. 11). The paper has a norm,
-    here it is a mean over the elements of frames that are not given, so that weights do not depend on resolution.
+    the student: the regression term of the on-policy loss (eqs. 5 and 7) and its anchor (eq. 11). With noised films for
+    states and noise − x0 for the teacher's velocities it is flow matching (2210.02747). The paper has a norm, here it
+    is a mean over the elements of frames that are not given, so that weights do not depend on resolution.
     """
     return sample_error(student, teacher, given).mean()
 
@@ -72,3 +73,15 @@ def distillation_reward(
     Its sum over steps is the reward of the trajectory, which is eq. 9 itself.
     """
     return -step_costs(gaps.detach(), times, given, weighting=weighting)
+
+
+def reward_to_go(rewards: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+    r"""What is credited to every step instead of the whole: the rewards of the steps behind it, 0 for the last.
+
+    .. math:: R_k = \sum_{j > k} r_j
+
+    A step's reward is of the state that it begins at, which nothing that is drawn in it can change: neither it nor
+    those before tell whether the draw was good, and E[r_j ∇log p(x_{k+1} | x_k)] = 0 for j ≤ k. So the gradient is that
+    of the whole reward, in expectation, and varies less.
+    """
+    return torch.nn.functional.pad(rewards.flip(1).cumsum(1).flip(1)[:, 1:], (0, 1))

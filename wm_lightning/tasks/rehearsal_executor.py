@@ -28,7 +28,11 @@ def _step(module: WMSDModule, optimizers: list[Optimizer], clip: Clip) -> None:
     made = module.rollouts(clip, told, module.network)
     taught = module.taught(made, told) if module.algorithm.taught else None
     advantage = torch.ones(len(made)) if module.algorithm.rl else None
-    lesson = module.lesson(clip, made, told, taught, advantage)
-    losses = lesson.losses(module.denoiser(module.network), module.surrogate, module.picked(made), module.micro_batch)
-    plain_update(optimizers, module.network, losses, module.clip_norm)
+    own, rest = optimizers[: module.optimizer_counts[0]], optimizers[module.optimizer_counts[0] :]
+    learning = [(module.lesson(clip, made, told, taught, advantage, told), own, module.network)]
+    if module.critic is not None:
+        learning += [(lesson, rest, module.critic) for lesson in module.critic_lessons(clip, made, told)]
+    for lesson, some, network in learning:
+        losses = lesson.losses(module.denoiser(network), module.surrogate, module.picked(made), module.micro_batch)
+        plain_update(some, network, losses, module.clip_norm)
     module.average.update(module.network)

@@ -96,6 +96,15 @@ def margins(
     return {name: measures[name]() for name in criteria}
 
 
+def done(video: Pixels, tasks: Sequence[Sequence[Task]]) -> list[list[bool]]:
+    """For every video, which of its tasks are fulfilled when it ends, by their agents' own doing."""
+    tracks = track(video)
+    return [
+        [bool(torch.minimum(_done(one, task, False), _acted(one, task)) > 0) for task in own]
+        for one, own in zip((_one(tracks, row) for row in range(len(video))), tasks, strict=True)
+    ]
+
+
 def log_odds(margin: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
     """A margin in cells as log p(yes) - log p(no), within ±6."""
     return (SHARPNESS * margin).clamp(-MOST, MOST)

@@ -108,11 +108,12 @@ def look_tasks(world: GridTasks, split: str, number: int) -> list[LookTask]:
     while True:
         board, state = drawn(source, world.most_walls)
         view = (int(source.integers(SIDE - VIEW + 1)), int(source.integers(SIDE - VIEW + 1)))
-        if tasks := list(_solved(board, state, view, source, world.frames - 1)):
+        if tasks := list(looks_of(board, state, view, source, world.frames - 1)):
             return tasks
 
 
-def _solved(board: Board, state: State, view: Cell, source: np.random.Generator, longest: int) -> Iterator[LookTask]:
+def looks_of(board: Board, state: State, view: Cell, source: np.random.Generator, longest: int) -> Iterator[LookTask]:
+    """All that can be asked of the camera and be done in `longest` moves."""
     for name, place in things(board, state).items():
         inside = all(0 <= here - start < VIEW for here, start in zip(place, view, strict=True))
         moves = plan(view, place)

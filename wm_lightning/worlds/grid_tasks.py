@@ -131,7 +131,7 @@ class GridTasks:
         source = generator(self.seed, f"grid tasks {split}", number)
         while True:
             board, state = drawn(source, self.most_walls)
-            goals = [*_goals(board, state)]
+            goals = [*goals_of(board, state)]
             source.shuffle(goals)
             tasks = list(islice(self._solved(board, state, goals, source), self.tasks_per_scene))
             if tasks:
@@ -142,8 +142,12 @@ class GridTasks:
             moves = plan(board, state, goal.agent, lambda s, g=goal: g.fulfilled(board, s), self.frames - 1)
             if not moves:  # out of reach, or nothing to do
                 continue
-            instruction = str(source.choice(KINDS[goal.kind][1])).format(side=_side(goal))
-            yield Task(board, state, goal, instruction, solution_of(goal, moves), moves)
+            yield Task(board, state, goal, worded(goal, source), solution_of(goal, moves), moves)
+
+
+def worded(goal: Goal, source: np.random.Generator) -> str:
+    """An instruction that asks for the goal, in one of its wordings."""
+    return str(source.choice(KINDS[goal.kind][1])).format(side=_side(goal))
 
 
 def solution_of(goal: Goal, moves: Sequence[str]) -> str:
@@ -155,7 +159,8 @@ def _side(goal: Goal) -> str:
     return SIDES.get(goal.side or "", "")
 
 
-def _goals(board: Board, state: State) -> Iterator[Goal]:
+def goals_of(board: Board, state: State) -> Iterator[Goal]:
+    """All that can be asked for in a scene, whether it can be reached or not."""
     for agent in range(len(AGENTS)):
         yield Goal("reach", agent)
         if state.box is not None:
