@@ -189,7 +189,7 @@ def _injected(network: nn.Module, lora: LoRA, names: Sequence[str]) -> dict[str,
     _check(network, layers)
     for layer in layers.values():
         for name in names[1:]:
-            layer.update_layer(name, lora.rank, lora_alpha=lora.alpha, config=config)
+            layer.update_layer(name, lora.rank, lora_alpha=lora.alpha, config=config)  # pyright: ignore
     return layers
 
 
