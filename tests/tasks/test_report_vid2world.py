@@ -90,11 +90,19 @@ def test_every_point_of_the_grid_is_a_line_and_the_published_ones_have_their_nam
     text = (folder / "run/report.md").read_text()
     cells = [label(words) for words in CELLS]
     assert len(cells) == 7 and len(set(cells)) == 7
-    own, losses, gains, published = tables(text).values()
+    own, losses, _, gains, published = tables(text).values()
     assert sorted(own) == sorted([*cells, "baseline: copy last frame"])
     assert sorted(losses) == sorted(gains) == sorted(cells)
     assert set(published) < set(cells), "what is published stands under other names than what was measured"
     assert "and not comparable with the above (table 5 of 2505.14357" in text
+
+
+def test_every_claim_is_about_points_of_the_grid_and_is_judged(reported: tuple[Path, dict[str, float]]) -> None:
+    text = (reported[0] / "run/report.md").read_text()
+    claims = [line for line in text.splitlines() if line.startswith("| ") and " − " in line and " seeds) | " in line]
+    asked = compose(["task=report_vid2world"]).task.ladder.claims
+    assert len(claims) == len(asked) > 0 and "not measured" not in text
+    assert {claim[end] for claim in asked for end in ("better", "than")} <= {label(words) for words in CELLS}
 
 
 def test_numbers_are_those_of_the_runs_and_gains_those_of_their_actions(
