@@ -75,6 +75,7 @@ def test_every_point_of_every_grid_is_composed_and_checked(grid: str) -> None:
     assert len({config_hash(config) for config in configs}) == len(points), "two points are the same run"
 
 
+@pytest.mark.slow
 def test_every_file_is_reachable() -> None:
     """A YAML whose targets fail the check as it stands would be found only by whoever chooses it."""
     for path in sorted(CONFIG_DIR.glob("*/[!_]*.yaml")):

@@ -57,6 +57,7 @@ def test_the_csv_logger_is_given_numbers_only(cache: Path, tmp_path: Path) -> No
     assert "rollout" not in metrics.read_text() and "val/psnr" in metrics.read_text()
 
 
+@pytest.mark.slow
 def test_wandb_offline_gets_the_mp4(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -51,15 +51,9 @@ def test_every_experiment_can_be_built_for_the_pusher(experiment: str, shared: P
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_every_point_of_every_grid_composes_and_its_ends_can_be_built(grid: str, shared: Path, tmp_path: Path) -> None:
-    points = [point for point in grid_points(grid) if "seed=0" in point or not any("seed" in word for word in point)]
-    assert points
-    for number, point in enumerate(points):
-        words = [f"ablation={grid}", "size=debug", *point]
-        if number in (0, len(points) - 1):
-            built(words, shared, tmp_path)
-        else:
-            check(compose(words))
+def test_the_first_point_of_every_grid_can_be_built(grid: str, shared: Path, tmp_path: Path) -> None:
+    """All of them are composed by test_config_files.py."""
+    built([f"ablation={grid}", "size=debug", *grid_points(grid)[0]], shared, tmp_path)
 
 
 def results(folder: Path) -> dict[str, Any]:

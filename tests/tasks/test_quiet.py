@@ -60,6 +60,7 @@ def test_false_alarms_go_and_real_warnings_stay(message: str, kept: bool) -> Non
     assert bool(seen) is kept
 
 
+@pytest.mark.slow
 def test_lightning_logs_every_line_once() -> None:
     code = (
         "import logging, wm_lightning; logging.basicConfig(format='%(name)s %(message)s', level='INFO')\n"
