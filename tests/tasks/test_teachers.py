@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from tests.tiny_run import DMD, tiny, tiny_teacher
 from wm_lightning.checkpoints import read_card
+from wm_lightning.tasks import teachers
 from wm_lightning.tasks.build import build_card, build_data, build_module, plain_node
 from wm_lightning.tasks.fit import best_checkpoint, export
 from wm_lightning.tasks.preflight import check_training
@@ -68,6 +69,26 @@ def test_a_second_run_waits_for_the_teacher_that_another_trains(file: Path, tmp_
         shutil.copy(file, teacher_folder(recipe, data, start) / "teacher.safetensors")
     waiting.join(timeout=60)
     assert read_card(found[0]).iterations == read_card(file).iterations  # it trained none of its own
+
+
+def test_a_recipe_is_the_same_on_every_machine(file: Path, tmp_path: Path) -> None:
+    def name(*words: str) -> str:
+        config = distillation(file, tmp_path, *words)
+        data = build_data(config)
+        return teacher_folder(recipe_of(config, fine_tuned=True), data, given_teacher(config, data)).name
+
+    assert name("data.num_workers=1", f"data.cache_dir={tmp_path}") == name() != name("data.frames=9")
+
+
+def test_a_teacher_of_the_recipe_that_comes_with_the_suite_is_taken(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = distillation(file, tmp_path, "module.teacher.recipe.batch_size=4")
+    data, start = build_data(config), given_teacher(config, build_data(config))
+    folder = teacher_folder(recipe_of(config, fine_tuned=True), data, start)
+    monkeypatch.setattr(teachers, "SHIPPED", tmp_path)
+    shipped = shutil.copy(file, tmp_path / f"{folder.name}.safetensors")
+    assert train_teacher(config, data, start) == shipped and not folder.exists()
 
 
 def test_it_starts_from_the_given_weights(file: Path, tmp_path: Path) -> None:

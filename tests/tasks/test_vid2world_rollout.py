@@ -126,3 +126,13 @@ def test_the_table_counts_and_judges_guided_passes(trained: Path, tmp_path: Path
     evaluate(config)
     first = json.loads((tmp_path / "results.json").read_text())["rows"][0]
     assert (first["nfe"], first["cache_commit"]) == (5, "noised") and first["fps_b1"] > 0
+
+
+def test_a_table_without_rounds_of_timing_has_what_is_judged_alone(trained: Path, tmp_path: Path) -> None:
+    config = tiny(trained, "experiment=teacher", *WORDS, *TABLE, "rollout=vid2world", "metrics.repeats=0")
+    config.ckpt_path, config.run_dir = str(trained / "run/checkpoints/last.ckpt"), str(tmp_path)
+    evaluate(config)
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    [made] = [row for row in rows if row["role"] == "teacher"]
+    assert made["psnr"] is not None and made["nfe"] == 5 and made["fps_b1"] is None
+    assert made["reasons"]["fps_b1"] == "not timed: metrics.repeats=0"
