@@ -23,8 +23,6 @@ from wm_lightning.tasks.fit import best_checkpoint, export, fit
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "teachers"
-# Settings of data that say where and how fast they are read, and nothing of what is read.
-MACHINE = ("root", "cache_dir", "cache_gib", "num_workers", "decode_workers", "workers")
 # Settings of a network that its weights' shapes do not tell.
 HIDDEN = ("_target_", "groups", "heads", "head_dim", "opening_heads", "rate", "rope_base")
 
@@ -166,9 +164,7 @@ def trained_once(recipe: DictConfig, data: ClipDataModule, start: NetworkFile | 
 def teacher_folder(recipe: DictConfig, data: ClipDataModule, start: NetworkFile | None) -> Path:
     """Where the teacher of a recipe is trained in the cache: the name tells recipe, data and start apart."""
     nodes = {key: plain_node(recipe, key) for key in ("module", "network", "noising", "rollout")}
-    settings = {key: value for key, value in plain_node(recipe, "data").items() if key not in MACHINE}
-    if isinstance(world := settings.get("world"), dict):
-        settings["world"] = {key: value for key, value in world.items() if key not in MACHINE}
+    settings = {key: value for key, value in plain_node(recipe, "data").items() if key != "root"}
     identity = {**nodes, "data": settings, "seed": recipe.seed, "content": data.manifest["hash"]}
     name = f"{data.name}-{config_hash({**identity, 'start': start and start.sha256})}"
     return Path(recipe.cache_dir) / "teachers" / name
