@@ -2,10 +2,13 @@
 
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra.errors import HydraException
@@ -46,16 +49,41 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
         save_record(config, overrides, folder)
     if computes:
         _seed(config)
-    try:
-        return instantiate(config.task)(config)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning ends a training that was interrupted with exit code 1, after its checkpoints.
-        if isinstance(stop, SystemExit) and stop.code != 1:
-            raise
+    with _noted_interrupts() as interrupts:
+        try:
+            return instantiate(config.task)(config)
+        except BaseException as stop:
+            if not interrupts and not isinstance(stop, KeyboardInterrupt):
+                raise
         last = folder / "checkpoints" / "last.ckpt"
         how = f"; the same command with run_dir={folder} ckpt_path=last goes on from there" if last.is_file() else ""
         print(f"\nInterrupted{how}.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """The interrupts that come (SIGINT), for what they raise does not always say so.
+
+    Lightning ends an interrupted training with SystemExit, after its checkpoints, and a reader of files in
+    another language raises its own error around KeyboardInterrupt, like that of a damaged file.
+    """
+    interrupts: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    # Where Ctrl-C is ignored, or somebody else's, it stays so; and threads cannot set it.
+    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not heeded or threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _prepare(config: DictConfig) -> None:
