@@ -1,4 +1,4 @@
-"""A tiny WMSD: pictures of 16 x 16 pixels of the grid, a network that reads words, the grid's own judges."""
+"""A tiny WMSD: pictures of 12 x 12 pixels of the grid, a network that reads words, the grid's own judges."""
 
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from wm_lightning.worlds.grid_reward import GridReward
 from wm_lightning.worlds.grid_world import GridWorld
 
 Data = TypeVar("Data", bound=WorldTasksDataModule)
-SIDE, FRAMES = 16, 5
+SIDE, FRAMES = 12, 5
 WORDS = HashedWords(buckets=64, length=96)
 PLAN = Plan(chunk=100, mask=FrameMask(None), window=None, sink=0, commit=Commit("clean", 0.0), rerun=True)
 STEPS = DDIMSampler(StepList(kind="matched", steps=3, shift=2.0), eta=0.0)
@@ -35,7 +35,7 @@ FULL: dict[str, Any] = dict(states="executor", rl=True, judged=True, distill=0.1
 
 def reader() -> VideoDiT:
     """Reads words; every parameter noisy."""
-    prompt = partial(PromptReader, buckets=WORDS.buckets, length=WORDS.length, depth=1, heads=2)
+    prompt = partial(PromptReader, buckets=WORDS.buckets, depth=1, heads=2)
     return network(seed=4, height=SIDE, width=SIDE, actions=0, prompt=prompt)
 
 

@@ -117,7 +117,7 @@ def test_a_saved_transformer_is_taken_as_it_is() -> None:
 
 
 def test_ids_of_words_may_be_read() -> None:
-    reader = partial(PromptReader, buckets=64, length=8, depth=1, heads=2)
+    reader = partial(PromptReader, buckets=64, depth=1, heads=2)
     tokens, there = torch.randint(64, (2, 8)), torch.ones(2, 8, dtype=torch.bool)
     made, seen = shown(hunyuan15(prompt=reader), replace(told(*WORDS), prompt=Prompt(tokens, there)))
     assert bool(made.isfinite().all())

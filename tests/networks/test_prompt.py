@@ -18,7 +18,7 @@ TEXTS = ("[Red square]: Take the key", "take the red key", "key red the take")
 
 
 def reader() -> VideoDiT:
-    return network(actions=0, prompt=partial(PromptReader, buckets=97, length=8, depth=1, heads=2))
+    return network(actions=0, prompt=partial(PromptReader, buckets=97, depth=1, heads=2))
 
 
 def said(net: VideoDiT, prompt: Prompt | None) -> torch.Tensor:

@@ -27,9 +27,9 @@ from wm_lightning.worlds.grid_scene import (
 )
 from wm_lightning.worlds.grid_tasks import Goal, GridTasks, Task
 
-FRAMES, CELL = 9, 4
-WORLD = GridTasks(seed=0, frames=FRAMES, most_walls=8, tasks_per_scene=16)
-TASKS = [task for number in range(30) for task in WORLD.scene("train", number)]
+FRAMES, CELL = 7, 4
+WORLD = GridTasks(seed=0, frames=FRAMES, most_walls=5, tasks_per_scene=16)
+TASKS = [task for number in range(80) for task in WORLD.scene("train", number)]
 Film = tuple[Task, np.ndarray]
 
 
@@ -126,41 +126,41 @@ def test_a_cheat_never_holds_together(name: str) -> None:
 
 
 def scene(goal: Goal, board: Board, **state: Any) -> Task:
-    settings: dict = dict(agents=((4, 4), (0, 7)), box=None, key=None, held=False, opened=False)
-    return Task(board, State(**(settings | state)), goal, "", "", ())
+    settings: dict = dict(agents=((3, 2), (0, 5)), box=None, key=None, held=False, opened=False)
+    return Task(board, State(**(settings | state)), goal, "", "", (), FRAMES)
 
 
 def test_one_wall_cell_is_enough() -> None:
-    board = Board(frozenset({(4, 5), *((7, column) for column in range(SIDE))}), circle=(4, 6), door=None)
+    board = Board(frozenset({(3, 3), *((5, column) for column in range(SIDE))}), circle=(3, 4), door=None)
     task = scene(Goal("reach", 0), board)
-    states = [replace(task.state, agents=((4, min(4 + frame, 6)), (0, 7))) for frame in range(FRAMES)]
+    states = [replace(task.state, agents=((3, min(2 + frame, 4)), (0, 5))) for frame in range(FRAMES)]
     met = judged([drawn(task, states)]).met()
     assert met["task"] and met["agent"] and not met["consistency"]
 
 
 def test_a_door_is_opened_with_the_key_alone() -> None:
-    board = Board(frozenset(), circle=None, door=(4, 6))
-    task = scene(Goal("open", 0), board, key=(3, 4))
+    board = Board(frozenset(), circle=None, door=(3, 4))
+    task = scene(Goal("open", 0), board, key=(2, 2))
     states = course(board, replace(task.state, held=True), 0, ("right", "right"), FRAMES)
     met = judged([drawn(task, states)]).met()
     assert met["agent"] and not met["task"] and not met["consistency"]
 
 
 def test_a_key_that_stays_was_not_taken() -> None:
-    task = scene(Goal("take", 0), Board(frozenset(), circle=None, door=None), key=(4, 5))
+    task = scene(Goal("take", 0), Board(frozenset(), circle=None, door=None), key=(3, 3))
     honest = course(task.board, task.state, 0, ("right", "right"), FRAMES)
-    left = [replace(state, key=(4, 5)) for state in honest]
+    left = [replace(state, key=(3, 3)) for state in honest]
     verdict = judged([drawn(task, honest), drawn(task, left)]).met()
     assert verdict["task"].tolist() == verdict["consistency"].tolist() == [True, False]
 
 
 def test_both_agents_and_the_box_move_by_the_rules() -> None:
-    task = scene(Goal("push", 0), Board(frozenset(), circle=(4, 7), door=None), box=(4, 5))
+    task = scene(Goal("push", 0), Board(frozenset(), circle=(3, 5), door=None), box=(3, 3))
     states = [task.state]
     for mine, other in (("right", "left"), ("right", "down"), ("up", "stay"), ("stay", "stay")):
         states.append(step(task.board, step(task.board, states[-1], 0, mine), 1, other))
     assert judged([drawn(task, states)]).met()["consistency"]
-    assert states[2].box == (4, 7) and shifted((4, 6), "up") == states[-1].agents[0] and AGENTS[0] == "blue square"
+    assert states[2].box == (3, 5) and shifted((3, 4), "up") == states[-1].agents[0] and AGENTS[0] == "blue square"
 
 
 def test_planners_films_hold_together_under_noise() -> None:

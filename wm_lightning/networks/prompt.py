@@ -1,5 +1,6 @@
 """Words as a condition: hashed to ids by a pure function, read by a small transformer, attended to by every block."""
 
+import math
 import re
 import zlib
 from collections.abc import Sequence
@@ -8,13 +9,13 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from wm_lightning.clip import Prompt
 from wm_lightning.networks.attention import Tokens, attend
 
-WORD = re.compile(r"[a-z]+|[0-9]+|[^\sa-z0-9]")
+WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
 Words = Float[Tensor, "b w d"]
 
 
@@ -61,13 +62,19 @@ class HashedWords:
         return text if len(found) <= self.length else text[: found[self.length - 1].end()]
 
 
+def numbered(numbers: Int[Tensor, "*n"], dim: int) -> Float[Tensor, "*n d"]:
+    """Sinusoids of whole numbers (1706.03762): a linear map can shift them, so frame n finds word n + c at once."""
+    rates = torch.exp(torch.arange(0, dim, 2, device=numbers.device) * (-math.log(10000.0) / dim))
+    angles = numbers[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., :dim]
+
+
 class PromptReader(nn.Module):
     """Ids of words to vectors that know their place and each other; a learned vector stands for no words at all."""
 
-    def __init__(self, dim: int, *, buckets: int, length: int, depth: int, heads: int) -> None:
+    def __init__(self, dim: int, *, buckets: int, depth: int, heads: int) -> None:
         super().__init__()
         self.words = nn.Embedding(buckets, dim)
-        self.places = nn.Parameter(torch.randn(length, dim) * 0.02)
         self.nothing = nn.Parameter(torch.randn(dim) * 0.02)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -83,7 +90,8 @@ class PromptReader(nn.Module):
         x = self.nothing.expand(batch, 1, -1)
         there = torch.ones(batch, 1, dtype=torch.bool, device=x.device)
         if prompt is not None:
-            words = self.words(prompt.tokens) + self.places[: prompt.tokens.shape[1]]
+            places = torch.arange(prompt.tokens.shape[1], device=x.device)
+            words = self.words(prompt.tokens) + numbered(places, x.shape[-1])
             x, there = torch.cat([x.to(words.dtype), words], dim=1), torch.cat([there, prompt.there], dim=1)
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~there)
@@ -91,7 +99,7 @@ class PromptReader(nn.Module):
 
 
 class PromptAttention(nn.Module):
-    """Every token of a video attends to the words; adds nothing at first."""
+    """Every token of a video attends to the words and knows its frame's number; adds nothing at first."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -105,9 +113,11 @@ class PromptAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tokens, words: Words, there: Bool[Tensor, "b w"]) -> Tokens:
-        """What is to be added to the tokens."""
-        q = rearrange(self.q(self.norm(x)), "b f n (h e) -> b h (f n) e", h=self.heads)
+    def forward(
+        self, x: Tokens, words: Words, there: Bool[Tensor, "b w"], frames: Float[Tensor, "b f d"]
+    ) -> Tokens:
+        """What is to be added to the tokens; `frames` are their numbers, as the places of words are."""
+        q = rearrange(self.q(self.norm(x) + frames[:, :, None]), "b f n (h e) -> b h (f n) e", h=self.heads)
         k, v = rearrange(self.kv(words), "b n (two h e) -> two b h n e", two=2, h=self.heads)
         attended = attend(q, k, v, there[:, None, None])
         return self.out(rearrange(attended, "b h (f n) e -> b f n (h e)", f=x.shape[1]))

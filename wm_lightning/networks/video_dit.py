@@ -19,11 +19,11 @@ from wm_lightning.networks.attention import (
 from wm_lightning.networks.conditioning import ActionEmbedder, Embedding, LevelEmbedder
 from wm_lightning.networks.geometry import Geometry, Layout, geometry
 from wm_lightning.networks.masks import FrameMask
-from wm_lightning.networks.prompt import PromptAttention, Words
+from wm_lightning.networks.prompt import PromptAttention, Words, numbered
 from wm_lightning.networks.state import State, empty_state
 
 KeysValues = tuple[Tensor, Tensor]
-Read = tuple[Words, Bool[Tensor, "b w"]]
+Read = tuple[Words, Bool[Tensor, "b w"], Float[Tensor, "b f d"]]
 ATTENTION: dict[str, Any] = {"joint": JointAttention, "spatial": SpatialAttention, "temporal": TemporalAttention}
 
 
@@ -171,7 +171,10 @@ class VideoDiT(nn.Module):
         x = self.embed(rearrange(x_t, "b f c (y p) (x q) -> b f (y x) (c p q)", p=self.patch, q=self.patch))
         if self.places is not None:
             x = x + self.places
-        words = None if self.prompt is None else self.prompt(condition.prompt, len(x_t))
+        words = None
+        if self.prompt is not None:
+            numbers = state.frame.to(x_t.device)[:, None] + torch.arange(x_t.shape[1], device=x_t.device)
+            words = (*self.prompt(condition.prompt, len(x_t)), numbered(numbers, x.shape[-1]))
         memory: dict[str, Tensor] = {}
         for name, block, remembered, is_last in self._layers(state):
             if is_last and memory_only:

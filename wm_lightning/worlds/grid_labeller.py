@@ -43,13 +43,13 @@ class GridLabeller:
 def fulfilled(film: Pixels, scene: Task | LookTask, source: np.random.Generator) -> list[Task | LookTask]:
     """What could be asked for in the scene, did not hold at first, and is done in the film; in random order."""
     if isinstance(scene, LookTask):
-        looks = [*looks_of(scene.board, scene.state, scene.view, source, film.shape[1] - 1)]
+        looks = [*looks_of(scene.board, scene.state, scene.view, source, film.shape[1])]
         margins = judge_looks(film.expand(len(looks), -1, -1, -1, -1), looks) if looks else None
         met = [] if margins is None else (torch.minimum(margins.task, margins.agent) > 0).tolist()
         found: list[Task | LookTask] = [look for look, yes in zip(looks, met, strict=True) if yes]
     else:
         goals = [goal for goal in goals_of(scene.board, scene.state) if not goal.fulfilled(scene.board, scene.state)]
-        asked = [Task(scene.board, scene.state, goal, worded(goal, source), "", ()) for goal in goals]
+        asked = [Task(scene.board, scene.state, goal, worded(goal, source), "", (), film.shape[1]) for goal in goals]
         found = [task for task, yes in zip(asked, done(film, [asked])[0], strict=True) if yes]
     return [found[place] for place in source.permutation(len(found))]
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from wm_lightning.clip import Pixels
 from wm_lightning.randomness import generator
 from wm_lightning.worlds.grid_judge import NAMES, STRIDE, Margins, Tracks, track
-from wm_lightning.worlds.grid_planner import steps_told
+from wm_lightning.worlds.grid_planner import listed
 from wm_lightning.worlds.grid_scene import AGENTS, COLOURS, MOVES, SIDE, Board, Cell, State, render
 from wm_lightning.worlds.grid_tasks import SPLITS, GridTasks, drawn, from_json
 
 VIEW = SIDE // 2  # cells across the picture
+MIDDLE = (VIEW - 1) // 2, VIEW // 2  # the first and the last cell that count as such
 AGENT = "Camera"
 WORDINGS = ("look at the {thing}", "turn the view to the {thing}", "bring the {thing} to the middle of the picture")
 END = "It ends with the {thing} in the middle of the picture, and nothing on the floor moves."
@@ -37,6 +38,7 @@ class LookTask:
     instruction: str
     solution: str
     moves: tuple[str, ...]
+    frames: int
 
     agent = AGENT
     category = "perception"
@@ -48,12 +50,12 @@ class LookTask:
 
     def telling(self, moves: Sequence[str]) -> str:
         """A solution in words that makes these moves."""
-        return solution_of(self.target, moves)
+        return solution_of(self.view, self.target, moves, self.frames)
 
     def fulfilled(self, view: Cell) -> bool:
-        """Whether the target stands in the middle four cells of this view."""
+        """Whether the target stands in the middle of this view."""
         place = things(self.board, self.state)[self.target]
-        return all(here - start in (VIEW // 2 - 1, VIEW // 2) for here, start in zip(place, view, strict=True))
+        return all(here - start in MIDDLE for here, start in zip(place, view, strict=True))
 
     def picture(self, cell: int) -> UInt8[np.ndarray, "h w 3"]:
         """The first frame, as large as a picture of a whole board with `cell` pixels a cell."""
@@ -90,7 +92,7 @@ def plan(view: Cell, target: Cell) -> tuple[str, ...] | None:
     """The fewest moves after which the target is in the middle; None where the border forbids it."""
     moves: list[str] = []
     for start, place, (less, more) in zip(view, target, (("up", "down"), ("left", "right")), strict=True):
-        low, high = max(0, place - VIEW // 2), min(SIDE - VIEW, place - VIEW // 2 + 1)
+        low, high = max(0, place - MIDDLE[1]), min(SIDE - VIEW, place - MIDDLE[0])
         if low > high:
             return None
         moves += [less] * max(0, start - high) + [more] * max(0, low - start)
@@ -108,23 +110,31 @@ def look_tasks(world: GridTasks, split: str, number: int) -> list[LookTask]:
     while True:
         board, state = drawn(source, world.most_walls)
         view = (int(source.integers(SIDE - VIEW + 1)), int(source.integers(SIDE - VIEW + 1)))
-        if tasks := list(looks_of(board, state, view, source, world.frames - 1)):
+        if tasks := list(looks_of(board, state, view, source, world.frames)):
             return tasks
 
 
-def looks_of(board: Board, state: State, view: Cell, source: np.random.Generator, longest: int) -> Iterator[LookTask]:
-    """All that can be asked of the camera and be done in `longest` moves."""
+def looks_of(board: Board, state: State, view: Cell, source: np.random.Generator, frames: int) -> Iterator[LookTask]:
+    """All that can be asked of the camera and be done in a film of so many frames."""
     for name, place in things(board, state).items():
         inside = all(0 <= here - start < VIEW for here, start in zip(place, view, strict=True))
         moves = plan(view, place)
-        if inside and moves and len(moves) <= longest:
+        if inside and moves and len(moves) < frames:
             instruction = str(source.choice(WORDINGS)).format(thing=name)
-            yield LookTask(board, state, view, name, instruction, solution_of(name, moves), moves)
+            solution = solution_of(view, name, moves, frames)
+            yield LookTask(board, state, view, name, instruction, solution, moves, frames)
 
 
-def solution_of(target: str, moves: Sequence[str]) -> str:
-    """The camera's moves towards a thing in words."""
-    return f"The camera {steps_told(moves)}. {END.format(thing=target)} It goes one cell at a time."
+def solution_of(view: Cell, target: str, moves: Sequence[str], frames: int) -> str:
+    """In words, what a film of the camera's moves towards a thing shows: how far it has gone, a word a frame."""
+    turned = [(row - view[0], column - view[1]) for row, column in course(view, moves, frames)]
+    return f"The camera has gone {listed(map(_turned, turned))}. {END.format(thing=target)}"
+
+
+def _turned(by: Cell) -> str:
+    (row, column), words = by, ("up", "down", "left", "right")
+    parts = [(words[0], -row), (words[1], row), (words[2], -column), (words[3], column)]
+    return "".join(f"{word}{count}" for word, count in parts if count > 0) or "nowhere"
 
 
 def judge_looks(video: Pixels, tasks: Sequence[LookTask]) -> Margins:
@@ -168,7 +178,7 @@ def look_to_json(task: LookTask) -> dict[str, Any]:
     return {
         "world": "grid_looks", "walls": sorted(board.walls), "circle": board.circle, "door": board.door,
         "agents": state.agents, "box": state.box, "key": state.key, "view": task.view, "target": task.target,
-        "moves": task.moves,
+        "moves": task.moves, "frames": task.frames,
     }  # fmt: skip
 
 
@@ -179,4 +189,4 @@ def look_from_json(values: Mapping[str, Any], instruction: str, solution: str) -
     scene = from_json({**values, "world": "grid_tasks", "kind": "reach", "agent": 0, "side": None}, "", "")
     row, column = values["view"]
     view, target = (int(row), int(column)), str(values["target"])
-    return LookTask(scene.board, scene.state, view, target, instruction, solution, scene.moves)
+    return LookTask(scene.board, scene.state, view, target, instruction, solution, scene.moves, scene.frames)

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 Cell = tuple[int, int]
 
-SIDE = 8  # cells
+SIDE = 6  # cells
 MOVES: Mapping[str, Cell] = {"stay": (0, 0), "up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 FLOOR, WALL = (235, 232, 222), (92, 92, 100)
 # Far apart, so that a pixel's nearest colour tells what it shows.
@@ -42,6 +42,11 @@ class State:
 def inside(cell: Cell) -> bool:
     """Is the cell on the board?"""
     return 0 <= cell[0] < SIDE and 0 <= cell[1] < SIDE
+
+
+def named(cell: Cell | None) -> str:
+    """A cell as on a chessboard, seen from above: column, then row from the top; "gone" where there is none."""
+    return "gone" if cell is None else f"{'abcdefgh'[cell[1]]}{cell[0] + 1}"
 
 
 def shifted(cell: Cell, move: str) -> Cell:

@@ -85,6 +85,7 @@ class Task:
     instruction: str
     solution: str
     moves: tuple[str, ...]
+    frames: int
 
     @property
     def agent(self) -> str:
@@ -103,7 +104,7 @@ class Task:
 
     def telling(self, moves: Sequence[str]) -> str:
         """A solution in words that makes these moves."""
-        return solution_of(self.goal, moves)
+        return solution_of(self.board, self.state, self.goal, moves, self.frames)
 
     def picture(self, cell: int) -> UInt8[np.ndarray, "h w 3"]:
         """The first frame."""
@@ -142,7 +143,8 @@ class GridTasks:
             moves = plan(board, state, goal.agent, lambda s, g=goal: g.fulfilled(board, s), self.frames - 1)
             if not moves:  # out of reach, or nothing to do
                 continue
-            yield Task(board, state, goal, worded(goal, source), solution_of(goal, moves), moves)
+            solution = solution_of(board, state, goal, moves, self.frames)
+            yield Task(board, state, goal, worded(goal, source), solution, moves, self.frames)
 
 
 def worded(goal: Goal, source: np.random.Generator) -> str:
@@ -150,9 +152,10 @@ def worded(goal: Goal, source: np.random.Generator) -> str:
     return str(source.choice(KINDS[goal.kind][1])).format(side=_side(goal))
 
 
-def solution_of(goal: Goal, moves: Sequence[str]) -> str:
-    """The moves towards a goal in words."""
-    return told(moves, goal.agent, KINDS[goal.kind][2].format(side=_side(goal)))
+def solution_of(board: Board, state: State, goal: Goal, moves: Sequence[str], frames: int) -> str:
+    """In words, what a film of these moves towards a goal shows."""
+    states = course(board, state, goal.agent, moves, frames)
+    return told(states, goal.agent, KINDS[goal.kind][2].format(side=_side(goal)))
 
 
 def _side(goal: Goal) -> str:
@@ -188,7 +191,7 @@ def to_json(task: Task) -> dict[str, Any]:
     return {
         "world": "grid_tasks", "walls": sorted(board.walls), "circle": board.circle, "door": board.door,
         "agents": state.agents, "box": state.box, "key": state.key, "kind": goal.kind, "agent": goal.agent,
-        "side": goal.side, "moves": task.moves,
+        "side": goal.side, "moves": task.moves, "frames": task.frames,
     }  # fmt: skip
 
 
@@ -205,4 +208,5 @@ def from_json(values: Mapping[str, Any], instruction: str, solution: str) -> Tas
     board = Board(walls, cell(values["circle"]), cell(values["door"]))
     state = State((blue, red), cell(values["box"]), cell(values["key"]), held=False, opened=False)
     goal = Goal(str(values["kind"]), int(values["agent"]), values["side"])
-    return Task(board, state, goal, instruction, solution, tuple(map(str, values["moves"])))
+    moves, frames = tuple(map(str, values["moves"])), int(values["frames"])
+    return Task(board, state, goal, instruction, solution, moves, frames)

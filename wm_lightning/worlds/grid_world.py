@@ -11,7 +11,7 @@ from wm_lightning.worlds.grid_look import LookTask, look_tasks, look_to_json
 from wm_lightning.worlds.grid_scene import SIDE
 from wm_lightning.worlds.grid_tasks import SPLITS, GridTasks, Task, to_json
 
-VERSION = 2  # raise it when the same settings would give other data
+VERSION = 3  # raise it when the same settings would give other data
 
 
 class GridWorld:
