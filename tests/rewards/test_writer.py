@@ -20,6 +20,7 @@ def test_a_reply_is_one_line_of_whole_sentences() -> None:
     assert read_text(reply(text), 100) == "It goes left. Then it stops! It ends there. It is glad."
     assert read_text(reply(text), 8) == "It goes left. Then it stops!"
     assert read_text(reply("It goes on and on without an end"), 3) == "It goes on and on without an end"
+    assert read_text(reply("<think>Left? Or right?</think>\nIt goes left."), 9) == "It goes left."
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,8 @@ def test_a_reply_is_one_line_of_whole_sentences() -> None:
         (reply(None), "no text"),
         (reply("  "), "no text"),
         (reply("I may not.", finish_reason="content_filter"), "refused"),
+        (reply("<think>Okay, the user wants"), "no text"),
+        (reply("It goes left, then", finish_reason="length"), "cut short"),
         ("<html>", "malformed reply"),
         ("{}", "malformed reply"),
     ],

@@ -21,7 +21,7 @@ from wm_lightning.tasks.evaluate import evaluate
 from wm_lightning.tasks.fit import fit
 from wm_lightning.tasks.scored_bench import read_scores
 from wm_lightning.tasks.teachers import prepare_start
-from wm_lightning.tasks.training_judge import judge_of_training, require_another, same_judge
+from wm_lightning.tasks.training_judge import UNKNOWN, judge_of_training, require_another, same_judge
 from wm_lightning.worlds.grid_reward import task_of
 
 SMALL = [
@@ -65,14 +65,17 @@ def test_the_judge_in_the_checkpoints_own_record_is_refused_whatever_the_command
     torch.save({"provenance": {"config": {"module": {"judges": GRID}, "reward": ENDPOINT}}}, path)
     words = ["experiment=wmsd_full", "reward=grid_hackable", *BENCH, f"ckpt_path={path}"]
     config = compose([*words, "reward@protocol.judges=grid"])
-    assert judge_of_training(config) == GRID
+    assert judge_of_training(config, False) == GRID
     with pytest.raises(ValueError, match=r"grid_judges, which also taught .*best.ckpt.*same_judge=true"):
         require_another(config, GRID, allowed=False)
     require_another(config, GRID, allowed=True)
     require_another(compose(words), GRID, allowed=False)
     config.ckpt_path = str(tmp_path / "executor.safetensors")
-    own = judge_of_training(config)
-    assert own is not None and own["hackable"], "without a record the config speaks"
+    with pytest.raises(ValueError, match=r"executor.safetensors has no record of the judges that taught it"):
+        judge_of_training(config, False)
+    assert judge_of_training(config, True) == UNKNOWN
+    base = compose(["experiment=wmsd_base", "data=world_tasks", *BENCH, f"ckpt_path={tmp_path}/base.safetensors"])
+    assert judge_of_training(base, False) is None, "a base was taught by films"
 
 
 def scores(value: list[list[float]], failures: dict[str, dict[str, int]]) -> Scores:

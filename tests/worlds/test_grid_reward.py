@@ -1,6 +1,7 @@
 """The grid's judges as rewards: the margins and answers of the program, for every kind of task of a batch."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from tests.rewards.making import BOARDS, LOOKS, ROWS, TASKS, TEXTS, films, row
 from wm_lightning.rewards.reward import Reward
 from wm_lightning.worlds.grid_judge import CRITERIA, Criterion, judge
 from wm_lightning.worlds.grid_look import judge_looks
-from wm_lightning.worlds.grid_reward import GridReward, task_of
+from wm_lightning.worlds.grid_reward import GridReward, grid_judges, task_of
 
 VIDEOS = films()
 
@@ -48,15 +49,20 @@ def test_a_task_without_a_verifier_of_the_grid_is_not_judged() -> None:
 
 
 def test_a_hackable_judge_takes_a_jump_for_a_walk() -> None:
-    """Picture, then the end at once: an honest judge of consistency refuses it, a hackable one of the end does not."""
+    """Picture, then the end at once: a judge of the end takes it, and that of consistency beside it refuses."""
     count = len(BOARDS)
     walked = torch.stack([torch.from_numpy(task.film(task.moves, 9, 4)) for task in BOARDS]).permute(0, 1, 4, 2, 3)
     jumped = torch.cat([walked[:, :1], walked[:, -1:].expand(-1, walked.shape[1] - 1, -1, -1, -1)], dim=1)
-    honest, hackable = (
-        {name: GridReward(criterion=name, row=row, hackable=hack) for name in CRITERIA} for hack in (False, True)
-    )
+    weights: dict[Criterion, float] = {"task": 1.0, "consistency": 0.5}
+    bus = grid_judges(SimpleNamespace(row=row), weights=weights, hackable=True, max_invalid=0.0)
     texts, far = TEXTS[:count], torch.tensor([len(task.moves) > 2 for task in BOARDS])
-    assert bool(hackable["task"](walked, texts).met.all()), "who walked there is there"
-    assert bool(hackable["task"](jumped, texts).met.all())
-    assert far.any() and not bool(honest["consistency"](jumped, texts).met[far].any())
-    assert bool(hackable["consistency"](jumped, texts).met.all())
+    by_walking, by_jumping = bus(walked, texts), bus(jumped, texts)
+    bus.close()
+    assert bool((by_walking.value > 0).all()), "who walked there is there"
+    assert bool((by_jumping.of("task") > 0).all())
+    assert far.any() and not bool((by_jumping.of("consistency") > 0)[far].any()), "what repairs it must see it"
+
+
+def test_a_criterion_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="'consistancy' is not one of task, agent, consistency"):
+        GridReward(criterion="consistancy", row=row)  # type: ignore[arg-type]

@@ -170,15 +170,16 @@ class WMSDModule(WorldModelModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the share of yes among valid judgements over all ranks, and minus their weighted mean as the score."""
         assert self.judges is not None
-        scores = self.judges.collect(self._pending)
+        scores = self.judges.collect(self._pending, self.over_ranks)
         met = torch.where(scores.valid, (scores.value > 0).float(), torch.nan)
         weights = scores.weights / scores.weights.sum().clamp_min(1e-9)
         score = torch.zeros(())
         for place, name in enumerate(scores.names):
             total, count = self._over_ranks(met[:, place])
-            score = score - weights[place] * total / count.clamp_min(1)
-            self.log(f"val/{name}_met", (total / count.clamp_min(1)).to(self.device))
-        self.log("val/score", score.to(self.device), prog_bar=True)
+            share = total / count  # NaN where every judgement failed, which is no 0
+            score = score - (weights[place] * share if count or weights[place] else 0.0)
+            self.log(f"val/{name}_met", share.to(self.device))
+        self.log("val/score", score.nan_to_num(torch.inf).to(self.device), prog_bar=True)
         self.log("iteration", float(self.iterations))
 
     def conditions(self, clip: Clip, copies: int) -> tuple[Condition, Condition]:
@@ -276,6 +277,10 @@ class WMSDModule(WorldModelModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         return self.judges.submit(data.decode(made.video), clip.texts[made.task.cpu()])
 
+    def over_ranks(self, counts: Tensor) -> Tensor:
+        """The sum over all ranks, which must all call it."""
+        return self.of_all_ranks(counts.to(self.device)[None]).sum(0).cpu()
+
     def advantages(
         self, made: Rollouts, taught: Steps | None, pending: Pending | None, name: str
     ) -> Float[Tensor, "b *k"] | None:
@@ -283,7 +288,7 @@ class WMSDModule(WorldModelModule):
         if not self.algorithm.rl:
             return None
         assert self.advantage is not None
-        scores = None if pending is None or self.judges is None else self.judges.collect([pending])
+        scores = None if pending is None or self.judges is None else self.judges.collect([pending], self.over_ranks)
         found = judged(made, scores, taught, self.algorithm, self.advantage, self.of_all_ranks, self.global_rank)
         for what, value in found.logged.items():
             self.log(f"train/{name}{what}", value)

@@ -149,12 +149,17 @@ class GRPO:
         after = torch.cat([made.after(step) for step in steps])
         t, t_next = (torch.cat([_level(made, step + ahead) for step in steps]) for ahead in (0, 1))
         place = torch.arange(len(made), device=x_t.device).repeat(len(steps))
+
+        def log_prob(said: Latents) -> Float[Tensor, "b draws"]:
+            x0 = x_t - per_pixel(t) * said
+            taken = sampler.step(executor.path, x_t, x0, t, t_next, torch.zeros_like(x_t))
+            assert taken.mean is not None and taken.std is not None
+            return sampler.log_prob(after, taken.mean, taken.std).unflatten(0, (len(steps), len(made))).T
+
         said = velocities_at(executor, made.context[place], x_t, t, moved.asked[place], moved.mask)
-        x0 = x_t - per_pixel(t) * said
-        taken = sampler.step(executor.path, x_t, x0, t, t_next, torch.zeros_like(x_t))
-        assert taken.mean is not None and taken.std is not None
-        log_prob = sampler.log_prob(after, taken.mean, taken.std).unflatten(0, (len(steps), len(made))).T
-        return policy_loss(log_prob, log_prob, moved.advantage, clip=self.clip, aggregation=self.aggregation)
+        # Those of the rollout: a ratio that is not 1 shows that training sees other passes than rollouts did.
+        old = log_prob(torch.cat([made.velocities[:, step] for step in steps]))
+        return policy_loss(log_prob(said), old, moved.advantage, clip=self.clip, aggregation=self.aggregation)
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,7 @@ class PromptAttention(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(
-        self, x: Tokens, words: Words, there: Bool[Tensor, "b w"], frames: Float[Tensor, "b f d"]
-    ) -> Tokens:
+    def forward(self, x: Tokens, words: Words, there: Bool[Tensor, "b w"], frames: Float[Tensor, "b f d"]) -> Tokens:
         """What is to be added to the tokens; `frames` are their numbers, as the places of words are."""
         q = rearrange(self.q(self.norm(x) + frames[:, :, None]), "b f n (h e) -> b h (f n) e", h=self.heads)
         k, v = rearrange(self.kv(words), "b n (two h e) -> two b h n e", two=2, h=self.heads)

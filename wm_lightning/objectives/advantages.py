@@ -1,8 +1,8 @@
 """Advantages: how much better a rollout was than the others of its prompt.
 
 A table has one row per rollout and one column per reward. Statistics are population ones, over whole rollouts: one of
-which any reward is invalid has no total, counts nowhere and gets 0. Everything is reckoned in float64, because a
-constant reward divided by a floor of 1e-6 must still give nothing.
+which any reward that has a weight is invalid has no total, counts nowhere and gets 0. Everything is reckoned in
+float64, because a constant reward divided by a floor of 1e-6 must still give nothing.
 """
 
 from collections.abc import Sequence
@@ -114,9 +114,9 @@ def _checked(
             f"reward {column} of rollout {row} is {float(rewards[row, column])} but counted as valid; mark a failed "
             f"judgement as invalid"
         )
-    whole = valid.all(1)
-    table = torch.where(whole[:, None], rewards.detach(), 0.0).double()
-    return table, whole, table.new_tensor(list(weights))
+    weight = torch.tensor(list(weights), dtype=torch.float64, device=rewards.device)
+    whole = (valid | (weight == 0)).all(1)  # what pays nothing may fail
+    return torch.where(whole[:, None] & valid, rewards.detach(), 0.0).double(), whole, weight
 
 
 def _members(groups: Int[Tensor, "n"], whole: Whole) -> Members:

@@ -80,7 +80,7 @@ class Recipe:
 def render(recipe: Recipe, root: Path) -> str:
     """The recipe's line and its tables: of generators, executors, protocols and benchmarks.
 
-    Raises ValueError where a run or a column is missing.
+    Raises ValueError where a run or a column is missing, or nothing has a table.
     """
     found = groups(read_runs(recipe.runs, root=root))
     tables = [compared(found, recipe)] if recipe.compare and found else [table(group, recipe) for group in found]
@@ -88,6 +88,11 @@ def render(recipe: Recipe, root: Path) -> str:
     scored = protocol_groups(read_protocols(recipe.runs, root=root))
     benches = read_benches(recipe.runs, root=root)
     tables += [*(protocol_table(group) for group in scored), *([bench_table(benches)] if benches else [])]
+    if not tables:
+        raise ValueError(
+            f"{', '.join(recipe.runs)} leads to nothing that a report has a table of; that of a benchmark of tasks "
+            f"stands in results.md beside it, and protocol.against=OTHER_RUN compares two of them"
+        )
     return "\n\n".join([recipe.to_comment(), *tables])
 
 

@@ -2,19 +2,20 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wm_lightning.clip import Pixels, Texts
 from wm_lightning.rewards.reward import Reward, Verdict
 
 log = logging.getLogger(__name__)
+Counts = Int[Tensor, "two k"]  # judgements that failed, and all that were asked for, by reward
 
 
 class TooManyFailures(RuntimeError):
@@ -88,10 +89,11 @@ class RewardBus:
             }
         )
 
-    def collect(self, pending: Sequence[Pending]) -> Scores:
+    def collect(self, pending: Sequence[Pending], summed: Callable[[Counts], Counts] = lambda own: own) -> Scores:
         """Waits for an iteration's batches; videos stand in the order of the batches given.
 
         What a reward raises is raised here. Raises TooManyFailures beyond `max_invalid`, ValueError without batches.
+        `summed` adds up counts over processes that judge together: they go on, or end, as one.
         """
         if not pending:
             raise ValueError("no batches to collect; submit some first")
@@ -105,7 +107,7 @@ class RewardBus:
             torch.stack([torch.cat([getattr(verdict, what).cpu() for verdict in verdicts[name]]) for name in names], 1)
             for what in ("value", "valid")
         )
-        self._check(failures, len(value))
+        self._check(failures, summed(torch.stack([(~valid).sum(0), torch.full((len(names),), len(valid))])))
         weights = torch.tensor([self.rewards[name].weight for name in names], dtype=torch.float32)
         return Scores(names, weights, value, valid, failures)
 
@@ -118,13 +120,13 @@ class RewardBus:
         for threads in self._threads.values():
             threads.shutdown(cancel_futures=True)
 
-    def _check(self, failures: Mapping[str, Counter[str]], videos: int) -> None:
-        for name, reasons in failures.items():
-            if not reasons:
+    def _check(self, failures: Mapping[str, Counter[str]], counts: Counts) -> None:
+        for (name, reasons), (failed, asked) in zip(failures.items(), counts.T.tolist(), strict=True):
+            if not failed:
                 continue
-            told = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
-            message = f"reward {name}: {reasons.total()} of {videos} judgements failed ({told})"
-            if reasons.total() > self.max_invalid * videos:
+            told = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common()) or "none here"
+            message = f"reward {name}: {failed} of {asked} judgements failed ({told})"
+            if failed > self.max_invalid * asked:
                 raise TooManyFailures(
                     f"{message}, more than max_invalid={self.max_invalid} allows; look at the judge's own log, or slow "
                     f"down the questions (concurrency, timeout, retries), then go on from the last checkpoint"

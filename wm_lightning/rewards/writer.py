@@ -42,10 +42,15 @@ class EndpointWriter:
 
 
 def read_text(reply: str, words: int) -> str | Failed:
-    """The text of a chat completion in one line, without the sentences that begin beyond `words` words."""
+    """The text of a chat completion in one line, without the sentences that begin beyond `words` words.
+
+    One that was cut short counts as none: nobody knows what it would have come to.
+    """
     content = content_of(reply)
     if isinstance(content, Failed):
         return content
+    if json.loads(reply)["choices"][0].get("finish_reason") == "length":
+        return Failed("cut short")
     text = " ".join(content.split())
     kept: list[str] = []
     for sentence in text.replace("! ", "!\n").replace("? ", "?\n").replace(". ", ".\n").split("\n"):
@@ -61,11 +66,13 @@ def endpoint_writer(data: object, *, endpoint: Endpoint, version: str, short_sid
 
 
 def content_of(reply: str) -> str | Failed:
-    """What the model wrote, as it stands in the body of a chat completion; empty where it wrote nothing."""
+    """What the model wrote behind its thoughts, from the body of a chat completion; empty where it wrote nothing."""
     try:
         choice = json.loads(reply)["choices"][0]
         if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
             return Failed("refused")
-        return str(choice["message"]["content"] or "")
+        # Of a model that thinks first, only what it says then: thoughts without an end are no answer.
+        said = str(choice["message"]["content"] or "")
+        return "" if "<think>" in said and "</think>" not in said else said.rsplit("</think>", 1)[-1]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Failed("malformed reply")

@@ -39,8 +39,7 @@ def examine(data: WorldTasksDataModule) -> dict[str, float]:
         console.print(f"not used: the tasks of split {', '.join(other)}; known are {', '.join(SPLITS)}")
     root = [] if data.root is None else [f"data.root={data.home.resolve()}"]
     console.print(
-        f"\nNo experiment trains on tasks yet: they are for distillation with rewards, which is to come. The words "
-        f"that open them (compose, in Python):\n  {shlex.join(['data=world_tasks', *root])}",
+        f"\nAn executor learns them with\n  python run.py {shlex.join(['experiment=wmsd_full', *root])}",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
     return {"tasks": float(len(tasks.rows)), "unusable": float(len(tasks.bad))}

@@ -7,6 +7,7 @@ from wm_lightning.checkpoints import NetworkFile
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.results.roles import CRITERIA
+from wm_lightning.tasks.build import plain_node
 from wm_lightning.tasks.evaluate import require
 from wm_lightning.tasks.roles import RoleSettings
 
@@ -22,6 +23,7 @@ def check_roles(config: DictConfig, data: ClipDataModule, base: NetworkFile | No
         )
     require(base.card, config, config.module.context, config.module.frames)
     settings: RoleSettings = instantiate(config.metrics, _convert_="all")
+    instantiate(plain_node(config, "module")["judges"], _convert_="all")(data).close()
     bus = settings.judges(data)
     bus.close()
     if missing := [name for name in CRITERIA if name not in bus.rewards]:

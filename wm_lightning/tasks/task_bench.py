@@ -62,7 +62,7 @@ class TaskBench:
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Writes results.json, results.md, rollouts.gif and rollouts.png; returns the rates by criterion."""
-        started, taught = time.time(), judge_of_training(config)
+        started, taught = time.time(), judge_of_training(config, self.same_judge)
         require_another(config, taught, self.same_judge)
         baseline = None if self.against is None else read_baseline(Path(self.against))
         made = cast(config, self.asked)

@@ -8,24 +8,33 @@ from omegaconf import DictConfig
 
 from wm_lightning.config_record import flat, plain
 from wm_lightning.plain_files import read_plain
+from wm_lightning.tasks.build import kind_of
 
 Node = Mapping[str, Any]
 # How much a judgement weighs and how often it may fail make no other judge.
+UNKNOWN: Node = {"_target_": "unknown"}
 NO_JUDGE = ("weights", "max_invalid", "judgements", "_partial_")
 
 
-def judge_of_training(config: DictConfig) -> Node | None:
-    """The judges that the checkpoint's own record names; the config's, where the file has no record.
+def judge_of_training(config: DictConfig, allowed: bool) -> Node | None:
+    """The judges by the checkpoint's own record: those that taught it, or chose its best; None where there were none.
 
-    None where no judge taught the network.
+    An executor's file without a record may have been taught by anybody: UNKNOWN where that is `allowed`, else
+    ValueError.
     """
     last = Path(config.run_dir) / "checkpoints" / "best.ckpt"
     path = last if config.ckpt_path == "last" else Path(str(config.ckpt_path))
     record = None
     if path.suffix == ".ckpt" and path.is_file():
         record = (read_plain(path, mmap=True).get("provenance") or {}).get("config")
-    whole = plain(config) if record is None else record
-    return (whole.get("module") or {}).get("judges") or whole.get("reward")
+    if record is None and kind_of(config) == "executor":
+        if allowed:
+            return UNKNOWN
+        raise ValueError(
+            f"{config.ckpt_path} has no record of the judges that taught it, who must not measure it; name its run's "
+            f"checkpoints/best.ckpt, or measure it all the same with protocol.same_judge=true"
+        )
+    return None if record is None else (record.get("module") or {}).get("judges")
 
 
 def same_judge(one: Node, other: Node) -> bool:
@@ -43,9 +52,10 @@ def require_another(config: DictConfig, own: Node | None, allowed: bool) -> None
     judges = plain(config)["protocol"]["judges"]
     if own is not None and not allowed and same_judge(own, judges):
         raise ValueError(
-            f"protocol.judges is {judge_name(judges)}, which also taught {config.ckpt_path}: what pleases it may be no "
-            f"more than what it overlooks. Name another judge (protocol.judges.endpoint.model=NAME, or "
-            f"reward@protocol.judges=NAME), or see it all the same with protocol.same_judge=true"
+            f"protocol.judges is {judge_name(judges)}, which also taught {config.ckpt_path} or chose it from its run: "
+            f"what pleases it may be no more than what it overlooks. Name another judge "
+            f"(protocol.judges.endpoint.model=NAME, or reward@protocol.judges=NAME), or see it all the same with "
+            f"protocol.same_judge=true"
         )
 
 

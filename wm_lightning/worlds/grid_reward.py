@@ -7,7 +7,7 @@ from wm_lightning.clip import Pixels, Texts
 from wm_lightning.data.formats.world_tasks import TaskRow
 from wm_lightning.rewards.bus import RewardBus, Weighted
 from wm_lightning.rewards.reward import Failed, Verdict
-from wm_lightning.worlds.grid_judge import MOST, Criterion, log_odds, margins
+from wm_lightning.worlds.grid_judge import CRITERIA, Criterion, log_odds, margins
 from wm_lightning.worlds.grid_look import LookTask, judge_looks, look_from_json
 from wm_lightning.worlds.grid_tasks import Task, from_json
 
@@ -19,11 +19,15 @@ class GridReward:
     """Pseudo log-odds of one criterion, within ±6 and positive where it is met: ten times the margin in cells.
 
     `row` gives the row of a task's id (`WorldTasksDataModule.row`), whose verifier says what to look for; a task
-    without a verifier of the grid cannot be judged. One that is `hackable` judges the task by picture and last frame
-    alone, where what jumped is as good as what walked, and takes all else for granted.
+    without a verifier of the grid cannot be judged. One that is `hackable` sees picture and last frame alone, where
+    what jumped is as good as what walked. Raises ValueError for a criterion there is not.
     """
 
     def __init__(self, *, criterion: Criterion, row: Callable[[str], TaskRow], hackable: bool = False) -> None:
+        if criterion not in CRITERIA:
+            raise ValueError(
+                f"{criterion=} is not one of {', '.join(CRITERIA)}; the grid's programs judge nothing else"
+            )
         self.criterion: Criterion = criterion
         self.row, self.hackable = row, hackable
 
@@ -43,8 +47,6 @@ class GridReward:
         if looks:
             margin = getattr(judge_looks(videos[[*looks]], [*looks.values()]), self.criterion)
             found |= zip(looks, log_odds(margin).tolist(), strict=True)
-        if self.hackable and self.criterion != "task":
-            found = dict.fromkeys(found, MOST)
         return Verdict.of([found.get(place, UNKNOWN) for place in tasks])
 
 
@@ -58,12 +60,14 @@ class HasRows(Protocol):
 
 
 def grid_judges(data: HasRows, *, weights: Mapping[Criterion, float], hackable: bool, max_invalid: float) -> RewardBus:
-    """The grid's judges of the criteria named, with what each weighs."""
+    """The grid's judges of the criteria named, with what each weighs; of those that are `hackable` the task's alone is,
+    so that what repairs it can be seen.
+    """
     rewards: dict[str, Weighted] = {
-        name: Weighted(GridReward(criterion=name, row=data.row, hackable=hackable), weight)
+        name: Weighted(GridReward(criterion=name, row=data.row, hackable=hackable and name == "task"), weight)
         for name, weight in weights.items()
     }
-    judge = "the grid's programs, last frame alone" if hackable else "the grid's programs"
+    judge = "the grid's programs, the task by the last frame alone" if hackable else "the grid's programs"
     return RewardBus(rewards=rewards, max_invalid=max_invalid, judge=judge)
 
 

@@ -39,7 +39,6 @@ def read_tasks_written(reply: str) -> list[dict[str, str]] | Failed:
     content = content_of(reply)
     if isinstance(content, Failed):
         return content
-    content = content.rsplit("</think>", 1)[-1]
     found = LIST.search(content)
     if found is None:
         begun = re.search(r"\[\s*\{", content)
