@@ -35,8 +35,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "shared": {"demonstrator": "shared"},
     "alternating": {"demonstrator": "rewarded", "turns": (1, 2)},
     "demonstrator_rl": {"demonstrator": "rewarded", "states": "demonstrator", "distill": 0.0},
+    "held": {"demonstrator": "rewarded", "turns": (1, 2), "hold": 0.1},
 }
-REWARDED = ("alternating", "demonstrator_rl")
+REWARDED = ("alternating", "demonstrator_rl", "held")
 
 
 class Watch(Callback):
@@ -77,7 +78,8 @@ def test_every_algorithm_moves_whom_it_shall(tmp_path: Path, name: str) -> None:
     first = watch.logged[0]
     assert ("train/task" in first) == (name not in ("on_policy", "on_policy_anchor", "off_policy", *REWARDED))
     assert ("train/demonstrator_task" in first) == (name in REWARDED)
-    assert ("train/gap" in first) == (name not in ("rl_only", "alternating"))
+    assert ("train/gap" in first) == (name not in ("rl_only", "alternating", "held"))
+    assert ("train/demonstrator_gap" in first) == (name == "held")
     assert ("train/ratio" in first) == (name not in ("on_policy_anchor", "off_policy", *REWARDED))
     assert ("train/demonstrator_ratio" in first) == (name in REWARDED)
 
@@ -193,6 +195,7 @@ def test_levels_are_stratified() -> None:
         ({"demonstrator": "rewarded", "rl": False}, "needs rl=true"),
         ({"demonstrator": "rewarded"}, r"takes turns with it, such as \[5, 5\]"),
         ({"turns": (5, 5)}, "nobody else does"),
+        ({"hold": 0.1}, "a demonstrator that rewards move, which it holds to the base"),
         ({"distill_reward": "per_step", "distill": 0.0}, "no distillation reward to give step by step"),
         ({"distill_reward": "per_step", "rl": False}, "no distillation reward to give step by step"),
     ],

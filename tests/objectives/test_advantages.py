@@ -87,6 +87,16 @@ def test_an_invalid_rollout_gets_zero_and_counts_nowhere(kind: str, value: float
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_pays_nothing_may_fail(kind: str) -> None:
+    """A reward of weight 0 is looked at and moves nothing, whether it worked out or not."""
+    failed, free = VALID.clone(), (0.5, 0.0, 0.05)
+    failed[[1, 5, 11], 1] = False
+    found = advantages(kind, torch.where(failed, table(), math.nan), failed, weights=free)
+    torch.testing.assert_close(found.values, advantages(kind, table(), weights=free).values)
+    assert found.values[[1, 5, 11]].abs().min() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_order_of_rollouts_and_names_of_groups_do_not_matter(kind: str) -> None:
     expected = advantages(kind, table(), SOME_VALID).values
     found = advantages(kind, table()[ORDER], SOME_VALID[ORDER], groups=100 - 7 * GROUPS[ORDER])

@@ -2,12 +2,13 @@
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from tests.judge_server import Running
 from tests.rewards.making import TEXTS, Brightness, films, judged_by, row
@@ -152,6 +153,22 @@ def test_too_many_failures_of_an_iteration_end_it() -> None:
     with pytest.raises(TooManyFailures, match=wanted):
         strict.collect([strict.submit(VIDEOS[part], TEXTS[part]) for part in BATCHES])
     assert bus(rewards, max_invalid=0.25)(VIDEOS[:12], TEXTS[:12]).failures["fails"] == {"timeout": 3}
+
+
+def test_processes_that_judge_together_go_on_or_end_as_one() -> None:
+    """Two of six fail here, none of six there: too many alone, few enough together; and the other way round."""
+
+    def there(failed: int) -> Callable[[Tensor], Tensor]:
+        return lambda here: here + torch.tensor([[failed], [6]])
+
+    mixed = bus({"a": Brightness(["task1", "task3"], "timeout")})
+    pending = [mixed.submit(VIDEOS[:6], TEXTS[:6])]
+    assert int(mixed.collect(pending, there(0)).valid.sum()) == 4
+    with pytest.raises(TooManyFailures, match=r"reward a: 6 of 12 judgements failed"):
+        mixed.collect(pending, there(4))
+    sound = bus({"a": Brightness()})
+    with pytest.raises(TooManyFailures, match=r"3 of 12 judgements failed \(none here\)"):
+        sound.collect([sound.submit(VIDEOS[:6], TEXTS[:6])], there(3))
 
 
 def test_a_dead_server_ends_the_iteration(server: Running) -> None:

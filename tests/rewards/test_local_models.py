@@ -6,14 +6,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
 from PIL import Image
 
 from tests.rewards.making import TEXTS, asking, films
+from wm_lightning.config import compose
+from wm_lightning.config_check import check
 from wm_lightning.rewards.bus import RewardBus, Weighted
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
-from wm_lightning.rewards.local_vlm import LocalReward  # noqa: E402  needs transformers
+from wm_lightning.rewards.local_vlm import LocalModel, LocalReward  # noqa: E402  needs transformers
 from wm_lightning.rewards.pickscore import PickScore  # noqa: E402
 
 VIDEOS = films()[:3]
@@ -86,9 +89,8 @@ def picker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def local(folder: Path, **template: Any) -> LocalReward:
-    return LocalReward(
-        folder=str(folder), asking=asking("task"), dtype="float32", device="cpu", template=template
-    )  # fmt: skip
+    model = LocalModel(folder=str(folder), dtype="float32", device="cpu", template=template)
+    return LocalReward(model=model, asking=asking("task"))
 
 
 def test_the_log_odds_are_those_of_the_next_token(judge: Path) -> None:
@@ -122,7 +124,7 @@ def test_video_text_and_template_are_seen(judge: Path) -> None:
 def test_a_model_that_breaks_down_has_no_opinion(judge: Path) -> None:
     reward = local(judge)
     with torch.no_grad():
-        reward._model.lm_head.weight.fill_(float("nan"))
+        reward.model._model.lm_head.weight.fill_(float("nan"))
     assert reward(VIDEOS, TEXTS[:3]).reasons == ("not finite",) * 3
 
 
@@ -154,6 +156,22 @@ def test_local_judges_work_on_a_bus(judge: Path, picker: Path) -> None:
     scores = bus(VIDEOS, TEXTS[:3])
     for name, value in direct.items():
         assert torch.equal(scores.of(name), value)
+
+
+def test_a_config_puts_them_together_for_any_data(judge: Path, picker: Path) -> None:
+    on_cpu = {"device": "cpu", "dtype": "float32"}
+    config = compose(["experiment=wmsd_full", "reward=local", f"reward.model.folder={judge}", "reward.max_invalid=0"])
+    published = compose(["experiment=wmsd_full", "reward=vlm_pick"]).reward.others
+    assert published.pick.weight == 0.225
+    config.module.judges.others = published
+    for node, folder in ((config.module.judges.model, judge), (config.module.judges.others.pick.reward, picker)):
+        node.update(on_cpu | {"folder": str(folder)})
+    check(config)
+    bus = instantiate(config.module.judges, _convert_="all")(None)
+    scores = bus(VIDEOS, TEXTS[:3])
+    bus.close()
+    assert torch.equal(scores.of("task"), local(judge)(VIDEOS, TEXTS[:3]).value)
+    assert set(scores.names) == {"task", "consistency", "pick"} and bool(scores.valid.all())
 
 
 def test_no_hub_is_asked_for_a_name(tmp_path: Path) -> None:

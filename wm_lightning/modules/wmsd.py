@@ -65,9 +65,9 @@ class WMSDModule(WorldModelModule):
         if start is None:
             raise ValueError("module.start=null: executor and demonstrator begin as one base; name its file")
         rewarded, critic = algorithm.demonstrator == "rewarded", algorithm.critic > 0
-        roles = Roles.of(network, start, lora, rewarded=rewarded, critic=critic)
-        self.network, self.demonstrator, self.base, self.critic = (
-            roles.executor, roles.demonstrator, roles.base, roles.critic,
+        roles = Roles.of(network, start, lora, rewarded=rewarded, critic=critic, held=algorithm.hold > 0)
+        self.network, self.demonstrator, self.base, self.critic, self.reference = (
+            roles.executor, roles.demonstrator, roles.base, roles.critic, roles.reference,
         )  # fmt: skip
         self.average = RoleAverage(roles.average, decay=ema_decay, start=ema_start, every=ema_every, power=ema_power)
         self.lora, self.start = lora, start.sha256
@@ -133,8 +133,8 @@ class WMSDModule(WorldModelModule):
         name = "" if turn == "executor" else "demonstrator_"
         advantage = self.advantages(made, taught if turn == "executor" else None, pending, name)
         if turn != "executor":
-            lesson = self.lesson(clip, made, told, None, advantage)
-            self.learn(lesson, own[1], self.demonstrator, name)
+            lesson = self.lesson(clip, made, told, self.held(made, told), advantage)
+            self.learn(replace(lesson, anchor=self.algorithm.hold), own[1], self.demonstrator, name)
             advantage = None
         if self.critic is not None:
             for number, lesson in enumerate(self.critic_lessons(clip, made, asked)):
@@ -244,6 +244,12 @@ class WMSDModule(WorldModelModule):
         taught = said_by(self.denoiser(role), made, told, self.plan.mask, self.sweep_batch)
         role.train()
         return taught
+
+    def held(self, made: Rollouts, told: Condition) -> Steps | None:
+        """What the base says at the states of a demonstrator that rewards move; None where nothing holds it."""
+        if self.reference is None:
+            return None
+        return said_by(self.denoiser(self.reference), made, told, self.plan.mask, self.sweep_batch)
 
     @property
     def teaching(self) -> nn.Module:

@@ -19,7 +19,7 @@ class Algorithm:
     `anchor`: that of the regression on the demonstrator's velocities, or the films'. `demonstrator`: which network is
     told the solution: the base as it was, the executor's moving average, the executor itself, or a copy of the base
     that rewards move. `turns`: how many iterations in a row the latter learns, and then the executor; null where both
-    learn in each. `critic`: how many updates an iteration a critic makes on the executor's videos, whom and the
+    learn in each. `hold`: what the distance of that copy's velocities from the base's weighs. `critic`: how many updates an iteration a critic makes on the executor's videos, whom and the
     demonstrator the executor then follows by distribution matching; 0: there is none. Raises ValueError for a
     combination that learns nothing or cannot be.
     """
@@ -34,6 +34,7 @@ class Algorithm:
     turns: Sequence[int] | None = None
     distill_reward: Literal["trajectory", "per_step"] = "trajectory"
     critic: int = 0
+    hold: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.rl and self.anchor <= 0 and not self.critic:
@@ -48,6 +49,11 @@ class Algorithm:
             )
         if self.demonstrator == "rewarded" and not (self.rl and self.judged and self.anchor > 0):
             raise ValueError("algorithm.demonstrator=rewarded needs rl=true, judged=true and anchor above 0")
+        if self.hold < 0 or (self.hold and self.demonstrator != "rewarded"):
+            raise ValueError(
+                f"algorithm.hold={self.hold} with demonstrator={self.demonstrator}: 0 or more, and of a demonstrator "
+                f"that rewards move, which it holds to the base; set algorithm.hold=0"
+            )
         alternates = self.demonstrator == "rewarded" and self.states == "executor"
         if alternates != (self.turns is not None):
             raise ValueError(

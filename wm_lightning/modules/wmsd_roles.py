@@ -14,7 +14,8 @@ from wm_lightning.networks.lora import Adapters, LoRA, Role
 
 @dataclass(frozen=True)
 class Roles:
-    """The executor, what its moving average is kept in, the demonstrator, and a critic where there is one.
+    """The executor, what its moving average is kept in, the demonstrator, and a critic where there is one; and
+    the base as it was, as the `reference` that a demonstrator is held to.
 
     With `lora` one network is all of them: executor, average and critic are adapters of it, and the demonstrator is the
     network without any, or another where rewards move it. Then `base` holds that network, which stays as it is.
@@ -25,31 +26,42 @@ class Roles:
     demonstrator: nn.Module
     base: Frozen | None
     critic: nn.Module | None
+    reference: nn.Module | None
 
     @classmethod
     def of(
-        cls, network: Callable[[], nn.Module], start: NetworkFile, lora: LoRA | None, *, rewarded: bool, critic: bool
+        cls,
+        network: Callable[[], nn.Module],
+        start: NetworkFile,
+        lora: LoRA | None,
+        *,
+        rewarded: bool,
+        critic: bool,
+        held: bool,
     ) -> "Roles":
-        """All of them as `start` is. Rewards may move the demonstrator where it is `rewarded`, and nothing else may."""
+        """All of them as `start` is. Rewards may move the demonstrator where it is `rewarded`, and nothing else may; one
+        that is `held` has a reference."""
         first = network()
         if lora is not None:
             load_into(first, start, "module.start")
-            return cls._adapted(first, lora, rewarded, critic)
+            return cls._adapted(first, lora, rewarded, critic, held)
         base = network()
         load_into(first, start, "module.start")
         base.load_state_dict(first.state_dict())
         average = copy.deepcopy(first).requires_grad_(False)
         learner = copy.deepcopy(first) if critic else None
-        return cls(first, average, base if rewarded else Frozen(base), None, learner)
+        reference = Frozen(copy.deepcopy(first)) if held else None
+        return cls(first, average, base if rewarded else Frozen(base), None, learner, reference)
 
     @classmethod
-    def _adapted(cls, network: nn.Module, lora: LoRA, rewarded: bool, critic: bool) -> "Roles":
+    def _adapted(cls, network: nn.Module, lora: LoRA, rewarded: bool, critic: bool, held: bool) -> "Roles":
         # Before there are adapters, for it takes all gradients away.
         base, learning = Frozen(network), ["executor"] + ["demonstrator"] * rewarded + ["critic"] * critic
         adapters = Adapters(network, lora, [*learning, "average"], learning)
         demonstrator = Role(adapters, "demonstrator" if rewarded else None)
         learner = Role(adapters, "critic") if critic else None
-        return cls(Role(adapters, "executor"), Role(adapters, "average"), demonstrator, base, learner)
+        reference = Role(adapters, None) if held else None
+        return cls(Role(adapters, "executor"), Role(adapters, "average"), demonstrator, base, learner, reference)
 
 
 class RoleAverage(nn.Module):

@@ -10,13 +10,14 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from wm_lightning.clip import Pixels, Texts
+from wm_lightning.rewards.bus import RewardBus, Weighted
 from wm_lightning.rewards.log_odds import MOST, NO, YES, word_of
 from wm_lightning.rewards.questions import Asking, Question
 from wm_lightning.rewards.reward import Verdict
 
 
-class LocalReward:
-    """Log-odds of one criterion, within ±10: the question of an endpoint's judge, put to a model of `transformers`.
+class LocalModel:
+    """A model of `transformers` that answers questions about pictures with yes or no.
 
     `folder` holds the model and its processor as `save_pretrained` writes them (safetensors; nothing is downloaded, no
     code of the folder runs). `template` goes to its chat template, for example {enable_thinking: false}. The model is
@@ -24,19 +25,15 @@ class LocalReward:
     """
 
     def __init__(
-        self, *, folder: str, asking: Asking, dtype: Literal["float32", "bfloat16"], device: str,
-        template: Mapping[str, Any],
-    ) -> None:  # fmt: skip
-        self.folder, self.asking, self.template = local_model(folder), asking, dict(template)
+        self, *, folder: str, dtype: Literal["float32", "bfloat16"], device: str, template: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.template = local_model(folder), dict(template)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.device = torch.device(device)
 
     @torch.inference_mode()
-    def __call__(self, videos: Pixels, texts: Texts) -> Verdict:
-        """One judgement a video."""
-        return Verdict.of([self._log_odds(question) for question in self.asking.questions(videos, texts)])
-
-    def _log_odds(self, question: Question) -> float:
+    def log_odds(self, question: Question) -> float:
+        """log p(yes) - log p(no) of the next token, within ±10."""
         content: list[dict[str, Any]] = [{"type": "image", "image": Image.fromarray(p)} for p in question.pictures]
         content.append({"type": "text", "text": question.text})
         inputs = self._processor.apply_chat_template(
@@ -69,6 +66,29 @@ class LocalReward:
                 f"{self.folder}: its tokenizer has no token for {' and '.join(missing)}; take another model"
             )
         return found
+
+
+class LocalReward:
+    """Log-odds of one criterion, within ±10: the question of an endpoint's judge, put to a model on this machine."""
+
+    def __init__(self, *, model: LocalModel, asking: Asking) -> None:
+        self.model, self.asking = model, asking
+
+    def __call__(self, videos: Pixels, texts: Texts) -> Verdict:
+        """One judgement a video."""
+        return Verdict.of([self.model.log_odds(question) for question in self.asking.questions(videos, texts)])
+
+
+def local_judges(
+    data: object, *, model: LocalModel, weights: Mapping[str, float], version: str, frames: int, short_side: int,
+    others: Mapping[str, Weighted], max_invalid: float,
+) -> RewardBus:  # fmt: skip
+    """One model asked about the criteria named, as `endpoint_judges` does, with `others` beside it."""
+    rewards = dict(others)
+    for name, weight in weights.items():
+        asking = Asking(criterion=name, version=version, frames=frames, short_side=short_side)
+        rewards[name] = Weighted(LocalReward(model=model, asking=asking), weight)
+    return RewardBus(rewards=rewards, max_invalid=max_invalid, judge=f"{model.folder}, prompts {version}")
 
 
 def local_model(folder: str) -> str:

@@ -18,7 +18,7 @@ SCALE = 26.0  # about what good pictures get, so that rewards are about 1
 class PickScore:
     """PickScore / 26 of the instruction and a frame, averaged over `frames` evenly spread frames.
 
-    `folder` holds the CLIP model and its processor as `save_pretrained` writes them; see `LocalReward`.
+    `folder` holds the CLIP model and its processor as `save_pretrained` writes them; see `LocalModel`.
     """
 
     def __init__(self, *, folder: str, frames: int, dtype: Literal["float32", "bfloat16"], device: str) -> None:

@@ -54,14 +54,15 @@ class EndpointReward:
 
 def endpoint_judges(
     data: object, *, endpoint: Endpoint, weights: Mapping[str, float], version: str, frames: int, short_side: int,
-    judgements: str | None, max_invalid: float,
+    judgements: str | None, others: Mapping[str, Weighted], max_invalid: float,
 ) -> RewardBus:  # fmt: skip
     """One model asked about the criteria named, by their prompts of one version; the data need say nothing.
 
-    `judgements` names a folder of earlier answers (None: none are kept).
+    `judgements` names a folder of earlier answers (None: none are kept). `others` are rewards beside it, as PickScore.
     """
     rewards: dict[str, Weighted] = {}
     for name, weight in weights.items():
         asking = Asking(criterion=name, version=version, frames=frames, short_side=short_side)
         rewards[name] = Weighted(EndpointReward(endpoint=endpoint, asking=asking, cache=judgements), weight)
+    rewards |= dict(others)
     return RewardBus(rewards=rewards, max_invalid=max_invalid, judge=f"{endpoint.model}, prompts {version}")
