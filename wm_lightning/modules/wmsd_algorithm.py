@@ -15,13 +15,13 @@ class Algorithm:
 
     `states`: whose rollouts are learned from, or "films": those of the data, noised. `rl`: do rewards move the one who
     made them? `judged`: are judges among them? `distill`: the weight of the distillation reward among the rewards.
-    `distill_reward`: is it that of a whole rollout, or is every step credited with the steps behind it alone?
-    `anchor`: that of the regression on the demonstrator's velocities, or the films'. `demonstrator`: which network is
-    told the solution: the base as it was, the executor's moving average, the executor itself, or a copy of the base
-    that rewards move. `turns`: how many iterations in a row the latter learns, and then the executor; null where both
-    learn in each. `hold`: what the distance of that copy's velocities from the base's weighs. `critic`: how many updates an iteration a critic makes on the executor's videos, whom and the
-    demonstrator the executor then follows by distribution matching; 0: there is none. Raises ValueError for a
-    combination that learns nothing or cannot be.
+    `distill_reward`: is it that of a whole rollout, or is every step credited with the steps behind it alone? `anchor`:
+    that of the regression on the demonstrator's velocities, or the films'. `demonstrator`: which network is told the
+    solution: the base as it was, the executor's moving average, the executor itself, or a copy of the base that rewards
+    move. `turns`: how many iterations in a row the latter learns, and then the executor; null where both learn in each.
+    `hold`: what the distance of that copy's velocities from the base's weighs. `critic`: how many updates an iteration
+    a critic makes on the executor's videos, whom and the demonstrator the executor then follows by distribution
+    matching; 0: there is none. Raises ValueError for a combination that learns nothing or cannot be.
     """
 
     states: Literal["executor", "demonstrator", "films"]

@@ -39,8 +39,10 @@ class Roles:
         critic: bool,
         held: bool,
     ) -> "Roles":
-        """All of them as `start` is. Rewards may move the demonstrator where it is `rewarded`, and nothing else may; one
-        that is `held` has a reference."""
+        """All of them as `start` is. Rewards may move the demonstrator where it is `rewarded`, and nothing else may.
+
+        One that is `held` has a reference.
+        """
         first = network()
         if lora is not None:
             load_into(first, start, "module.start")
