@@ -120,8 +120,8 @@ def command(words: Sequence[str]) -> list[str]:
 
 
 def fast(count: int, cases: Sequence[Any]) -> list[Any]:
-    """The first `count` cases in the fast tier, the rest in the slow one: each is a whole command."""
-    return [*cases[:count], *(pytest.param(*_tuple(case), marks=pytest.mark.slow) for case in cases[count:])]
+    """The first `count` cases in the fast tier, the rest in the nightly one: each is a whole command."""
+    return [*cases[:count], *(pytest.param(*_tuple(case), marks=pytest.mark.nightly) for case in cases[count:])]
 
 
 def _tuple(case: Any) -> tuple[Any, ...]:
