@@ -27,7 +27,7 @@ NEAR = 0.75  # cells from a cell's centre that still count as there: its corners
 SLACK = 0.25  # cells a thing may seem to move in a frame beyond the gripper's reach: half of a coarse pixel
 STILL = 0.3  # cells a block may seem to move that nothing touches
 TOUCHED = 0.25  # frame widths between centres, within which a thing may have been touched in this frame
-CHANGE = 0.5  # of a thing's area that may be seen otherwise: the gripper turns, opens and rises; two would be one more
+CHANGE = 0.6  # of a thing's area that may be seen otherwise: the gripper turns, opens and rises; two would be one more
 SHARPNESS, MOST = 10.0, 6.0
 UNKNOWN = Failed("no goal of the pusher")
 _GOAL = re.compile(rf"end at ([a-{chr(ord('a') + SIDE - 1)}])([1-{SIDE}])$")
@@ -53,15 +53,15 @@ def goal_of(instruction: str) -> Cell | None:
 def margins(video: Pixels, goals: Sequence[Cell], criterion: Criterion, *, reach: float) -> Float[Tensor, "b"]:
     """How far a criterion is met, by video; `reach` is how far the gripper goes in a frame, in frame widths.
 
-    task: the gripper ends in the goal's cell (cells). agent: no block moves that nothing touches (cells). consistency:
-    gripper and blocks keep their area, so that none is lost or doubled (share), and none goes faster than the gripper
-    can (cells). Raises ValueError where videos and goals differ in number.
+    task: the gripper ends in the goal's cell (cells). agent: gripper and blocks are seen, and no block moves that nothing
+    touches (cells). consistency: they keep their area, so that none is lost or doubled (share), and none goes faster than
+    the gripper can (cells). Raises ValueError where videos and goals differ in number.
     """
     if len(video) != len(goals):
         raise ValueError(f"{len(video)} videos come with {len(goals)} goals")
-    if criterion == "task":
-        return _arrived(look(video), goals)
     seen = look(video)
+    if criterion == "task":
+        return _arrived(seen, goals)
     if criterion == "agent":
         return STILL - _untouched(seen)
     return torch.minimum(CHANGE - _changed(areas(video)), SIDE * reach + SLACK - _stride(seen))
@@ -104,15 +104,19 @@ def _changed(area: Float[Tensor, "b f 3"]) -> Float[Tensor, "b"]:
 
 
 def _untouched(seen: Sights) -> Float[Tensor, "b"]:
-    """The longest way of a block in a frame in which neither gripper nor the other block is near it, in cells."""
+    """The longest way of a block in a frame in which neither gripper nor the other block is near it, in cells.
+
+    The whole picture where anything is lost: who is not seen does nothing.
+    """
     first, second = (block.place for block in seen.blocks)
     moved = []
     for block, other in ((first, second), (second, first)):
         gap = torch.minimum((seen.gripper.place - block).norm(dim=-1), (other - block).norm(dim=-1))
-        # Near before or after; where something is not seen it cannot be said that nothing touched.
+        # Near before or after.
         alone = torch.minimum(gap[:, 1:], gap[:, :-1]) > TOUCHED
         moved.append(torch.where(alone, block.diff(dim=1).norm(dim=-1).nan_to_num(0.0), 0.0))
-    return SIDE * torch.stack(moved).amax((0, 2))
+    lost = ~torch.stack([thing.seen for thing in (seen.gripper, *seen.blocks)]).all(0).all(1)
+    return SIDE * torch.where(lost, 1.0, torch.stack(moved).amax((0, 2)))
 
 
 @dataclass(frozen=True)
