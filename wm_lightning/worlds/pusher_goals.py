@@ -53,9 +53,9 @@ def goal_of(instruction: str) -> Cell | None:
 def margins(video: Pixels, goals: Sequence[Cell], criterion: Criterion, *, reach: float) -> Float[Tensor, "b"]:
     """How far a criterion is met, by video; `reach` is how far the gripper goes in a frame, in frame widths.
 
-    task: the gripper ends in the goal's cell (cells). agent: gripper and blocks are seen, and no block moves that nothing
-    touches (cells). consistency: they keep their area, so that none is lost or doubled (share), and none goes faster than
-    the gripper can (cells). Raises ValueError where videos and goals differ in number.
+    task: the gripper ends in the goal's cell (cells). agent: gripper and blocks are seen, and no block moves that
+    nothing touches (cells). consistency: they keep their area, so that none is lost or doubled (share), and none goes
+    faster than the gripper can (cells). Raises ValueError where videos and goals differ in number.
     """
     if len(video) != len(goals):
         raise ValueError(f"{len(video)} videos come with {len(goals)} goals")
