@@ -1,5 +1,6 @@
 """A tiny WMSD: pictures of 12 x 12 pixels of the grid, a network that reads words, the grid's own judges."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,6 +9,7 @@ import torch
 from lightning import Trainer
 
 from tests.modules.making import CONSTANT, PATH, adamw, network, shared, teacher_file, trainer
+from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.data.labelled_films import LabelledFilmsDataModule
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.modules.wmsd import WMSDModule
@@ -82,11 +84,12 @@ def films(cache: Path, **changes: Any) -> LabelledFilmsDataModule:
 
 
 def learn(
-    module: WMSDModule, folder: Path, *callbacks: Any, resume: Path | None = None, batch_size: int = 2, **changes: Any
-) -> Trainer:
-    """Trains for the module's iterations on the tiny grid, whose data lie beside `folder`."""
-    made, data = trainer(folder, *callbacks, **changes), films if module.algorithm.of_films else tasks
-    clips = data(folder.parent / "cache", train_batches=module.total_iterations, batch_size=batch_size)
+    module: WMSDModule, folder: Path, *callbacks: Any, resume: Path | None = None, batch_size: int = 2,
+    data: Callable[..., ClipDataModule] | None = None, **changes: Any,
+) -> Trainer:  # fmt: skip
+    """Trains for the module's iterations on the tiny grid, or on other `data`, which lie beside `folder`."""
+    made, makes = trainer(folder, *callbacks, **changes), data or (films if module.algorithm.of_films else tasks)
+    clips = makes(folder.parent / "cache", train_batches=module.total_iterations, batch_size=batch_size)
     with torch.random.fork_rng():
         made.fit(module, datamodule=clips, ckpt_path=None if resume is None else str(resume), weights_only=True)
     return made

@@ -15,9 +15,9 @@ from tests.modules.test_wmsd import rollouts
 from wm_lightning.adapted_checkpoints import read_adapted
 from wm_lightning.checkpoints import load_into, weights_hash
 from wm_lightning.clip import Clip, Condition, Prompt
+from wm_lightning.data.task_datamodule import prompted
 from wm_lightning.modules.wmsd import WMSDModule
 from wm_lightning.modules.wmsd_roles import RoleAverage
-from wm_lightning.modules.wmsd_rollouts import prompted
 from wm_lightning.modules.wmsd_surrogates import AWM
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.lora import Adapters, LoRA, Role, merged

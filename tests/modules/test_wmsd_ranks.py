@@ -1,13 +1,17 @@
 """Two gloo processes with a task each against one process with both: rewards, advantages and updates are the same."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
 from tests.modules.making import sgd
-from tests.modules.making_wmsd import learn, wmsd
+from tests.modules.making_goals import goal_wmsd, goals
+from tests.modules.making_wmsd import learn, tasks, wmsd
+from wm_lightning.modules.wmsd import WMSDModule
 
 
 class Witness(Callback):
@@ -25,18 +29,22 @@ class Witness(Callback):
         torch.save({"state": state, "batches": self.batches}, self.folder / f"{trainer.global_rank}.pt")
 
 
-def run(folder: Path, ranks: int) -> list[dict[str, Any]]:
+GRID, GOALS = {"make": wmsd, "data": tasks}, {"make": goal_wmsd, "data": goals}
+
+
+def run(folder: Path, ranks: int, make: Callable[..., WMSDModule], data: Any) -> list[dict[str, Any]]:
     folder.mkdir()
     many: dict[str, Any] = dict(strategy="ddp_fork_find_unused_parameters_true", devices=2) if ranks == 2 else {}
-    module = wmsd(iterations=3, optimizer=sgd(0.1), micro_batch=3)
-    learn(module, folder, Witness(folder), batch_size=2 // ranks, **many)
+    module = make(iterations=3, optimizer=sgd(0.1), micro_batch=3)
+    learn(module, folder, Witness(folder), batch_size=2 // ranks, data=data, **many)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 
-def test_two_ranks_are_one_process_with_both_tasks(tmp_path: Path) -> None:
-    (alone,), (first, second) = run(tmp_path / "one", 1), run(tmp_path / "two", 2)
+@pytest.mark.parametrize("what", [GRID, GOALS], ids=["grid", "goals"])
+def test_two_ranks_are_one_process_with_both_tasks(tmp_path: Path, what: dict[str, Any]) -> None:
+    (alone,), (first, second) = run(tmp_path / "one", 1, **what), run(tmp_path / "two", 2, **what)
     assert [a + b for a, b in zip(first["batches"], second["batches"], strict=True)] == alone["batches"]
-    start = wmsd().state_dict()
+    start = what["make"]().state_dict()
     moved = 0
     for key, value in alone["state"].items():
         assert torch.equal(first["state"][key], second["state"][key]), f"{key} differs between ranks"

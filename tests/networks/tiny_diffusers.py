@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wm_lightning.clip import Condition, Levels, Prompt
-from wm_lightning.modules.wmsd_rollouts import prompted
+from wm_lightning.data.task_datamodule import prompted
 from wm_lightning.networks.adapters.hunyuan15 import FrameTokens, Hunyuan15
 from wm_lightning.networks.adapters.ltx2 import LTX2
 from wm_lightning.networks.prompt import HashedWords

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.system.conftest import Run
+from tests.system.conftest import QUICK, Run
 from tests.system.test_experiments import EXECUTORS
 from wm_lightning.checkpoint_io import AtomicCheckpointIO
-from wm_lightning.checkpoints import read_card
+from wm_lightning.checkpoints import read_card, read_network
 from wm_lightning.config import compose
 from wm_lightning.tasks.preflight import check_training
 
@@ -51,6 +51,25 @@ def test_the_whole_chain_of_an_executor(run: Run, tmp_path: Path) -> None:
     again = rows(tmp_path / "again")
     rates = [{name: one[role][name] for role in ROLES for name in ("task", "agent")} for one in (found, again)]
     assert rates[0] == rates[1]
+
+
+@pytest.mark.slow
+def test_teacher_student_and_executor_are_three_commands(run: Run, tmp_path: Path) -> None:
+    """Each is told the file of the one before, and what it is not made for is refused before anything is trained."""
+    teacher, student = tmp_path / "one/teacher.safetensors", tmp_path / "two/student.safetensors"
+    run("experiment=teacher", "data=rt1", *QUICK, f"run_dir={teacher.parent}").must_succeed()
+    named = f"module.teacher.ckpt_path={teacher}"
+    run("experiment=dmd_whole", "data=rt1", *QUICK, named, f"run_dir={student.parent}").must_succeed()
+    found = trained(run, tmp_path / "three", "experiment=wmsd_action", f"module.start={student}")
+    assert list(found) == [role for role in ROLES if role != "vlm"]
+    assert all(row["n"] == row["valid"] == 8 for row in found.values())
+    cards = [read_card(path) for path in (student, tmp_path / "three/executor.safetensors")]
+    assert cards[0].trained_for["teacher"] == read_network(teacher, cards[0]).sha256
+    assert cards[1].trained_for["start"] == read_network(student, cards[0]).sha256
+    deaf = ("experiment=dmd_whole", "data=rt1", *QUICK, named, "module.action_dropout=null")
+    run(*deaf, f"run_dir={tmp_path / 'deaf'}").must_succeed()
+    refused = run("experiment=wmsd_action", "size=debug", f"module.start={tmp_path / 'deaf/student.safetensors'}")
+    assert refused.code == 2 and "told its goal with all actions dropped" in refused.err, refused.err
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from wm_lightning.clip import Clip, Condition
 from wm_lightning.data.cache import Recipe
-from wm_lightning.data.datamodule import SPLITS, ClipDataModule
+from wm_lightning.data.datamodule import SPLITS
 from wm_lightning.data.formats.frame_store import check_budget
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.world_tasks import TABLE, TaskReader, TaskRow, TaskSet, read_tasks, sound
 from wm_lightning.data.frame_cache import Tolerance
+from wm_lightning.data.task_datamodule import TaskDataModule, prompted
 from wm_lightning.data.windows import PromptedWindows
 from wm_lightning.networks.prompt import Prompter
 from wm_lightning.worlds.grid_world import GridWorld
@@ -20,7 +22,7 @@ from wm_lightning.worlds.grid_world import GridWorld
 log = logging.getLogger(__name__)
 
 
-class WorldTasksDataModule(ClipDataModule):
+class WorldTasksDataModule(TaskDataModule):
     """Tasks of `<root>/<subset>` or of `root` itself, or of the simulated `world`: clips of one frame with texts.
 
     A clip's `texts` hold the prompt (`[Agent]: instruction`), the solution and the task's id, by which `row` gives all
@@ -97,6 +99,16 @@ class WorldTasksDataModule(ClipDataModule):
     def row(self, task: str) -> TaskRow:
         """The task of that id. Raises KeyError where there is none."""
         return self._rows[task]
+
+    def asked(self, clip: Clip, frames: int) -> Condition:
+        """The instruction."""
+        assert clip.texts is not None
+        return prompted(self.prompter(clip.texts.instruction), frames, self.spec.dim)
+
+    def solved(self, clip: Clip, frames: int) -> Condition:
+        """The solution, in words."""
+        assert clip.texts is not None
+        return prompted(self.prompter(clip.texts.solution), frames, self.spec.dim)
 
     def open_split(self, folder: Path, split: str) -> TaskReader:
         return TaskReader(self.tasks, self.parts[split], self.resize)

@@ -1,6 +1,7 @@
 """A student that learns on video it rolled out itself (self-forcing, 2506.08009), whatever it is matched by."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -8,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wm_lightning.checkpoints import NetworkFile, load_into
-from wm_lightning.clip import Clip, Levels
+from wm_lightning.clip import Clip, Condition, Levels
 from wm_lightning.modules.average import Average
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.frozen import Frozen
 from wm_lightning.modules.initialisation import Initialisation, Lesson, Players, draw_places
 from wm_lightning.modules.replay import Window
 from wm_lightning.modules.self_forcing import Score, SelfRollout
+from wm_lightning.modules.teacher import ActionDropout
 from wm_lightning.objectives.denoising import Scalar
 from wm_lightning.randomness import generator
 from wm_lightning.sampling.guidance import Guidance, guided_by
@@ -23,7 +25,11 @@ from wm_lightning.sampling.samplers import described
 
 
 class SelfForcedModule(WorldModelModule):
-    """Student, running average and frozen teacher: rollouts, how a score sees them, lessons on real clips."""
+    """Student, running average and frozen teacher: rollouts, how a score sees them, lessons on real clips.
+
+    With `action_dropout` some clips lose actions, for student, teacher and critic alike: so the student learns what the
+    teacher does without them.
+    """
 
     def __init__(
         self,
@@ -38,9 +44,11 @@ class SelfForcedModule(WorldModelModule):
         ema_start: int,
         frames: int,
         compile: bool,
+        action_dropout: ActionDropout | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        self.action_dropout = action_dropout
         self.student, frozen = network(), network()
         for copy in (self.student, frozen):
             load_into(copy, teacher, "the teacher's checkpoint")
@@ -65,6 +73,9 @@ class SelfForcedModule(WorldModelModule):
         card.require_context(self.score.context, "module.score.context")
         if self.score.guidance != 1:
             card.require_null("all", "guidance of the teacher's score")
+        if (dropout := self.action_dropout) is not None and dropout.share > 0:
+            for pattern in {"clip": ["all"], "frame": ["newest"], "both": ["all", "newest"]}[dropout.granularity]:
+                card.require_null(pattern, f"module.action_dropout.granularity={dropout.granularity}")
         if self.lessons and not getattr(self.student, "teacher_forcing", True):
             raise ValueError(
                 f"lessons on real clips force the teacher, which a {type(self.student).__name__} cannot be: its "
@@ -85,13 +96,14 @@ class SelfForcedModule(WorldModelModule):
         return self.average.network
 
     def trained_for(self) -> dict[str, Any]:
-        commit = self.plan.commit
+        commit, dropout = self.plan.commit, self.action_dropout
         return {
             "chunks": [self.plan.mask.chunk], "frames": self.spans()["rollout.window"], "context": self.context,
             "clean_history": 1.0, "history_level": 0.0, "shared": 1.0,
             "steps": len(self.student_times()) - 1, "sampler": described(self.sampler),
             "commit": [{"mode": commit.mode, "t": commit.t}],
-            "action_dropout": {"share": 0.0, "granularity": "frame"}, "teacher": self.teacher_hash,
+            "action_dropout": {"share": 0.0, "granularity": "frame"} if dropout is None else asdict(dropout),
+            "teacher": self.teacher_hash,
         }  # fmt: skip
 
     def student_times(self) -> Float[Tensor, "k"]:
@@ -105,15 +117,27 @@ class SelfForcedModule(WorldModelModule):
         length = lengths[int(source.integers(len(lengths)))]
         chunks = (length - self.context) // self.plan.chunk
         exits = self.self_rollout.draw_exits(source, chunks, len(self.student_times()) - 1)
-        grad_frames = self.self_rollout.grad_frames
+        grad_frames, condition = self.self_rollout.grad_frames, self.heard(clip).frames(0, length)
         with torch.set_grad_enabled(learn):
             x = rollout(
                 self.denoiser(self.student), self.sampler, clip.frames(0, self.context).x0,
-                clip.condition.frames(0, length), self.plan, self.rollout_noise(purpose, clip.index),
+                condition, self.plan, self.rollout_noise(purpose, clip.index),
                 exits=exits, grad_from=0 if grad_frames is None else length - grad_frames,
             )  # fmt: skip
         start = length - self.self_rollout.scored - self.score.context
-        return Window(x[:, start:], clip.condition.frames(start, length), clip.index)
+        return Window(x[:, start:], condition.frames(start, length), clip.index)
+
+    def heard(self, clip: Clip) -> Condition:
+        """What is told of every clip in this iteration, without the actions that are dropped."""
+        if self.action_dropout is None:
+            return clip.condition
+        draws = {"clip": 1, "frame": clip.condition.state.shape[1]}
+
+        def uniform(name: str) -> Tensor:
+            drawn = lambda source: torch.from_numpy(source.random(draws[name])).float()  # noqa: E731
+            return self.per_sample(f"dropout/{name}", clip.index, drawn)
+
+        return self.action_dropout.apply(clip.condition, uniform)
 
     def scored_levels(self, window: Window, purpose: str) -> Levels:
         """One level per sample on the scored frames, 0 on the clean context."""
@@ -132,7 +156,8 @@ class SelfForcedModule(WorldModelModule):
         x0 = clip.x0
         chunk = self.plan.mask.chunk or x0.shape[1]
         place = self.per_sample("lesson place", clip.index, lambda source: draw_places(source, x0.shape[1], chunk))
-        lesson = Lesson(x0, clip.condition, self.noise_like(x0, "lesson noise", clip.index), place, chunk, self.context)
+        noise = self.noise_like(x0, "lesson noise", clip.index)
+        lesson = Lesson(x0, self.heard(clip), noise, place, chunk, self.context)
         players = Players(*(self.denoiser(n) for n in (self.student, self.average.network, self.teacher)))
         return init.loss(players, lesson, self.student_times())
 

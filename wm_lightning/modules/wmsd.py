@@ -1,7 +1,7 @@
 """World-model self-distillation with reinforcement learning (WMSD, 2606.12072): an executor that knows its task alone
 learns from a demonstrator that was told how, and from what judges say of its videos."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wm_lightning.checkpoints import NetworkFile
-from wm_lightning.clip import Clip, Condition, Latents, Prompt
+from wm_lightning.clip import Clip, Condition, Latents
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.optimizers import Schedule
 from wm_lightning.modules.wmsd_advantages import judged
@@ -20,7 +20,7 @@ from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.modules.wmsd_checks import check_settings
 from wm_lightning.modules.wmsd_losses import Lesson, Picked, stratified
 from wm_lightning.modules.wmsd_roles import RoleAverage, Roles
-from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, noised, prompted, repeated, rolled, said_by
+from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, noised, repeated, rolled, said_by
 from wm_lightning.modules.wmsd_scores import Scores
 from wm_lightning.modules.wmsd_surrogates import Surrogate
 from wm_lightning.networks.lora import LoRA
@@ -57,6 +57,7 @@ class WMSDModule(WorldModelModule):
         ema_every: int = 1,
         ema_power: bool = False,
         lora: LoRA | None = None,
+        start_new: Sequence[str] = (),
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -65,7 +66,7 @@ class WMSDModule(WorldModelModule):
         if start is None:
             raise ValueError("module.start=null: executor and demonstrator begin as one base; name its file")
         rewarded, critic = algorithm.demonstrator == "rewarded", algorithm.critic > 0
-        roles = Roles.of(network, start, lora, rewarded=rewarded, critic=critic, held=algorithm.hold > 0)
+        roles = Roles.of(network, start, lora, rewarded=rewarded, critic=critic, held=algorithm.hold > 0, new=start_new)
         self.network, self.demonstrator, self.base, self.critic, self.reference = (
             roles.executor, roles.demonstrator, roles.base, roles.critic, roles.reference,
         )  # fmt: skip
@@ -158,8 +159,9 @@ class WMSDModule(WorldModelModule):
     def validation_step(self, clip: Clip, batch_idx: int) -> None:
         """How many of the tasks the deployed network does, by its judges."""
         asked, _ = self.conditions(clip, 1)
+        given = clip.x0[:, : self.context]
         noise = SeededNoise(self.seed, "validation", tuple(clip.index.tolist()), self.device)
-        made = rollout(self.denoiser(self.deployed), drawless(self.sampler), clip.x0, asked, self.plan, noise)
+        made = rollout(self.denoiser(self.deployed), drawless(self.sampler), given, asked, self.plan, noise)
         assert self.judges is not None and clip.texts is not None
         self._pending.append(self.judges.submit(self.trainer.datamodule.decode(made), clip.texts))  # type: ignore[attr-defined]
 
@@ -184,14 +186,9 @@ class WMSDModule(WorldModelModule):
 
     def conditions(self, clip: Clip, copies: int) -> tuple[Condition, Condition]:
         """What executor and demonstrator are told, every task `copies` times."""
-        assert clip.texts is not None
-        prompter, actions = self.trainer.datamodule.prompter, clip.condition.actions.shape[-1]  # type: ignore[attr-defined]
-        asked, told = prompter(clip.texts.instruction), prompter(clip.texts.solution)
-        return self.told(asked, actions, copies), self.told(told, actions, copies)
-
-    def told(self, prompt: Prompt, actions: int, copies: int) -> Condition:
-        """The condition of whole videos that these words drive, every row `copies` times."""
-        return repeated(prompted(prompt.each(lambda x: x.to(self.device)), self.frames, actions), copies)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        asked, told = data.asked(clip, self.frames), data.solved(clip, self.frames)
+        return repeated(asked.to(self.device), copies), repeated(told.to(self.device), copies)
 
     def lesson(
         self, clip: Clip, made: Rollouts, asked: Condition, taught: Steps | None,
@@ -225,10 +222,11 @@ class WMSDModule(WorldModelModule):
         """Rollouts of all copies by a role, or the films; noise hangs on run, iteration, task and copy alone."""
         task = torch.arange(len(clip), device=self.device).repeat_interleave(self.copies)
         noise, x0 = self.copies_noise(clip, "wmsd"), clip.x0[task]
+        given = x0[:, : self.context]
         if self.algorithm.of_films:
-            return noised(x0[:, : self.context], x0[:, self.context :], self.sampler, self.path, noise, task)
+            return noised(given, x0[:, self.context :], self.sampler, self.path, noise, task)
         role.eval()
-        made = rolled(self.denoiser(role), self.sampler, x0, condition, self.plan, noise, task)
+        made = rolled(self.denoiser(role), self.sampler, given, condition, self.plan, noise, task)
         role.train()
         return made
 

@@ -1,8 +1,8 @@
 """Who takes part in an executor's training: copies of a network, or adapters of one."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,25 +30,25 @@ class Roles:
 
     @classmethod
     def of(
-        cls,
-        network: Callable[[], nn.Module],
-        start: NetworkFile,
-        lora: LoRA | None,
-        *,
-        rewarded: bool,
-        critic: bool,
-        held: bool,
-    ) -> "Roles":
+        cls, network: Callable[[], nn.Module], start: NetworkFile, lora: LoRA | None, *, rewarded: bool, critic: bool,
+        held: bool, new: Sequence[str] = (),
+    ) -> "Roles":  # fmt: skip
         """All of them as `start` is. Rewards may move the demonstrator where it is `rewarded`, and nothing else may.
 
-        One that is `held` has a reference.
+        One that is `held` has a reference. Parts that `new` names may be missing in the file (see `grown`); they begin
+        alike in all roles. Adapters change layers that have learned: ValueError is raised for both at once.
         """
         first = network()
         if lora is not None:
+            if new:
+                raise ValueError(
+                    f"module.start_new={list(new)} with module.lora: new parts are learned whole, and adapters change "
+                    f"layers that have learned; set module.lora=null"
+                )
             load_into(first, start, "module.start")
             return cls._adapted(first, lora, rewarded, critic, held)
         base = network()
-        load_into(first, start, "module.start")
+        load_into(first, grown(start, first, new), "module.start")
         base.load_state_dict(first.state_dict())
         average = copy.deepcopy(first).requires_grad_(False)
         learner = copy.deepcopy(first) if critic else None
@@ -64,6 +64,15 @@ class Roles:
         learner = Role(adapters, "critic") if critic else None
         reference = Role(adapters, None) if held else None
         return cls(Role(adapters, "executor"), Role(adapters, "average"), demonstrator, base, learner, reference)
+
+
+def grown(file: NetworkFile, network: nn.Module, new: Sequence[str]) -> NetworkFile:
+    """The file with the network's own weights for what it lacks of parts of these names, wherever in it they stand.
+
+    All else must be in the file. Its hash stays that of what was read.
+    """
+    own = {name: value for name, value in network.state_dict().items() if set(new) & set(name.split("."))}
+    return replace(file, weights={**own, **file.weights})
 
 
 class RoleAverage(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wm_lightning.clip import ActionState, Condition, Latents, Levels, Prompt
+from wm_lightning.clip import Condition, Latents, Levels
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.noising import GaussianPath, per_pixel
@@ -56,13 +56,6 @@ class Rollouts:
             value[rows] for value in (self.context, self.states, self.velocities, self.made, self.task)
         )
         return Rollouts(context, self.times, states, velocities, made, task)
-
-
-def prompted(prompt: Prompt, frames: int, actions: int) -> Condition:
-    """The condition of `frames` frames that nothing drives but words."""
-    batch, device = len(prompt.there), prompt.there.device
-    state = torch.full((batch, frames), int(ActionState.NONE), device=device)
-    return Condition(torch.zeros(batch, frames, actions, device=device), state, prompt=prompt)
 
 
 @torch.no_grad()

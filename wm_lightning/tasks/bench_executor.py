@@ -24,7 +24,7 @@ from wm_lightning.compute import now, precise
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.modules.wmsd import WMSDModule
 from wm_lightning.modules.wmsd_losses import Lesson, Picked
-from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, said_by
+from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, repeated, said_by
 from wm_lightning.tasks.bench_entries import Comparison
 from wm_lightning.tasks.build import build_card, build_module, plain_node
 
@@ -180,8 +180,10 @@ def _prepared(config: DictConfig, data: ClipDataModule, device: torch.device) ->
         raise ValueError(f"the part executor is of an executor's module, not of {type(module).__name__}; leave it out")
     module.to(device).train()
     clip = next(iter(data.train_dataloader())).to(device)
-    prompts = [data.prompter(texts) for texts in (clip.texts.instruction, clip.texts.solution)]  # type: ignore[attr-defined]
-    asked, told = (module.told(prompt, clip.condition.actions.shape[-1], module.copies) for prompt in prompts)
+    asked, told = (
+        repeated(say(clip, module.frames).to(device), module.copies)
+        for say in (data.asked, data.solved)  # type: ignore[attr-defined]
+    )
     made = module.rollouts(clip, asked, module.network)
     place = torch.arange(len(made), device=device)
     advantage = torch.where(place % 2 == 0, torch.where(place % 4 == 0, 1.0, -1.0), torch.zeros(()))

@@ -21,7 +21,7 @@ from wm_lightning.results.roles import RoleName
 from wm_lightning.rewards.writer import Writer
 from wm_lightning.tasks.build import build_data, kind_of, network_of
 from wm_lightning.tasks.evaluate import read_checkpoint, require
-from wm_lightning.tasks.role_stage import Role, Stage, instructions, solutions, stage_of, written
+from wm_lightning.tasks.role_stage import Role, Stage, stage_of, written
 
 Told = Literal["instruction", "solution", "written"]
 # What a base is called by what it is told.
@@ -114,7 +114,7 @@ def _data(config: DictConfig, asked: Asked) -> WorldTasksDataModule:
 def _role(config: DictConfig, data: WorldTasksDataModule, file: NetworkFile, stage: Stage, asked: Asked) -> Role:
     network, named = network_of(config, file, stage.device), ROLES[asked.told]
     if asked.writer is None:
-        told = instructions if asked.told == "instruction" else solutions
+        told = data.asked if asked.told == "instruction" else data.solved
         return Role("executor" if kind_of(config) == "executor" else named, network, told)
     reasons: Counter[str] = Counter()
     return Role(named, network, partial(written, data, asked.writer(data), reasons), reasons)

@@ -54,17 +54,17 @@ class Plan:
 def plan_training(config: DictConfig, data: ClipDataModule) -> Plan:
     """What `config` would train, in order. Raises ValueError where settings or files do not go together."""
     before: list[Planned] = []
-    teacher = _teacher(config, data, before) if "teacher" in config.module else None
+    teacher = _teacher("module", config, data, before) if kind_of(config) == "student" else None
     own = _trained("module", config, data, teacher or _start(config, data, before))
     return Plan((*before, own), teacher)
 
 
-def _teacher(config: DictConfig, data: ClipDataModule, before: list[Planned]) -> NetworkFile:
+def _teacher(place: str, config: DictConfig, data: ClipDataModule, before: list[Planned]) -> NetworkFile:
     """The teacher that is there, else the card of the one that would be trained, with weights that have no values."""
     if (file := given_teacher(config, data)) is not None and not must_adapt(config, file.card):
         return file
     recipe = recipe_of(config, fine_tuned=file is not None)
-    before.append(_trained("module.teacher.recipe", recipe, data, file))
+    before.append(_trained(f"{place}.teacher.recipe", recipe, data, file))
     card = before[-1].card
     card.require_mask(recipe.rollout.mask.chunk, "module.teacher.rollout")
     return weightless(recipe, card)
@@ -75,7 +75,9 @@ def _start(config: DictConfig, data: ClipDataModule, before: list[Planned]) -> N
     if (recipe := pretraining_of(config)) is None:
         return start_file(config, data)
     place = "module.start.module" if "module" in config.module.start else "module"
-    before.append(_trained(place, recipe, pretraining_data(config, recipe, data), None))
+    first = pretraining_data(config, recipe, data)
+    teacher = _teacher(place, recipe, first, before) if kind_of(recipe) == "student" else None
+    before.append(_trained(place, recipe, first, teacher))
     return weightless(recipe, before[-1].card)
 
 

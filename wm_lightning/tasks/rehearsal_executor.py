@@ -7,8 +7,10 @@ import torch
 from torch.optim import Optimizer
 
 from wm_lightning.clip import Clip
+from wm_lightning.data.task_datamodule import prompted
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.wmsd import WMSDModule
+from wm_lightning.modules.wmsd_rollouts import repeated
 from wm_lightning.tasks.plain_loops import plain_update
 
 
@@ -24,7 +26,8 @@ def executor_steps(
 def _step(module: WMSDModule, optimizers: list[Optimizer], clip: Clip) -> None:
     """An iteration whose judges say that every rollout is worth a pass."""
     assert clip.condition.prompt is not None
-    told = module.told(clip.condition.prompt, clip.condition.actions.shape[-1], module.copies)
+    condition = prompted(clip.condition.prompt, module.frames, clip.condition.actions.shape[-1])
+    told = repeated(condition, module.copies)
     made = module.rollouts(clip, told, module.network)
     taught = module.taught(made, told) if module.algorithm.taught else None
     advantage = torch.ones(len(made)) if module.algorithm.rl else None

@@ -12,10 +12,9 @@ from jaxtyping import Bool
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from wm_lightning.clip import Clip, Pixels
+from wm_lightning.clip import Clip, Condition, Pixels
 from wm_lightning.compute import precise
-from wm_lightning.data.world_tasks import WorldTasksDataModule
-from wm_lightning.modules.wmsd_rollouts import prompted
+from wm_lightning.data.task_datamodule import TaskDataModule, prompted
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.noising import GaussianPath
 from wm_lightning.results.roles import RoleName
@@ -30,21 +29,22 @@ from wm_lightning.tasks.build import device_of, plain_node
 
 @dataclass(frozen=True)
 class Role:
-    """A network, and what it is told of every task."""
+    """A network, and what it is told of every task, for videos of so many frames."""
 
     name: RoleName
     network: nn.Module
-    told: Callable[[Clip], Sequence[str]]
+    told: Callable[[Clip, int], Condition]
     unwritten: Counter[str] = field(default_factory=Counter)  # why a writer wrote nothing, so that it heard less
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where all roles play: the tasks, how videos are made, and who judges."""
+    """Where all roles play: the tasks, how many frames of them are given and how videos are made."""
 
     clips: tuple[Clip, ...]
-    data: WorldTasksDataModule
+    data: TaskDataModule
     frames: int
+    context: int
     sampler: Sampler
     plan: Plan
     path: GaussianPath
@@ -55,12 +55,12 @@ class Stage:
     @torch.no_grad()
     def video(self, role: Role, clip: Clip) -> Pixels:
         """What the role makes of some tasks, on the CPU."""
-        prompt = self.data.prompter(role.told(clip)).each(lambda x: x.to(self.device))
-        condition = prompted(prompt, self.frames, clip.condition.actions.shape[-1])
+        condition = role.told(clip, self.frames).to(self.device)
+        given = clip.x0[:, : self.context].to(self.device)
         noise = SeededNoise(self.seed, "roles", tuple(clip.index.tolist()), self.device)
         with precise(self.device, self.precision):
             model = Denoiser(role.network, self.path)
-            made = rollout(model, self.sampler, clip.x0.to(self.device), condition, self.plan, noise)
+            made = rollout(model, self.sampler, given, condition, self.plan, noise)
         return self.data.decode(made).cpu()
 
 
@@ -84,10 +84,10 @@ class Played:
         return self.scores.valid[:, self.scores.names.index(name)]
 
 
-def stage_of(config: DictConfig, data: WorldTasksDataModule, clips: Sequence[Clip], *, frames: int, seed: int) -> Stage:
+def stage_of(config: DictConfig, data: TaskDataModule, clips: Sequence[Clip], *, frames: int, seed: int) -> Stage:
     """The stage of a config: videos of `frames` frames, the picture included, as its network deploys."""
     return Stage(
-        clips=tuple(clips), data=data, frames=frames,
+        clips=tuple(clips), data=data, frames=frames, context=config.module.context,
         sampler=drawless(instantiate(plain_node(config, "module")["sampler"], _convert_="all")),
         plan=instantiate(plain_node(config, "rollout"), _convert_="all"),
         path=instantiate(plain_node(config, "noising"), _convert_="all"), seed=seed,
@@ -95,25 +95,14 @@ def stage_of(config: DictConfig, data: WorldTasksDataModule, clips: Sequence[Cli
     )  # fmt: skip
 
 
-def instructions(clip: Clip) -> Sequence[str]:
-    """What an executor is told."""
-    assert clip.texts is not None
-    return clip.texts.instruction
-
-
-def solutions(clip: Clip) -> Sequence[str]:
-    """What a demonstrator is told."""
-    assert clip.texts is not None
-    return clip.texts.solution
-
-
-def written(data: WorldTasksDataModule, writer: Writer, reasons: Counter[str], clip: Clip) -> Sequence[str]:
+def written(data: TaskDataModule, writer: Writer, reasons: Counter[str], clip: Clip, frames: int) -> Condition:
     """What a model writes; where it fails the demonstrator hears the instruction, as it would in use."""
     assert clip.texts is not None
     found = writer(clip.video, clip.texts)
     reasons.update(text.reason for text in found if isinstance(text, Failed))
     pairs = zip(found, clip.texts.instruction, strict=True)
-    return [asked if isinstance(text, Failed) else data.prompter.shortened(text) for text, asked in pairs]
+    texts = [asked if isinstance(text, Failed) else data.prompter.shortened(text) for text, asked in pairs]
+    return prompted(data.prompter(texts), frames, data.spec.dim)
 
 
 def play(role: Role, stage: Stage, bus: RewardBus, *, pictures: int, repeats: int) -> Played:

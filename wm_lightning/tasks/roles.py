@@ -13,22 +13,24 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from rich.progress import Progress
+from torch import nn
 
-from wm_lightning.checkpoints import NetworkFile, read_network
+from wm_lightning.checkpoints import NetworkFile, load_into, read_network
 from wm_lightning.config_record import config_hash, plain, recorded_overrides
 from wm_lightning.data.datamodule import ClipDataModule
-from wm_lightning.data.world_tasks import WorldTasksDataModule
+from wm_lightning.data.task_datamodule import TaskDataModule
 from wm_lightning.environment import chosen_config, loaded_code, revision
 from wm_lightning.metrics.rates import Gain, Rate, paired_gain, rate
 from wm_lightning.modules.wmsd_algorithm import Algorithm
+from wm_lightning.modules.wmsd_roles import grown
 from wm_lightning.results.pictures import Film, draw_gif, draw_strips
 from wm_lightning.results.roles import CRITERIA, RoleResults, RoleRow, terminal, write_markdown
 from wm_lightning.rewards.bus import RewardBus
 from wm_lightning.rewards.writer import Writer
 from wm_lightning.tasks import terminal as console
-from wm_lightning.tasks.build import build_card, network_of, without
+from wm_lightning.tasks.build import build_card, network_of, plain_node, without
 from wm_lightning.tasks.evaluation import machine
-from wm_lightning.tasks.role_stage import Played, Role, Stage, instructions, play, solutions, stage_of, written
+from wm_lightning.tasks.role_stage import Played, Role, Stage, play, stage_of, written
 from wm_lightning.tasks.teachers import prepare_start, trained_once
 
 log = logging.getLogger(__name__)
@@ -68,10 +70,10 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
 
     Raises ValueError for data without tasks.
     """
-    if not isinstance(data, WorldTasksDataModule):
+    if not isinstance(data, TaskDataModule):
         raise ValueError(f"an executor is measured on tasks, and {data.name} has none; set data=world_tasks")
     settings: RoleSettings = instantiate(config.metrics, _convert_="all")
-    clips = tuple(data.clips("test", settings.tasks, 1, settings.batch_size))
+    clips = tuple(data.clips("test", settings.tasks, data.val_frames, settings.batch_size))
     stage = stage_of(config, data, clips, frames=config.module.frames, seed=settings.seed)
     bus = settings.judges(data)
     writer = None if settings.writer is None else settings.writer(data)
@@ -103,7 +105,7 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
 
 
 def _roles(
-    config: DictConfig, data: WorldTasksDataModule, file: NetworkFile, device: torch.device, writer: Writer | None
+    config: DictConfig, data: TaskDataModule, file: NetworkFile, device: torch.device, writer: Writer | None
 ) -> Iterator[Role]:
     """Those that this run has, one at a time in memory but for the base."""
     start = prepare_start(config, data)
@@ -113,15 +115,22 @@ def _roles(
             f"the executor began as the base {own[:12]}, this run's is {start.sha256[:12]}; name its own by "
             f"module.start, or the table would hold it against another's"
         )
-    base = network_of(config, start, device)
-    yield Role("base", base, instructions)
+    base = _base(config, start, device)
+    yield Role("base", base, data.asked)
     if writer is not None:
         reasons: Counter[str] = Counter()
         yield Role("vlm", base, partial(written, data, writer, reasons), reasons)
-    yield Role("demonstrator", base, solutions)
+    yield Role("demonstrator", base, data.solved)
     if config.metrics.distilled is not None:
-        yield Role("distilled", network_of(config, _distilled(config, data, start), device), instructions)
-    yield Role("executor", network_of(config, file, device), instructions)
+        yield Role("distilled", network_of(config, _distilled(config, data, start), device), data.asked)
+    yield Role("executor", network_of(config, file, device), data.asked)
+
+
+def _base(config: DictConfig, start: NetworkFile, device: torch.device) -> nn.Module:
+    """What both roles began as, with new parts that add nothing yet."""
+    network: nn.Module = instantiate(plain_node(config, "network"), _convert_="all")()
+    load_into(network, grown(start, network, config.module.get("start_new", ())), "module.start")
+    return network.to(device).eval().requires_grad_(False)
 
 
 def distilled_recipe(config: DictConfig) -> DictConfig:
@@ -142,7 +151,7 @@ def prepare_distilled(config: DictConfig, data: ClipDataModule, start: NetworkFi
         trained_once(distilled_recipe(config), data, start)
 
 
-def _distilled(config: DictConfig, data: WorldTasksDataModule, start: NetworkFile) -> NetworkFile:
+def _distilled(config: DictConfig, data: TaskDataModule, start: NetworkFile) -> NetworkFile:
     recipe = distilled_recipe(config)
     return read_network(trained_once(recipe, data, start), build_card(recipe, data, "executor"))
 
