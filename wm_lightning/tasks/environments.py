@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wm_lightning.clip import Clip
 from wm_lightning.config import compose
-from wm_lightning.config_overrides import prepare_arguments
+from wm_lightning.config_overrides import join, prepare_arguments
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.envs.judges import Judge, judge_of
 from wm_lightning.envs.world_model import WorldModel
@@ -52,8 +52,16 @@ def start_clips(data: ClipDataModule, count: int, context: int) -> Clip:
 
 
 def composed(ckpt_path: str | Path, overrides: Sequence[str]) -> DictConfig:
-    """The config that a checkpoint was trained with, and `overrides` over it; a .safetensors brings none along."""
-    return compose(prepare_arguments(["task=rollout", f"ckpt_path={ckpt_path}", *overrides]))
+    """The config that a checkpoint was trained with, and `overrides` over it.
+
+    A .ckpt remembers its own; for a .safetensors they are read from the `overrides.yaml` of the run beside it.
+    """
+    record = Path(ckpt_path).parent / "overrides.yaml"
+    beside = Path(ckpt_path).suffix == ".safetensors" and record.is_file()
+    saved = [str(word) for word in OmegaConf.load(record)] if beside else []
+    # A rollout's settings are those of a use of the checkpoint; its task is not run.
+    use = ["task=rollout", f"ckpt_path={ckpt_path}"]
+    return compose(join(saved, [*prepare_arguments([*use, *overrides])]))
 
 
 def make_env(
