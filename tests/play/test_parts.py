@@ -57,7 +57,7 @@ def test_the_keys_of_data_sets_name_their_columns() -> None:
     """A slip of the pen in a column's name would leave its key out without a word."""
     known = {*world_map.MOVES, *map_image.MOVES, *csgo.COLUMNS, *recon.COLUMNS}
     known |= {name for order in robot_actions.ORDERS for name in robot_actions.columns(order)}
-    files = sorted((CONFIG_DIR / "controls").glob("*.yaml"))
+    files = sorted((CONFIG_DIR / "task/controls").glob("*.yaml"))
     assert len(files) >= 6
     for path in files:
         content = yaml.safe_load(path.read_text())
@@ -113,7 +113,7 @@ def test_keys_make_the_video(game: Game) -> None:
 
 def test_the_simulator_beside_it_obeys_the_same_keys(game: Game) -> None:
     game.reset(0)
-    assert game.panels[-1].name == "true simulator, without chance"
+    assert game.panels[-1].name == "true simulator"
     first = game.start_frame(0)
     assert np.array_equal(game.step([]).frames[-1][-1], first), "staying shows the same"
     there, back = (game.step([key]).frames[-1] for key in ("ArrowRight", "ArrowLeft"))
@@ -164,12 +164,12 @@ def test_play_in_a_terminal(game: Game, monkeypatch: pytest.MonkeyPatch) -> None
     screen: list[bytes] = []
 
     def watch() -> None:
-        while b"\x1b[?1049l" not in b"".join(screen[-2:]):
+        # What is shown -> what is then typed, once each.
+        answers = {b"Esc ends": b"\x1b[C", b"ms a decision": b"\x1b"}
+        while b"\x1b[?1049l" not in (shown := b"".join(screen)):
+            for seen in [seen for seen in answers if seen in shown]:
+                os.write(master, answers.pop(seen))
             screen.append(os.read(master, 65536))
-            if len(screen) == 3:
-                os.write(master, b"\x1b[C")
-            if len(screen) == 8:
-                os.write(master, b"\x1b")
 
     with io.TextIOWrapper(os.fdopen(slave, "r+b", buffering=0), write_through=True) as end:
         monkeypatch.setattr(sys, "stdin", end)

@@ -87,7 +87,7 @@ def playing(served: Served) -> Iterator[Player]:
 def test_a_player_is_told_what_there_is(served: Served) -> None:
     with playing(served) as player:
         hello = player.hello
-        assert hello["panels"][-1] == "true simulator, without chance" and len(hello["panels"]) == 3
+        assert hello["panels"][-1] == "true simulator" and len(hello["panels"]) == 3
         assert (hello["height"], hello["width"], hello["chunk"], hello["starts"]) == (SIDE, SIDE, 3, STARTS)
         assert [key["name"] for key in hello["keys"]] == ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"]
         first = player.until(restart=True)
@@ -210,7 +210,7 @@ def test_recordings_are_data(served: Served) -> None:
                 assert Path(saved["text"]).with_suffix(".mp4").is_file()
                 assert player.text()["on"] is False
             player.send(type="keys", held=[], id=200 + number)
-    folder = served.run / "recordings" / "true_simulator_without_chance_simulated"
+    folder = served.run / "recordings" / "true_simulator_simulated"
     assert (folder / MARKER).is_file()
     words = ["data=own", f"data.root={folder}", f"cache_dir={served.run}/cache", "data.height=24", "data.width=24"]
     data = build_data(compose([*words, "data.frames=4", "data.val_frames=4", "experiment=teacher"]))

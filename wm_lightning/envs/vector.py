@@ -53,7 +53,7 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)))
         if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
             raise ValueError(f"reset_mask={mask.tolist()}: {self.num_envs} booleans are expected, one at least true")
-        seeds = [None if seed is None else seed + i for i in range(self.num_envs)] if _one(seed) else list(seed)
+        seeds = _seeds(seed, self.num_envs)
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} slots; give one each, or a single number")
         rows = np.flatnonzero(mask).tolist()
@@ -92,5 +92,8 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return starts
 
 
-def _one(seed: Any) -> bool:
-    return seed is None or isinstance(seed, int | np.integer)
+def _seeds(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
+    """One a slot: those that are given, or numbers that follow one another; None leaves a slot its generator."""
+    if seed is None or isinstance(seed, int):
+        return [None if seed is None else seed + row for row in range(count)]
+    return list(seed)

@@ -60,9 +60,10 @@ class ModelPanel:
 class SimulatorPanel:
     """The world that made the data, from the hidden state of a start on. What no action explains is left out."""
 
-    name, chunk = "true simulator, without chance", 1
+    chunk = 1
 
     def __init__(self, world: Branches, data: ClipDataModule) -> None:
+        self.name = "true simulator" if 0 in world.chance else "true simulator, without chance"
         self.world, self.resize, self.columns = world, data.picture_size, data.spec.dim
         self.state: Mapping[str, np.ndarray] = {}
 

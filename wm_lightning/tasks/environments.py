@@ -38,9 +38,10 @@ def world_model(config: DictConfig, data: ClipDataModule, steps: int | None = No
     frames = int(config.data.frames)
     file = read_checkpoint(config, data, kind)
     subject = build_subject(config, file, data, Use(context, frames, steps), device)
+    own = "" if config.name == kind else f"{config.name}, "
     return WorldModel(
-        name=f"{kind} ({config.name}, {subject.steps} steps)", model=subject.model, sampler=subject.sampler,
-        plan=subject.plan, data=data, context=context, chunk=min(subject.plan.chunk, frames - context),
+        name=f"{kind} ({own}{subject.steps} steps)", model=subject.model, sampler=subject.sampler, plan=subject.plan,
+        data=data, context=context, chunk=min(subject.plan.chunk, frames - context),
         longest=None if moving else frames, forwards=subject.forwards, device=device,
         precision=str(config.trainer.precision),
     )  # fmt: skip

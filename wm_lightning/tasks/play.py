@@ -4,7 +4,7 @@ import logging
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +73,8 @@ class Play:
         if self.beside is not None:
             other = composed(self.beside, [f"cache_dir={config.cache_dir}", *self.beside_words])
             worlds.append(world_model(other, beside(build_data(other), data, self.beside), None))
+            if worlds[1].name == world.name:
+                worlds[1] = replace(worlds[1], name=f"{world.name}, second")
         starts = start_clips(data, self.starts, max(world.context for world in worlds))
         panels: list[Panel] = [ModelPanel(world) for world in worlds]
         simulator = simulator_of(data, starts) if self.simulator else None
