@@ -35,6 +35,7 @@ LAYERS = (
     ),
     ("data", "worlds"),
     ("modules", "envs", "callbacks"),
+    ("play",),
     ("tasks",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

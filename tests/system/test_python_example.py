@@ -35,12 +35,27 @@ def write_student(run: Path, cache: Path) -> None:
     )
 
 
+def run_example(number: int) -> dict[str, Any]:
+    """What an example of the page leaves behind."""
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(compile(blocks[number], PAGE.name, "exec"), found)
+    return found
+
+
+def test_the_environment_of_the_example_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gymnasium", reason="gymnasium is not installed: pip install -e '.[play]'")
+    monkeypatch.chdir(tmp_path)
+    write_student(Path("logs/dmd_chunkwise/DATE"), tmp_path / "cache")
+    found = run_example(1)
+    assert found["frames"].shape == (3, 24, 24, 3) and found["frames"].dtype.name == "uint8"
+    assert found["info"]["frame"] == 3 and found["several"].num_envs == 4
+
+
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     write_student(Path("logs/dmd_chunkwise/DATE"), tmp_path / "cache")
-    [block] = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    found: dict[str, Any] = {}
-    exec(compile(block, PAGE.name, "exec"), found)
+    found = run_example(0)
     assert found["video"].dtype == torch.uint8 and found["video"].shape == (1, 7, 3, 24, 24)
     assert torch.equal(found["video"][:, 0], found["clip"].video[:, 0]), "the given frame stays"
     again = found["student"].generate(found["clip"], 1, seed=0, device=torch.device("cpu"))

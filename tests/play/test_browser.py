@@ -1,0 +1,63 @@
+"""The page in a real browser: frames arrive, keys and buttons move the world, reset works, a second tab is refused."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.play.making import STARTS, Served
+
+pytestmark = pytest.mark.slow
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+# The bytes of the last panel, the true simulator.
+PIXELS = """() => { const all = document.querySelectorAll("canvas"), last = all[all.length - 1];
+    return Array.from(last.getContext("2d").getImageData(0, 0, last.width, last.height).data).join() }"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, the machine's own or Playwright's."""
+    sync = pytest.importorskip("playwright.sync_api", reason="no browser test: pip install playwright")
+    own = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync.sync_playwright() as playwright:
+        if own is None and not Path(playwright.chromium.executable_path).is_file():
+            pytest.skip("no browser test: neither chromium on the path nor one of Playwright's")
+        chromium = playwright.chromium.launch(executable_path=own, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+def test_the_page_plays(browser: Any, served: Served) -> None:
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{served.port}/")
+    page.wait_for_function("page.shown > 5")
+    assert page.locator("canvas").count() == 3 and page.locator("#starts button").count() == STARTS
+    assert "frames/s" in page.locator("#measured").inner_text()
+    ends = []
+    for key in ("ArrowRight", "ArrowLeft"):
+        page.keyboard.down(key)
+        page.wait_for_timeout(1500)
+        page.keyboard.up(key)
+        page.wait_for_timeout(500)
+        ends.append(page.evaluate(PIXELS))
+    assert ends[0] != ends[1] and page.evaluate("page.latencies.length") >= 2
+    page.locator("#keys button").first.dispatch_event("pointerdown")
+    page.wait_for_timeout(1500)
+    page.locator("#keys button").first.dispatch_event("pointerup")
+    assert page.evaluate("page.latencies.length") >= 3
+
+    second = browser.new_page()
+    second.goto(f"http://127.0.0.1:{served.port}/")
+    second.wait_for_function("document.getElementById('said').innerText.includes('playing already')")
+    second.close()
+
+    before = served.game.begun
+    page.locator("#starts button").nth(2).click()
+    page.locator("#reset").click()
+    page.wait_for_timeout(1000)
+    assert served.game.begun == before + 2 and served.game.start == 2
+    page.locator("#record").click()
+    page.wait_for_timeout(500)
+    page.close()

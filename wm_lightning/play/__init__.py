@@ -1,0 +1,1 @@
+"""Playing in a world model: controls, panels, recordings, a page on loopback, a terminal."""
