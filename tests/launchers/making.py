@@ -10,7 +10,7 @@ from wm_lightning.launchers.manifest import Launch, Point, Process, Sweep
 def grid(folder: Path, count: int = 4, **other: Any) -> Sweep:
     """A grid of `count` points over the seed, written in `folder`, that nobody was asked to run."""
     points = tuple(Point(n, (f"seed={n}", "size=debug"), str(n), "dmd", f"seed={n}", f"key{n}") for n in range(count))
-    values: dict[str, Any] = dict(folder=folder, command=("python", "run.py"), cwd=str(folder), points=points)
+    values: dict[str, Any] = dict(folder=folder, cwd=str(folder), points=points)
     sweep = Sweep(**values | other)
     folder.mkdir(parents=True, exist_ok=True)
     sweep.save()

@@ -78,7 +78,7 @@ class Job:
 
     def __init__(self, folder: Path, run: str, requeue: str = "exit 0") -> None:
         self.folder, self.log = folder, folder / "called"
-        sweep = grid(folder / "it's a grid", command=("/bin/echo", "run.py"))
+        sweep = grid(folder / "it's a grid")
         self.place = sweep.place(sweep.points[1])
         self.script = folder / "script"
         request: Request = request_for(ONE, ASKED)
@@ -113,7 +113,7 @@ class Job:
 def test_a_job_that_ends_well_is_done_and_never_again(tmp_path: Path) -> None:
     job = Job(tmp_path, "exit 0")
     assert (job.run(), job.states) == (0, ["running", "done"])
-    assert f"run.py seed=1 size=debug run_dir='{tmp_path}/it\\'s a grid/1' hydra.mode=RUN\n" in job.called
+    assert f" seed=1 size=debug run_dir='{tmp_path}/it\\'s a grid/1' hydra.mode=RUN\n" in job.called
     assert "scontrol update JobId=7_1 JobName=dmd/seed=1\n" in job.called
     before = job.called
     assert (job.run(), job.states, job.called) == (0, ["running", "done"], before)
@@ -129,7 +129,7 @@ def test_a_job_that_fails_is_not_queued_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [75, 138, 143])
 def test_a_job_that_was_told_to_stop_is_queued_again_once(tmp_path: Path, code: int) -> None:
     job = Job(tmp_path, f"exit {code}")
-    assert (job.run(), job.states) == (code, ["running", "stopped"])
+    assert (job.run(), job.states) == (code, ["running", "requeued"])
     assert job.called.count("scontrol requeue 7_1\n") == 1
 
 
@@ -143,7 +143,7 @@ def test_a_rank_that_srun_killed_does_not_hide_that_the_first_has_saved(tmp_path
 def test_a_job_that_cannot_be_queued_again_has_failed(tmp_path: Path) -> None:
     job = Job(tmp_path, "exit 75", requeue="exit 1")
     job.run()
-    assert job.states == ["running", "stopped", "failed"]
+    assert job.states == ["running", "requeued", "failed"]
 
 
 def test_a_job_goes_on_where_a_checkpoint_is_with_the_same_identity(tmp_path: Path) -> None:

@@ -38,6 +38,14 @@ def test_a_manifest_is_read_back_as_it_was(tmp_path: Path) -> None:
         Sweep.load(tmp_path / "0")
 
 
+@pytest.mark.parametrize("word", ["+hydra.callbacks.x._target_=os.system", "--config-dir=elsewhere"])
+def test_a_manifest_of_somebody_elses_brings_nothing_that_is_built_unchecked(tmp_path: Path, word: str) -> None:
+    sweep = grid(tmp_path)
+    replace(sweep, points=(replace(sweep.points[0], words=("seed=0", word)),)).save()
+    with pytest.raises(ConfigError, match="none of a point's settings"):
+        Sweep.load(tmp_path)
+
+
 def test_points_that_nobody_runs(tmp_path: Path) -> None:
     sweep = grid(tmp_path)
     note(tmp_path / "1", "done")

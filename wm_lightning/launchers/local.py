@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from wm_lightning.launchers.manifest import Launch, Point, Process, Sweep, note
+from wm_lightning.launchers.manifest import Launch, Point, Process, Sweep, note, program
 from wm_lightning.launchers.stopping import DIARY_VARIABLE
 
 _WANDB = "WANDB_RUN_ID"
@@ -52,18 +52,21 @@ def run_again(sweep: Sweep, points: Sequence[Point]) -> list[Point]:
 def _run(sweep: Sweep, point: Point) -> int:
     place = sweep.place(point)
     begun = (place / "checkpoints/last.ckpt").is_file()
-    words = [*sweep.line(point), *(["ckpt_path=last"] if begun else [])]
+    words = [*program(), *sweep.line(point), *(["ckpt_path=last"] if begun else [])]
     environment = {**os.environ, _WANDB: point.key}
     environment.pop(DIARY_VARIABLE, None)
-    program = subprocess.Popen(words, cwd=sweep.cwd, env=environment)
-    note(place, "running", process=vars(Process.of(program.pid)))
+    run = subprocess.Popen(words, cwd=sweep.cwd, env=environment)
+    note(place, "running", process=vars(Process.of(run.pid)))
     try:
-        code = program.wait()
+        code = run.wait()
     except BaseException:
-        program.terminate()
+        run.terminate()
         note(place, "failed", why="interrupted")
         raise
-    note(place, *(("done",) if code == 0 else ("failed",)), **({} if code == 0 else {"why": f"exit code {code}"}))
+    if code == 0:
+        note(place, "done")
+    else:
+        note(place, "failed", why=f"exit code {code}")
     return code
 
 

@@ -72,22 +72,21 @@ class Point:
 
 @dataclass(frozen=True)
 class Launch:
-    """Points that were handed to somebody: to Slurm as the array `job`, or to the process `by` of a machine."""
+    """Points that were handed to the process `by` of a machine, or to Slurm as the array `job` with `options`."""
 
     points: tuple[int, ...]
     at: float
     kind: Literal["local", "slurm"]
     job: str | None = None
     by: Process | None = None
-    asked: Mapping[str, Any] | None = None  # of Slurm
+    options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A grid in its folder. `command` is Python and run.py, `cwd` the folder where relative paths begin."""
+    """A grid in its folder; `cwd` is the folder where relative paths begin."""
 
     folder: Path
-    command: tuple[str, ...]
     cwd: str
     points: tuple[Point, ...]
     launches: tuple[Launch, ...] = ()
@@ -97,8 +96,8 @@ class Sweep:
         return Path(os.path.normpath(self.folder / point.folder))
 
     def line(self, point: Point) -> list[str]:
-        """The command that runs the point in its folder; what it continues is for the launcher to add."""
-        return [*self.command, *point.words, f"run_dir={quoted(str(self.place(point)))}", "hydra.mode=RUN"]
+        """What follows `python run.py` for the point, in its folder; where it goes on is for the launcher to add."""
+        return [*point.words, f"run_dir={quoted(str(self.place(point)))}", "hydra.mode=RUN"]
 
     def chosen(self, numbers: Iterable[int]) -> list[Point]:
         """The points of these numbers."""
@@ -126,20 +125,31 @@ class Sweep:
 
     @classmethod
     def load(cls, folder: Path) -> "Sweep":
-        """The grid of a folder. Raises ConfigError where there is no manifest."""
+        """The grid of a folder. Raises ConfigError where there is no manifest, or one with words that no grid wrote.
+
+        A manifest may come from somebody else, so that it names no program, and nothing of Hydra's own, which builds
+        unchecked what it is told.
+        """
         path = folder.resolve() / MANIFEST
         if not path.is_file():
             raise ConfigError(f"{folder} holds no {MANIFEST}; name the folder of a grid, logs/NAME/DATE")
         content = json.loads(path.read_text(encoding="utf-8"))
         points = tuple(Point(**{**point, "words": tuple(point["words"])}) for point in content["points"])
-        launches = tuple(_launch(launch) for launch in content["launches"])
-        return cls(path.parent, tuple(content["command"]), content["cwd"], points, launches)
+        if foreign := [word for point in points for word in point.words if word[:1] == "-" or not of_a_point([word])]:
+            raise ConfigError(
+                f"{path} has points with {foreign[0]}, which is none of a point's settings; remove it there"
+            )
+        return cls(path.parent, content["cwd"], points, tuple(_launch(launch) for launch in content["launches"]))
 
 
 def new_sweep(folder: Path, points: Sequence[Point]) -> Sweep:
     """A grid that this command starts in `folder`; nothing is written yet."""
-    command = (sys.executable, str(Path(sys.argv[0]).resolve()))
-    return Sweep(folder.resolve(), command, os.getcwd(), tuple(points))
+    return Sweep(folder.resolve(), os.getcwd(), tuple(points))
+
+
+def program() -> list[str]:
+    """`python run.py`, of this very program."""
+    return [sys.executable, str(Path(sys.argv[0]).resolve())]
 
 
 def new_key() -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from wm_lightning.config_errors import ConfigError
 from wm_lightning.launchers.manifest import MANIFEST, Point, Sweep, new_key, new_sweep, of_a_point
@@ -27,10 +27,9 @@ def plan(loader: ConfigLoader, config: DictConfig, overrides: Sequence[Sequence[
     Raises Hydra's own errors where a point does not compose.
     """
     folder = Path(str(config.hydra.sweep.dir)).resolve()
-    extra = _hydras_own(config)
     common = set(overrides[0]).intersection(*overrides) if len(overrides) > 1 else set(overrides[0])
     return [
-        _planned(loader, config, list(words), number, folder, extra, common)
+        _planned(loader, config, list(words), number, folder, common)
         for number, words in enumerate(overrides, start=first)
     ]
 
@@ -41,7 +40,6 @@ def _planned(
     words: list[str],
     number: int,
     folder: Path,
-    extra: tuple[str, ...],
     common: set[str],
 ) -> Planned:
     own = loader.load_sweep_config(config, words)
@@ -50,15 +48,7 @@ def _planned(
     place = Path(str(own.hydra.sweep.dir)).resolve() / str(own.hydra.sweep.subdir)
     shown = ",".join(_short(word) for word in words if word not in common and not word.startswith("experiment="))
     relative = os.path.relpath(place, folder)
-    return Planned(Point(number, (*of_a_point(words), *extra), relative, str(own.name), shown, new_key()), own)
-
-
-def _hydras_own(config: DictConfig) -> tuple[str, ...]:
-    """Hydra's own settings that were given and hold for a single run too: not those of grid, folder and launcher."""
-    given = OmegaConf.to_container(config.hydra.overrides.hydra)
-    assert isinstance(given, list)
-    grid = ("hydra.launcher", "hydra.sweep", "hydra.mode", "hydra.run")
-    return tuple(str(word) for word in given if not str(word).lstrip("+~").startswith(grid))
+    return Planned(Point(number, of_a_point(words), relative, str(own.name), shown, new_key()), own)
 
 
 def begun(folder: Path, planned: Sequence[Planned], first: int) -> Sweep:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wm_lightning.config_errors import ConfigError
-from wm_lightning.launchers.manifest import DIARY, Point, Sweep
+from wm_lightning.launchers.manifest import DIARY, Point, Sweep, program
 from wm_lightning.launchers.stopping import DIARY_VARIABLE, STOPPED
 
 # What the script sets itself.
@@ -103,11 +103,11 @@ def batch_script(sweep: Sweep, points: Sequence[Point], request: Request) -> str
         "open-mode": "append",
         "signal": f"USR1@{request.notice}",
     }
-    settings |= {_dashed(name): value for name, value in request.options.items() if value is not None}
+    settings |= {_dashed(name): _one_line(str(value)) for name, value in request.options.items() if value is not None}
     lines = [f'#SBATCH --{name}="{value}"' for name, value in settings.items()]
     cases = [line for point in points for line in _case(sweep, point)]
     setup = ["# As hydra.launcher.setup says.", *request.setup] if request.setup else []
-    body = _BODY.format(command=shlex.join(sweep.command), diary=DIARY, variable=DIARY_VARIABLE, stopped=STOPPED)
+    body = _BODY.format(command=shlex.join(program()), diary=DIARY, variable=DIARY_VARIABLE, stopped=STOPPED)
     head = ["#!/bin/bash", *lines, "#SBATCH --requeue", ""]
     return "\n".join([*head, 'case "$SLURM_ARRAY_TASK_ID" in', *cases, "esac", "", *setup]) + body
 
@@ -138,8 +138,8 @@ code=$?
 if [ "$code" -eq 0 ]; then
   note done ""
 elif [[ "$code" =~ ^({stopped}|138|143)$ || "$(tail -n 1 "$diary")" == *'"state": "stopped"'* ]]; then
-  note stopped "queued again"
-  scontrol requeue "$job" || note failed "stopped, and could not be queued again"
+  note requeued "after it was told to stop"
+  scontrol requeue "$job" || note failed "told to stop, and could not be queued again"
 else
   note failed "exit code $code, see slurm_$SLURM_ARRAY_TASK_ID.log"
 fi
@@ -148,12 +148,11 @@ exit "$code"
 
 
 def _case(sweep: Sweep, point: Point) -> list[str]:
-    words = sweep.line(point)[len(sweep.command) :]
     name, run = shlex.quote(point_name(point)), shlex.quote(_one_line(str(sweep.place(point))))
     return [
         f"  {point.number})",
-        f"    name={name} key={point.key} run={run}",
-        f"    words=({shlex.join(words)})",
+        f"    name={name} key={shlex.quote(point.key)} run={run}",
+        f"    words=({shlex.join(sweep.line(point))})",
         "    ;;",
     ]
 
@@ -167,10 +166,12 @@ def _dashed(name: str) -> str:
     return str(name).replace("_", "-")
 
 
-def _one_line(path: str) -> str:
-    if re.search(r'["\n\\$`]', path):
-        raise ConfigError(f"{path!r} has quotes, a dollar sign or a line break, which no batch script holds; rename it")
-    return path
+def _one_line(value: str) -> str:
+    if re.search(r'["\n\\$`]', value):
+        raise ConfigError(
+            f"{value!r} has quotes, a dollar sign or a line break, which no batch script holds; rename it"
+        )
+    return value
 
 
 def write_script(sweep: Sweep, text: str) -> Path:

@@ -39,7 +39,7 @@ def hand_over(folder: Path, planned: Sequence[Planned], first: int, asked: Mappi
 def hand_over_again(loader: ConfigLoader, config: DictConfig, asked: Mapping[str, Any], *, dry_run: bool) -> None:
     """Submits the failed and missing points of the grid `config.task.resume`; or prints their script.
 
-    What is asked of sbatch is what was asked for them before, where it is not said anew.
+    sbatch gets the options that it got for them before, where they are not said anew.
     """
     if config.task.resume is None:
         raise ConfigError("task=sweep goes on with a grid; name its folder: task.resume=logs/NAME/DATE")
@@ -60,11 +60,10 @@ def hand_over_again(loader: ConfigLoader, config: DictConfig, asked: Mapping[str
 
 
 def _as_before(sweep: Sweep, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """`asked`, with the options and set-up of the grid's last submission where there are none."""
-    before = next((launch.asked for launch in reversed(sweep.launches) if launch.asked), None) or {}
+    """`asked`, with the options of the grid's last submission where there are none."""
+    before = next((launch.options for launch in reversed(sweep.launches) if launch.options), None) or {}
     given = {name: value for name, value in asked["options"].items() if value is not None}
-    options = {**before.get("options", {}), **given}
-    return {**asked, "options": options, "setup": tuple(asked["setup"] or before.get("setup", ()))}
+    return {**asked, "options": {**before, **given}}
 
 
 def _trainer(config: DictConfig) -> dict[str, Any]:
@@ -92,9 +91,9 @@ def submit(sweep: Sweep, points: Sequence[Point], request: Request) -> str:
     done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ConfigError(f"sbatch refuses {path}: {done.stderr.strip()}")
-    asked = {"options": dict(request.options), "setup": list(request.setup)}
+    options = {name: value for name, value in request.options.items() if value is not None}
     job = done.stdout.strip().split(";")[0]  # with the cluster's name behind it where there are several
-    sweep.launched(Launch(tuple(point.number for point in points), time.time(), "slurm", job=job, asked=asked))
+    sweep.launched(Launch(tuple(point.number for point in points), time.time(), "slurm", job=job, options=options))
     return job
 
 

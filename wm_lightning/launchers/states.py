@@ -61,8 +61,12 @@ def standing(sweep: Sweep, point: Point, jobs: Mapping[str, str] | None) -> Stan
     last = past[-1] if past else None
     if last is None:
         return Standing(point, "missing")
-    words = {"running": _WITHOUT_A_WORD, "stopped": "stopped by a signal, and saved"}
-    return Standing(point, "failed", str(last.get("why") or words.get(last["state"], last["state"])))
+    words = {
+        "running": _WITHOUT_A_WORD,
+        "stopped": "told to stop, and saved",
+        "requeued": "told to stop, and gone from the queue",
+    }
+    return Standing(point, "failed", str(words.get(last["state"]) or last.get("why") or last["state"]))
 
 
 def _at_work(
