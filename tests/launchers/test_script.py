@@ -133,6 +133,24 @@ def test_a_job_that_was_told_to_stop_is_queued_again_once(tmp_path: Path, code: 
     assert job.called.count("scontrol requeue 7_1\n") == 1
 
 
+def test_a_job_that_never_gets_anywhere_does_not_come_back_for_ever(tmp_path: Path) -> None:
+    job = Job(tmp_path, "exit 75")
+    for _ in range(3):
+        job.run()
+    assert job.called.count("scontrol requeue") == 2
+    assert (job.states[-1], diary(job.place)[-1]["why"].split("; ")[-1]) == ("failed", "give it more time")
+
+
+def test_a_job_that_saves_comes_back_as_often_as_it_is_stopped(tmp_path: Path) -> None:
+    place = tmp_path / "it's a grid/1/checkpoints"
+    # A new file while the old one is there, as a checkpoint is written.
+    written = f'mkdir -p "{place}"; mv "$(mktemp -p "{place}")" "{place}/last.ckpt"'
+    job = Job(tmp_path, f"{written}; exit 75")
+    for _ in range(4):
+        job.run()
+    assert job.called.count("scontrol requeue") == 4 and job.states[-1] == "requeued"
+
+
 def test_a_rank_that_srun_killed_does_not_hide_that_the_first_has_saved(tmp_path: Path) -> None:
     line = json.dumps({"state": "stopped", "at": 1.0})
     job = Job(tmp_path, f"echo '{line}' >> \"$WM_POINT_DIARY\"; exit 137")

@@ -89,9 +89,10 @@ def test_slurm_gets_the_points_and_the_command_returns(own: Own, project: Path, 
     (project / "queue").write_text("")
     here = own("task=sweep", "task.resume=grid", **slurm)
     assert here.code == 2 and "launcher=slurm" in here.err and "task.here=true" in here.err
-    own("task=sweep", "task.resume=grid", "launcher=slurm", **slurm).must_succeed()
+    own("task=sweep", "task.resume=grid", "launcher=slurm", "hydra.launcher.options.time=9", **slurm).must_succeed()
     script = (folder / "slurm.sh").read_text()
-    assert '--array="1"' in script and '--partition="gpu"' in script and "network.width=7" not in script
+    assert '--array="1"' in script and '--partition="gpu"' in script and '--time="9"' in script
+    assert "network.width=8" in script and "network.width=7" not in script
     assert (project / "called").read_text().count("sbatch") == 2
     (project / "queue").write_text("31_1 RUNNING\n")
     done = own("task=sweep", "task.resume=grid", "launcher=slurm", **slurm).must_succeed()

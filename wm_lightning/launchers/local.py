@@ -44,7 +44,7 @@ def noting(task: Callable[[Any], Any], sweep: Sweep) -> Callable[[Any], Any]:
 def run_again(sweep: Sweep, points: Sequence[Point]) -> list[Point]:
     """Runs the points one after the other, each as a program of its own that goes on where it was; returns the failed.
 
-    A signal to stop, or Ctrl-C, ends the points as well.
+    Ctrl-C ends them all.
     """
     return [point for point in points if _run(sweep, point) != 0]
 

@@ -54,7 +54,7 @@ def _planned(
 def begun(folder: Path, planned: Sequence[Planned], first: int) -> Sweep:
     """The manifest of the grid in `folder`, written: a new one, or, where a sweeper goes on, the old with more points.
 
-    Raises ConfigError where another grid has points there that are done or at work: none is run twice.
+    Raises ConfigError where points of another grid have begun there: theirs are the checkpoints, and none is run twice.
     """
     points = [entry.point for entry in planned]
     old = Sweep.load(folder) if (folder / MANIFEST).is_file() else None
@@ -62,7 +62,7 @@ def begun(folder: Path, planned: Sequence[Planned], first: int) -> Sweep:
         sweep = replace(old, points=(*old.points, *points))
     else:
         found = [] if old is None else standings(old)
-        if any(entry.state not in ("failed", "missing") for entry in found):
+        if any(entry.state != "missing" for entry in found):
             raise ConfigError(
                 f"{folder} holds a grid already ({summary(found)}); go on with it by task=sweep task.resume={folder}, "
                 "or give another run_dir"

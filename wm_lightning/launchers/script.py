@@ -114,7 +114,8 @@ def batch_script(sweep: Sweep, points: Sequence[Point], request: Request) -> str
 
 # Exit codes 138 and 143 are those of a program that SIGUSR1 or SIGTERM ended before it could heed them. Of several
 # tasks srun tells the highest code, so that the diary is asked as well. An array's job is named by both of its numbers:
-# by one of them it would be the whole array.
+# by one of them it would be the whole array. A run that is stopped again and again before it saves anything, as by a
+# limit that its evaluation does not fit in, would come back for ever.
 _BODY = """
 job="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 diary="$run/{diary}"
@@ -122,6 +123,7 @@ note() {{
   printf '{{"state": "%s", "at": %s, "job": "%s", "host": "%s", "why": "%s"}}\\n' \\
     "$1" "$(date +%s)" "$job" "$(hostname)" "$2" >> "$diary"
 }}
+newest() {{ stat --format=%i:%Y "$run/checkpoints/last.ckpt" 2>/dev/null; }}
 mkdir -p "$run"
 if grep -qs '"state": "done"' "$diary"; then
   echo "$name is done already."
@@ -132,14 +134,20 @@ export {variable}="$diary" WANDB_RUN_ID="$key"
 # srun no longer takes this from the job by itself.
 if [ -n "${{SLURM_CPUS_PER_TASK:-}}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
 if [ -e "$run/checkpoints/last.ckpt" ]; then words+=(ckpt_path=last); fi
+before=$(newest)
 note running ""
 srun --kill-on-bad-exit=1 {command} "${{words[@]}}"
 code=$?
 if [ "$code" -eq 0 ]; then
   note done ""
 elif [[ "$code" =~ ^({stopped}|138|143)$ || "$(tail -n 1 "$diary")" == *'"state": "stopped"'* ]]; then
-  note requeued "after it was told to stop"
-  scontrol requeue "$job" || note failed "told to stop, and could not be queued again"
+  [ "$(newest)" = "$before" ] && saved=without || saved=with
+  note requeued "told to stop, $saved a new checkpoint"
+  if [ "$(grep '"state": "requeued"' "$diary" | tail -n 3 | grep -c 'without a new')" -ge 3 ]; then
+    note failed "told to stop three times without a new checkpoint; give it more time"
+  else
+    scontrol requeue "$job" || note failed "told to stop, and could not be queued again"
+  fi
 else
   note failed "exit code $code, see slurm_$SLURM_ARRAY_TASK_ID.log"
 fi

@@ -50,7 +50,10 @@ def hand_over_again(loader: ConfigLoader, config: DictConfig, asked: Mapping[str
         print(summary(found))
         if not points:
             return
-        trainers = {point_name(one): _trainer(loader.load_sweep_config(config, list(one.words))) for one in points}
+        # What was said to this launcher composes beside it alone.
+        own = f"launcher={config.hydra.runtime.choices['launcher']}"
+        composed = {point_name(one): loader.load_sweep_config(config, [*one.words, own]) for one in points}
+        trainers = {name: _trainer(node) for name, node in composed.items()}
         request = request_for(trainers, _as_before(sweep, asked))
         if dry_run:
             print(batch_script(sweep, points, request))

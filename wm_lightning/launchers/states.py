@@ -1,7 +1,7 @@
 """What became of every point of a grid, from its diary and from whoever was asked to run it."""
 
-import getpass
 import logging
+import os
 import shutil
 import subprocess
 from collections import Counter
@@ -36,7 +36,7 @@ def queue() -> dict[str, str] | None:
     """Slurm's word for every job of this user that is not over, by its id (`123_4`); None without an answer."""
     if shutil.which("squeue") is None:
         return None
-    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %T"]
+    command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i %T"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         log.warning("squeue does not answer: %s", done.stderr.strip())
