@@ -82,7 +82,7 @@ def _identity(point: Point) -> Iterator[None]:
         if before is not None:
             os.environ[_WANDB] = before
         if "wandb" in sys.modules:
-            sys.modules["wandb"].finish()
+            sys.modules["wandb"].teardown()
 
 
 def _why(error: BaseException) -> str:
