@@ -1,6 +1,8 @@
 """Entry point: composes the configuration and runs one task.
 
 python run.py experiment=dmd_chunkwise size=debug
+
+Grids are run by the launchers of `hydra_plugins`, beside this file.
 """
 
 import sys
@@ -19,6 +21,9 @@ from wm_lightning.config_overrides import prepare_arguments, recorded
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(config: DictConfig) -> dict[str, float] | None:
     """Runs `config.task` in the folder that Hydra made for it."""
+    from wm_lightning.launchers.stopping import heed_signals  # noqa: PLC0415  grids alone need it
+
+    heed_signals()
     from wm_lightning.tasks.start import start  # noqa: PLC0415  loads torch, which --help and --cfg do without
 
     hydra_config = HydraConfig.get()

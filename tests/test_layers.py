@@ -32,6 +32,7 @@ LAYERS = (
         "metrics",
         "sampling",
         "results",
+        "launchers",
     ),
     ("data", "worlds"),
     ("modules", "envs", "callbacks"),

@@ -1,6 +1,9 @@
 """When checkpoints are written, and that a run continued from one ends as if it had never stopped."""
 
+import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from wm_lightning.callbacks.checkpoint import IterationCheckpoint
 from wm_lightning.checkpoint_io import AtomicCheckpointIO
+from wm_lightning.launchers.stopping import STOPPED
 
 BATCHES = 12
 
@@ -89,6 +93,22 @@ class Kill(Callback):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         if self.where == "validation" and pl_module.iterations == self.iteration:
             raise Killed
+
+
+class Tell(Kill):
+    """Sends a signal to this very process at an iteration."""
+
+    def __init__(self, iteration: int, where: str, number: int) -> None:
+        super().__init__(iteration, where)
+        self.number = number
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Tensor, batch_idx: int) -> None:
+        if self.where == "training" and pl_module.iterations == self.iteration:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        if self.where == "validation" and pl_module.iterations == self.iteration:
+            os.kill(os.getpid(), self.number)
 
 
 SCORES = [9.0, 8, 7, 6, 5, 4, 1, 2, 3, 2, 2, 2, 2]
@@ -175,6 +195,29 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, every: int, itera
     assert resumed.validated == [done for done in whole.validated if done > start]
     for name in ("last.ckpt", "best.ckpt"):
         assert_equal(state(tmp_path / "whole", name), state(tmp_path / "killed", name))
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize(("told", "where", "saved"), [(3, "training", 4), (5, "training", 6), (6, "validation", 6)])
+def test_a_run_that_is_told_to_stop_saves_at_once_and_ends_as_one_that_was_not(
+    tmp_path: Path, told: int, where: str, saved: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WM_POINT_DIARY", str(tmp_path / "stopped/point.jsonl"))
+    before = [signal.getsignal(one) for one in (signal.SIGUSR1, signal.SIGTERM)]
+    whole, _, _ = fit(tmp_path / "whole", 50)
+    with pytest.raises(SystemExit) as ended:
+        fit(tmp_path / "stopped", 50, kill=Tell(told, where, number))
+    assert ended.value.code == STOPPED
+    assert read(tmp_path / "stopped/checkpoints/last.ckpt")["iterations"] == saved
+    assert json.loads((tmp_path / "stopped/point.jsonl").read_text())["state"] == "stopped"
+    resumed, _, _ = fit(tmp_path / "stopped", 50, resume=True)
+    assert resumed.seen == whole.seen[saved:], "a batch was lost or seen twice"
+    assert resumed.validated == [done for done in whole.validated if done > saved]
+    assert_equal(state(tmp_path / "whole", "last.ckpt"), state(tmp_path / "stopped", "last.ckpt"))
+    # The best one says as well when the last was written before it, which differs.
+    best = [read(tmp_path / name / "checkpoints/best.ckpt") for name in ("whole", "stopped")]
+    assert_equal(best[0]["state_dict"], best[1]["state_dict"])
+    assert [signal.getsignal(one) for one in (signal.SIGUSR1, signal.SIGTERM)] == before
 
 
 def test_a_best_checkpoint_left_elsewhere_counts_no_more(tmp_path: Path) -> None:

@@ -10,10 +10,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from wm_lightning.checkpoint_io import keep_previous, remove_partials
+from wm_lightning.launchers.stopping import STOPPED, Notice, tell_stopped
 
 log = logging.getLogger(__name__)
 
 _MODES = ("min", "max")
+# Ranks end together, and agree on it at every such iteration: seldom enough to cost nothing.
+_AGREED_EVERY = 10
 
 
 class IterationCheckpoint(Checkpoint):
@@ -22,6 +25,9 @@ class IterationCheckpoint(Checkpoint):
     The module counts: `module.iterations` is an int that training steps raise. Where a validation
     follows an iteration that is due, the file is written after it, because a run that continues
     from before would skip that validation.
+
+    A training that is told to stop (SIGUSR1 or SIGTERM) ends with a file of the iteration it is in, after the
+    validation that follows it if one does, and the exit code STOPPED.
     """
 
     def __init__(self, *, run_dir: str, every: int, monitor: str | None, mode: str, save_best: bool) -> None:
@@ -36,6 +42,7 @@ class IterationCheckpoint(Checkpoint):
         self.best: float | None = None
         self.best_iteration: int | None = None
         self.saved_iteration: int | None = None
+        self.notice = Notice()
 
     @property
     def last_path(self) -> Path:
@@ -53,12 +60,20 @@ class IterationCheckpoint(Checkpoint):
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_partials(self.folder)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens from here on, in place of Lightning's handlers, which would queue a Slurm job again by themselves."""
+        self.notice.listen()
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves every `every` iterations, unless a validation comes first."""
-        if self._due(pl_module) and not _validation_follows(trainer, batch_idx):
+        if _validation_follows(trainer, batch_idx):
+            return
+        if self._due(pl_module):
             self._save_last(trainer, pl_module)
+        if trainer.world_size == 1 or _iterations(pl_module) % _AGREED_EVERY == 0:
+            self._stop_if_told(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the best, then the last if it is due. Raises ValueError where the metric was never logged."""
@@ -69,9 +84,11 @@ class IterationCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.best_path)
         if self._due(pl_module):
             self._save_last(trainer, pl_module)
+        self._stop_if_told(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the end of the training."""
+        """Saves the end of the training, and hands the signals back."""
+        self.notice.close()
         if self.saved_iteration != _iterations(pl_module):
             self._save_last(trainer, pl_module)
 
@@ -97,6 +114,20 @@ class IterationCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             keep_previous(self.last_path, self.folder / "previous.ckpt")
         trainer.save_checkpoint(self.last_path)
+
+    def _stop_if_told(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.strategy.reduce_boolean_decision(self.notice.number is not None, all=False):
+            return
+        if self.saved_iteration != _iterations(module):
+            self._save_last(trainer, module)
+        if trainer.is_global_zero:
+            log.warning(
+                "Told to stop: saved at iteration %d; the same command with run_dir=%s ckpt_path=last goes on",
+                _iterations(module),
+                self.folder.parent,
+            )
+            tell_stopped()
+        raise SystemExit(STOPPED)
 
     def _improves(self, trainer: Trainer, monitor: str) -> bool:
         logged = trainer.callback_metrics

@@ -1,6 +1,7 @@
 """task=report: one table of several runs, kept in the run folder or put into a page of the documentation."""
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from wm_lightning.launchers.manifest import Sweep
+from wm_lightning.launchers.states import standings, table
 from wm_lightning.results.benches import read_benches
 from wm_lightning.results.ladder import Ladder, draw_steps
 from wm_lightning.results.page import PageSettings, page
@@ -25,7 +28,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The task. `runs` are folders, results.json files or globs of them, relative to where it is started; of folders
-    those of executors, protocols and benchmarks too, which get tables of their own.
+    those of executors, protocols and benchmarks too, which get tables of their own. `sweep` is the folder of a grid in
+    place of them: where each of its points stands, above the tables of those that are done.
 
     `keep` copies the results there, as `<block>_<n>_seed<seed>.json`, so that the table can be made again
     where the runs are gone. `into` and `block` name a file and the place in it; `into` may be several files
@@ -37,6 +41,7 @@ class Report:
     """
 
     runs: str | Sequence[str]
+    sweep: str | None
     columns: Sequence[str]
     targets: bool
     into: str | Sequence[str] | None
@@ -54,9 +59,26 @@ class Report:
             return check([Path(name) for name in _listed(self.into)], Path.cwd())
         if (self.into is None) != (self.block is None):
             raise ValueError("task.into and task.block go together: a file, and the NAME of its results:NAME markers")
+        if self.sweep is not None:
+            return self._of_grid(config, Path(self.sweep))
         patterns = _listed(self.runs)
         if not patterns:
             raise ValueError("task.runs is empty; name run folders, as in 'task.runs=[logs/dmd_chunkwise/*]'")
+        return self._of_runs(config, patterns, "")
+
+    def _of_grid(self, config: DictConfig, folder: Path) -> dict[str, float]:
+        """Where the points of a grid stand, above the tables of those that are done."""
+        sweep = Sweep.load(folder)
+        found = standings(sweep)
+        standing = table(found, sweep) + "\n\n"
+        print(standing)
+        done = [os.path.relpath(sweep.place(entry.point)) for entry in found if entry.state == "done"]
+        if done:
+            return self._of_runs(config, done, standing)
+        write_whole(Path(config.run_dir) / "report.md", standing)
+        return {"runs": 0.0, "tables": 0.0}
+
+    def _of_runs(self, config: DictConfig, patterns: list[str], standing: str) -> dict[str, float]:
         judged = self.targets and not self.compare
         targets = instantiate(config.metrics.targets, _convert_="all") if judged else None
         found = groups(read_runs(patterns, root=Path.cwd()))
@@ -82,7 +104,7 @@ class Report:
             roles,
             draw_role_curves(roles, Path(config.run_dir) / "curves.png"),
         )
-        for name, text in (("report.md", body + "\n"), ("report.html", whole)):
+        for name, text in (("report.md", standing + body + "\n"), ("report.html", whole)):
             write_whole(Path(config.run_dir) / name, text)
         for name in _listed(self.into):
             splice_into(Path(name), str(self.block), body)

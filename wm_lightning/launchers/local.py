@@ -1,0 +1,90 @@
+"""Runs the points of a grid on this machine, and keeps their diaries."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from wm_lightning.launchers.manifest import Launch, Point, Process, Sweep, note, program
+from wm_lightning.launchers.stopping import DIARY_VARIABLE
+
+_WANDB = "WANDB_RUN_ID"
+
+
+def begin_local(sweep: Sweep, points: Sequence[Point]) -> Sweep:
+    """The grid with the note that this process is about to run these points, one after the other."""
+    numbers = tuple(point.number for point in points)
+    return sweep.launched(Launch(numbers, time.time(), "local", by=Process.of(os.getpid())))
+
+
+def noting(task: Callable[[Any], Any], sweep: Sweep) -> Callable[[Any], Any]:
+    """The task of a point that Hydra runs in this process, its diary kept, with its own run in Weights & Biases."""
+
+    def run(config: Any) -> Any:
+        [point] = sweep.chosen([int(HydraConfig.get().job.num)])
+        place = sweep.place(point)
+        with _identity(point):
+            note(place, "running", process=vars(Process.of(os.getpid())))
+            try:
+                result = task(config)
+            except BaseException as error:
+                note(place, "failed", why=_why(error))
+                raise
+            note(place, "done")
+        return result
+
+    return run
+
+
+def run_again(sweep: Sweep, points: Sequence[Point]) -> list[Point]:
+    """Runs the points one after the other, each as a program of its own that goes on where it was; returns the failed.
+
+    Ctrl-C ends them all.
+    """
+    return [point for point in points if _run(sweep, point) != 0]
+
+
+def _run(sweep: Sweep, point: Point) -> int:
+    place = sweep.place(point)
+    begun = (place / "checkpoints/last.ckpt").is_file()
+    words = [*program(), *sweep.line(point), *(["ckpt_path=last"] if begun else [])]
+    environment = {**os.environ, _WANDB: point.key}
+    environment.pop(DIARY_VARIABLE, None)
+    run = subprocess.Popen(words, cwd=sweep.cwd, env=environment)
+    note(place, "running", process=vars(Process.of(run.pid)))
+    try:
+        code = run.wait()
+    except BaseException:
+        run.terminate()
+        note(place, "failed", why="interrupted")
+        raise
+    if code == 0:
+        note(place, "done")
+    else:
+        note(place, "failed", why=f"exit code {code}")
+    return code
+
+
+@contextmanager
+def _identity(point: Point) -> Iterator[None]:
+    """The point's own run in Weights & Biases, which would go on with the one of the point before."""
+    before = os.environ.get(_WANDB)
+    os.environ[_WANDB] = point.key
+    try:
+        yield
+    finally:
+        os.environ.pop(_WANDB)
+        if before is not None:
+            os.environ[_WANDB] = before
+        if "wandb" in sys.modules:
+            sys.modules["wandb"].teardown()
+
+
+def _why(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
