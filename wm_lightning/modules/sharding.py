@@ -117,6 +117,9 @@ def networks(module: nn.Module) -> Iterator[nn.Module]:
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     """Shards the blocks of a network one by one, and the rest of it together."""
+    for parameter in network.parameters():
+        if parameter.numel() == 0:
+            parameter.requires_grad_(False)  # of no actions, say: nothing to learn, and no gradient to share out
     lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
     blocks = [block for blocks in lists for block in blocks if any(True for _ in block.parameters())]
     for part in (*blocks, network):
