@@ -46,9 +46,10 @@ class Sharded(ModelParallelStrategy):
         assert self.accelerator is not None and isinstance(self.model, LightningModule)
         self.accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(self.model)
-        self.model_to_device()
+        # Part by part onto the device, where never all of it need find room, and the rest after them.
         for network in networks(self.model):
             shard(network, self.device_mesh["data_parallel"])
+        self.model_to_device()
         self.barrier()
         if trainer.state.fn == "fit":
             self.setup_optimizers(trainer)
