@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -132,7 +133,10 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
 
 def kept(value: Tensor, keep: bool) -> Tensor | None:
     """The whole value on the CPU, or None. All ranks must call it."""
-    whole = value.full_tensor() if isinstance(value, DTensor) else value
+    if value.numel() == 0:  # nothing can be gathered
+        whole = torch.zeros(value.shape, dtype=value.dtype)
+    else:
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
     return whole.cpu() if keep else None
 
 
@@ -140,5 +144,7 @@ def like(value: Any, own: Tensor | None) -> Any:
     """This rank's part of a whole value that stands for `own`; itself where that is not sharded, or no such value."""
     if not isinstance(own, DTensor) or not isinstance(value, Tensor) or value.shape != own.shape:
         return value
+    if value.numel() == 0:
+        return torch.zeros_like(own)
     # Every rank has the whole value, so none need send it.
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
