@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from wm_lightning.config import CONFIG_DIR, register
 from wm_lightning.config_errors import clear_errors
+from wm_lightning.config_foreign import check_foreign
 from wm_lightning.config_help import help_text
 from wm_lightning.config_overrides import prepare_arguments, recorded
 
@@ -37,5 +38,6 @@ if __name__ == "__main__":
     load_dotenv()
     register()
     with clear_errors(sys.argv[1:]):
+        check_foreign(sys.argv[1:])
         sys.argv[1:] = prepare_arguments(sys.argv[1:])
         main()

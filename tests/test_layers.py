@@ -21,7 +21,7 @@ LAYERS = (
         "environment",
         "plain_files",
     )
-    + ("config", "config_check", "config_errors", "config_help", "config_overrides", "config_record"),
+    + ("config", "config_check", "config_errors", "config_foreign", "config_help", "config_overrides", "config_record"),
     ("networks", "objectives"),
     (
         "data.formats",
@@ -40,7 +40,15 @@ LAYERS = (
     ("tasks",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-TORCHLESS = ("config", "config_errors", "config_help", "config_record", "config_overrides", "torchvision_hook")
+TORCHLESS = (
+    "config",
+    "config_errors",
+    "config_foreign",
+    "config_help",
+    "config_record",
+    "config_overrides",
+    "torchvision_hook",
+)
 
 
 def layer(module: str) -> int:

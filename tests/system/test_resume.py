@@ -25,6 +25,10 @@ from wm_lightning.tasks.build import build_card, build_data, network_of
 
 ITERATIONS = 16
 COUNTS = [f"module.iterations={ITERATIONS}", "module.validate_every=5"]
+EXECUTOR = [
+    "size=debug", "callbacks.progress=null", "+trainer.enable_progress_bar=false", "metrics.distilled=null", *COUNTS,
+    "callbacks.checkpoint.every=1",
+]  # fmt: skip
 KINDS = {
     "teacher": ["experiment=teacher", *QUICK, *COUNTS, "callbacks.checkpoint.every=1"],
     # A student update every second iteration, a fresh rollout every third: the kill falls inside a cycle.
@@ -40,6 +44,9 @@ KINDS = {
         "experiment=vid2world", *QUICK, *COUNTS, "callbacks.checkpoint.every=1", "module.start.module.iterations=2",
         "module.sampler.steps.steps=2", "data.frames=7", "data.val_frames=7", "metrics.horizon=6", "rollout.window=4",
     ],
+    # From a base that is trained first, once; judges in threads of their own, several rollouts of every task.
+    "executor": ["experiment=wmsd_full", *EXECUTOR],
+    "executor of adapters": ["experiment=wmsd_lora", *EXECUTOR],
 }  # fmt: skip
 
 
@@ -91,7 +98,7 @@ def words_of(kind: str, noisy_teacher: Path) -> list[str]:
 
 
 def role(kind: str) -> str:
-    return "student" if kind.startswith("dmd") else "teacher"
+    return {"dmd": "student", "exe": "executor"}.get(kind[:3], "teacher")
 
 
 @pytest.mark.slow
@@ -136,7 +143,7 @@ def kill_and_continue(kind: str, seed: int, whole: Path, words: Sequence[str], c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "seed"), [("teacher", 0), ("dmd", 0), ("vid2world", 0)])
+@pytest.mark.parametrize(("kind", "seed"), [("teacher", 0), ("dmd", 0), ("vid2world", 0), ("executor", 0)])
 def test_killed_and_continued(
     kind: str, seed: int, whole: Any, noisy_teacher: Path, cache: Path, tmp_path: Path
 ) -> None:

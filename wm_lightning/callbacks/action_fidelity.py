@@ -9,7 +9,7 @@ from typing import Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from wm_lightning.callbacks.rollout_video import made_by
+from wm_lightning.callbacks.rollout_video import made_by, takes_part
 from wm_lightning.clip import Clip
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.metrics.inverse_dynamics import Reader, load_reader, shipped_reader
@@ -57,11 +57,11 @@ class ActionFidelity(Callback):
         """Measures the network as it is validated, where the data have actions."""
         assert isinstance(pl_module, WorldModelModule)
         acts = trainer.datamodule.spec.dim > 0  # type: ignore[attr-defined]
-        if acts and trainer.is_global_zero and not trainer.sanity_checking:
+        if acts and takes_part(trainer) and not trainer.sanity_checking:
             with isolate_rng():
                 found = self.measure(trainer, pl_module)
             for name, value in found.scalars.items():
-                if math.isfinite(value):
+                if math.isfinite(value) and trainer.is_global_zero:
                     pl_module.log(f"val/{name}", value, rank_zero_only=True)
 
     def measure(self, trainer: Trainer, module: WorldModelModule) -> Fidelity:
@@ -73,7 +73,8 @@ class ActionFidelity(Callback):
             self._clip = next(data.clips("val", self.clips, min(data.val_frames, context + self.frames), self.clips))
         with trainer.precision_plugin.forward_context():
             found = self.measure_on(data, self._clip, context, lambda driven: made_by(module, driven))
-        self._write(found, module, data)
+        if trainer.is_global_zero:
+            self._write(found, module, data)
         warn_if_ignored(found, f"at iteration {module.iterations}")
         return found
 

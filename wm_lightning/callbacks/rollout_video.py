@@ -11,6 +11,7 @@ import torch
 from jaxtyping import UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor, nn
@@ -30,8 +31,7 @@ class RolloutVideo(Callback):
     Writes a PNG (truth above what was made) and an mp4 to `<run_dir>/rollouts`, named by the module's own
     iteration and, where the data are, `simulated`. W&B gets the mp4, TensorBoard the PNG. `side` is about
     the side of a frame in pixels, `columns` the number of frames in the PNG. Training is not touched: no
-    random number is drawn, no mode and no gradient changed. A network sharded over ranks cannot be rolled
-    out by one of them; give such runs `callbacks.rollout_video=null`.
+    random number is drawn, no mode and no gradient changed.
     """
 
     def __init__(self, *, run_dir: str, clips: int, columns: int, side: int, fps: int) -> None:
@@ -55,7 +55,7 @@ class RolloutVideo(Callback):
 
     def show(self, trainer: Trainer, module: LightningModule) -> None:
         """Makes, draws and logs; what the global random states were before, they are after."""
-        if trainer.is_global_zero:
+        if takes_part(trainer):
             with isolate_rng():
                 self._show(trainer, module)
 
@@ -66,6 +66,8 @@ class RolloutVideo(Callback):
             if self._clip is None:
                 self._clip = next(data.clips("val", self.clips, data.val_frames, self.clips))
             made = made_by(module, self._clip)
+        if not trainer.is_global_zero:
+            return
         truth, kind = self._clip.video, module.card.get("kind", "model")
         mark = "_simulated" if data.simulated else ""
         path = self.folder / f"iteration_{module.iterations:06d}{mark}.png"
@@ -88,6 +90,11 @@ class RolloutVideo(Callback):
             elif isinstance(logger, TensorBoardLogger):
                 picture = np.asarray(Image.open(path).convert("RGB"))
                 logger.experiment.add_image(key, picture, iteration, dataformats="HWC")
+
+
+def takes_part(trainer: Trainer) -> bool:
+    """Whether this rank rolls out: rank zero, and every rank where each holds a part of the network alone."""
+    return trainer.is_global_zero or isinstance(trainer.strategy, ModelParallelStrategy)
 
 
 @torch.no_grad()

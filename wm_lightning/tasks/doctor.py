@@ -1,10 +1,11 @@
-"""task=doctor: what a folder of recordings holds, what is wrong with it, and the command that trains on it."""
+"""task=doctor: what machine and recordings have, what is wrong with them, and the command that trains on them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -19,10 +20,12 @@ from wm_lightning.data.worldmap import WorldMapDataModule
 from wm_lightning.tasks import terminal
 from wm_lightning.tasks.doctor_command import clip_words, command, given_words, share_words
 from wm_lightning.tasks.doctor_look import Findings, Place, decode, read_tables, sample, twins
+from wm_lightning.tasks.doctor_machine import examine_machine
 from wm_lightning.tasks.doctor_maps import examine_map_image, examine_world_map
 from wm_lightning.tasks.doctor_report import line, show_alignment, show_columns, show_splits, some
 from wm_lightning.tasks.doctor_tasks import examine
 from wm_lightning.tasks.doctor_verdict import equal, faults, parts, same_actions
+from wm_lightning.tasks.preflight import check_training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,17 @@ class Doctor:
             raise ValueError(f"task.decoded={self.decoded} decodes nothing; give 1 or more, or null for all episodes")
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
-        """Prints what is found. Raises ValueError, naming the faults, where the set cannot be trained on."""
+        """Prints what is found. Raises ValueError, naming the faults, where the set cannot be trained on here."""
+        if wrong := examine_machine(terminal.console(), config):
+            raise ValueError("\n  ".join(["nothing can be trained here as it is:", *wrong]))
+        found = self.data(config)
+        if HydraConfig.initialized() and HydraConfig.get().runtime.choices.get("experiment") is not None:
+            check_training(config)
+            line(terminal.console(), "\nSettings, checkpoints and data of this experiment fit together.")
+        return found
+
+    def data(self, config: DictConfig) -> dict[str, float]:
+        """The same of the data alone."""
         given = instantiate(config.data, _convert_="all")
         if isinstance(given, WorldTasksDataModule):
             return examine(given)
