@@ -105,7 +105,8 @@ def test_a_grid_that_is_stopped_put_back_and_killed_is_done_and_nothing_twice(
     # One is told that its time is nearly up, one loses its place on the node, and one is killed.
     wait(lambda: grid.saved(0), PATIENCE, grid.told)
     assert "teacher/seed=0" in call("squeue", "--noheader", "--array", "--format=%j").split()
-    call("scancel", "--signal=USR1", grid.job(0))
+    # scancel asks again and again where the job is on its way back into the queue by then.
+    call("timeout", "5", "scancel", "--signal=USR1", grid.job(0))
     wait(lambda: grid.saved(1), PATIENCE, grid.told)
     call("scontrol", "requeue", grid.job(1))
     wait(lambda: grid.saved(2), PATIENCE, grid.told)

@@ -82,7 +82,8 @@ def _identity(point: Point) -> Iterator[None]:
         if before is not None:
             os.environ[_WANDB] = before
         if "wandb" in sys.modules:
-            sys.modules["wandb"].teardown()
+            sys.modules["wandb"].finish()
+            sys.modules["wandb"].teardown()  # or the next point would be read into this one's settings
 
 
 def _why(error: BaseException) -> str:
