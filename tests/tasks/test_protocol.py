@@ -55,7 +55,8 @@ def test_a_protocol_is_composed_at_every_size_and_names_what_its_paper_scores(na
 def test_no_protocol_is_left_out() -> None:
     names = {path.stem for path in (CONFIG_DIR / "protocol").glob("[!_]*.yaml")}
     of_tasks = {"worldtasks_bench", "dreamgen", "vbvr"}  # test_task_bench.py
-    assert names == {*PROTOCOLS, *of_tasks, "degradation", "action_control"}
+    of_policies = {"policy", "policy_planning", "vid2world_policies"}  # test_policies.py
+    assert names == {*PROTOCOLS, *of_tasks, *of_policies, "degradation", "action_control"}
     check(compose(["task=evaluate", "protocol=degradation", "size=debug"]))
 
 
