@@ -33,7 +33,7 @@ def test_policies_by_sight_differ_in_skill() -> None:
 
 def test_a_video_is_judged_as_the_state_behind_it() -> None:
     start, briefing = briefed(WORLD, clip_of(WORLD, 16, 1), horizon=24)
-    played = play(SIMULATOR, EXPERT, "expert", start, briefing)
+    played = play(SIMULATOR, replace(EXPERT, noise=0.6), "noisy", start, briefing)
     assert played.video.shape[1] == 25 and played.actions.shape == (len(start), 24, 10)
     seen = TASK.success(played.video, briefing.targets)
     true = TASK.success_of_state(SIMULATOR.blocks(start, briefing, played.actions), briefing.targets)
