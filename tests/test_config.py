@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -113,12 +114,46 @@ def test_composition_errors_name_what_to_type(folder: Path, words: list[str], sa
         ("wm_lightning.config.compose.__globals__", "is not allowed"),
         ("wm_lightning.config", "is not allowed: it is the module"),
         ("torch.optim.swa_utils.update_bn", "is not allowed"),
+        # The suite's own functions that run programs, write files or read what they are told to.
+        ("wm_lightning.environment.git", "wm_lightning.environment.git, which a config may not build"),
+        ("wm_lightning.results.results.write_whole", "is not allowed"),
+        ("wm_lightning.checkpoint_io.remove_partials", "is not allowed"),
+        ("wm_lightning.checkpoints.rewrite_card", "is not allowed"),
+        ("wm_lightning.config_record.save_record", "is not allowed"),
+        ("wm_lightning.tasks.start.instantiate", "is not allowed"),
+        ("wm_lightning.tasks.fit.export", "is not allowed"),
+        ("wm_lightning.tasks.build.instantiate", "hydra._internal"),
+        ("wm_lightning.rewards.endpoint.os.system", "is not allowed"),
+        # Ways around a name: what every object has, methods, and what modules import.
+        ("wm_lightning.clip.Clip.__init__.__globals__", "is not allowed"),
+        ("wm_lightning.clip.Clip.__class__", "is the class builtins.type"),
+        ("wm_lightning.clip.Clip.__subclasses__", "is not allowed"),
+        ("wm_lightning.clip.Clip.__mro__", "is not allowed"),
+        ("torch.optim.AdamW.__init__.__builtins__", "is not allowed"),
+        ("lightning.pytorch.Trainer.__init__", "is not allowed"),
+        ("lightning.pytorch.utilities.migration.utils.migrate_checkpoint", "is not allowed"),
+        ("lightning.pytorch.core.saving._load_from_checkpoint", "is not allowed"),
+        ("lightning.pytorch.loggers.wandb.os.popen", "is not allowed"),
+        ("lightning.pytorch.cli.LightningCLI", "is not allowed"),
+        ("wm_lightning..os.system", ""),
+        ("wm_lightning.\u212bos", ""),
     ],
 )
 def test_targets_outside_the_allow_list_are_refused(target: str, said: str) -> None:
-    with pytest.raises(ConfigError, match="is not allowed") as caught:
+    with pytest.raises(ConfigError, match="is not allowed" if said else "does not exist") as caught:
         locate(target)
     assert said in str(caught.value)
+
+
+def test_a_config_that_would_run_a_program_through_a_function_of_the_suites_is_refused(tmp_path: Path) -> None:
+    words = [str(tmp_path), "-c", f"alias.x=!touch {tmp_path / 'ran'}", "x"]
+    config = OmegaConf.create({"module": {"_target_": "wm_lightning.environment.git", "_args_": words}})
+    with pytest.raises(ConfigError, match="module._target_: wm_lightning.environment.git is not allowed"):
+        check(config)
+    hidden = OmegaConf.create({"sampler": [{"_target_": "wm_lightning.clip.Clip", "_args_": [config.module]}]})
+    with pytest.raises(ConfigError, match=r"sampler\[0\]._args_\[0\]._target_: wm_lightning.environment.git"):
+        check(hidden)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_nothing_outside_the_allowed_packages_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +298,28 @@ def test_saved_overrides_come_first_and_those_of_the_old_run_are_dropped() -> No
     saved += ["run_dir=old", "+module.extra=1", "network.width=2"]
     given = ["task=evaluate", "ckpt_path=x.ckpt", "size=debug", "module.extra=4"]
     assert join(saved, given) == ["experiment=a", "network.width=2", *given]
+
+
+EVIL_WORDS = [
+    "--experimental-rerun=evil.pickle", "--config-dir=/tmp/evil", "-cd", "-m", "experiment=../../../tmp/evil",
+    "experiment=/tmp/evil", "module=[teacher,../../evil]", "callbacks@hydra.callbacks=default",
+    "network@hydra/launcher=x", "network=pkg://evil/x", "a b=c", "=x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", EVIL_WORDS)
+def test_words_saved_in_a_file_tell_hydra_nothing_else(tmp_path: Path, word: str) -> None:
+    torch.save({"provenance": {"overrides": ["experiment=claim", word]}}, tmp_path / "evil.ckpt")
+    with pytest.raises(ConfigError, match="evil.ckpt says that it was trained with .*which is no setting"):
+        prepare_arguments(["task=rollout", f"ckpt_path={tmp_path / 'evil.ckpt'}"])
+
+
+def test_words_that_trainings_save_are_settings(tmp_path: Path) -> None:
+    words = ["experiment=dmd_chunkwise", "+module.a.b=[1,2]", "~callbacks.rollout_video", "data.root=/data/../x"]
+    words += ["sampler@module.sampler=ddim", "size/network@network=x", '++a="b c"', "name='x=../y'", "init=null"]
+    torch.save({"provenance": {"overrides": words}}, tmp_path / "own.ckpt")
+    given = ["task=rollout", f"ckpt_path={tmp_path / 'own.ckpt'}"]
+    assert prepare_arguments(given) == [*words, *given]
 
 
 def test_a_grid_is_saved_as_the_experiment_it_is_over() -> None:

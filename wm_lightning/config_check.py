@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FunctionType, NoneType, UnionType
@@ -15,7 +16,7 @@ from wm_lightning.config_errors import ConfigError, nearest
 
 # Keys that mean something to `hydra.utils.instantiate` itself.
 _HYDRA_KEYS = frozenset({"_target_", "_args_", "_recursive_", "_partial_", "_convert_"})
-# Whose classes a config may build; only the suite's own functions may be called.
+# Whose classes a config may build.
 _CLASSES = (
     "wm_lightning.",
     "torch.optim.",
@@ -24,7 +25,12 @@ _CLASSES = (
     "lightning.pytorch.strategies.",
     "lightning.pytorch.trainer.trainer.Trainer",
 )
-_FUNCTIONS = ("wm_lightning.",)
+_OWN = "wm_lightning."
+# Of its functions those that make or compute something: others run programs and write files, where a config says.
+_FUNCTIONS = re.compile(
+    r"wm_lightning\.((compute|modules\.optimizers|(objectives|rewards)\.\w+|worlds\.grid_\w+)\.\w+"
+    r"|config_record\.plain|tasks\.(?P<task>\w+)\.(?P=task))"
+)
 _PLAIN = (bool, int, float, str, NoneType)
 # Importing a module runs it, so a name is looked up only below these packages.
 _IMPORTED = ("wm_lightning.", "torch.optim.", "lightning.pytorch.")
@@ -77,7 +83,7 @@ def locate(name: str) -> Any:
     # A class may answer to `__module__` as it likes; a plain function cannot be a bound method or a partial.
     if isinstance(found, type) and home.startswith(_CLASSES):
         return found
-    if isinstance(found, FunctionType) and home.startswith(_FUNCTIONS):
+    if isinstance(found, FunctionType) and _FUNCTIONS.fullmatch(home):
         return found
     kind = "class" if isinstance(found, type) else type(found).__name__
     raise ConfigError(f"{name} is not allowed: it is the {kind} {home}, which a config may not build")
@@ -129,7 +135,7 @@ def _faults(target: Target) -> Iterator[str]:
             continue
         if key not in parameters:
             yield f"{_join(target.place, key)}: {short} has no parameter {key}{nearest(key, parameters)}"
-        elif found.__module__.startswith(_FUNCTIONS) and not _fits(value, parameters[key].annotation, target):
+        elif found.__module__.startswith(_OWN) and not _fits(value, parameters[key].annotation, target):
             wanted = inspect.formatannotation(parameters[key].annotation).replace("typing.", "")
             yield f"{_join(target.place, key)}: {short} wants {wanted}, not {value!r}"
 
@@ -139,7 +145,7 @@ def _parameters(found: Any) -> dict[str, inspect.Parameter] | None:
 
     A class of the suite that passes `**shared` on takes what the next class takes as well.
     """
-    own = isinstance(found, type) and found.__module__.startswith(_FUNCTIONS)
+    own = isinstance(found, type) and found.__module__.startswith(_OWN)
     named: dict[str, inspect.Parameter] = {}
     for function in [vars(kind)["__init__"] for kind in found.__mro__ if "__init__" in vars(kind)] if own else [found]:
         parameters = inspect.signature(function).parameters.values()

@@ -1,11 +1,12 @@
 """The command line before Hydra sees it: saved overrides joined, contradictions refused."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from wm_lightning.config import USES
+from wm_lightning.config import CONFIG_DIR, USES
 from wm_lightning.config_errors import ConfigError
 
 # What belonged to the run that saved it, not to what it trained.
@@ -13,6 +14,9 @@ _NOT_SAVED = ("ablation", "launcher", "hydra", "run_dir", "ckpt_path")
 
 # Protocols that measure the measures, on data alone.
 _OF_DATA = ("degradation",)
+
+# An override's key; flags begin with a dash.
+_KEY = re.compile(r"(\+\+?|~)?[\w$][\w$./:@-]*")
 
 # Hydra refuses null for a group, which is what these two have anyway.
 _NONE = ("experiment=null", "ablation=null")
@@ -61,7 +65,21 @@ def saved_overrides(checkpoint: Path) -> list[str]:
     from wm_lightning.plain_files import read_plain  # noqa: PLC0415  only a command that names a checkpoint pays
 
     provenance = read_plain(checkpoint, mmap=True).get("provenance") or {}
-    return [str(word) for word in provenance.get("overrides", [])]
+    words = [str(word) for word in provenance.get("overrides", [])]
+    if wrong := [word for word in words if not _is_setting(word)]:
+        raise ConfigError(
+            f"{checkpoint} says that it was trained with {wrong[0]!r}, which is no setting of this suite: Hydra would "
+            f"be told what else to do, or where to read other files. Trust the file's weights alone, exported"
+        )
+    return words
+
+
+def _is_setting(word: str) -> bool:
+    """Whether a word sets a key or chooses a file of the suite's: no flag of Hydra's, and no file from elsewhere."""
+    key, _, value = word.partition("=")
+    group, _, package = key.lstrip("+~").partition("@")
+    outside = ".." in value or value.lstrip("[").startswith(("/", "file:", "pkg:"))
+    return bool(_KEY.fullmatch(key)) and _group(package) != "hydra" and not (outside and (CONFIG_DIR / group).is_dir())
 
 
 def refuse_unread(config: DictConfig, overrides: Sequence[str]) -> None:

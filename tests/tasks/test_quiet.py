@@ -1,5 +1,6 @@
 """The log without noise: each line once, no adverts, and every real warning still there."""
 
+import io
 import logging
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from wm_lightning.tasks.build import shown_command
 from wm_lightning.tasks.quiet import quiet
 
 RANK_ZERO = "lightning.pytorch.utilities.rank_zero"
@@ -72,3 +74,25 @@ def test_lightning_logs_every_line_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stderr.count("as it comes"), done.stderr.count("in quiet")) == (2, 1)
+
+
+def test_no_line_holds_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "nobody-may-see-this")
+    written = io.StringIO()
+    handler, sender = logging.StreamHandler(written), logging.getLogger("of.another.package")
+    logging.getLogger().addHandler(handler)
+    try:
+        for _ in range(2):
+            quiet()
+        assert len(handler.filters) == 1
+        sender.warning("asked with Bearer %s in %d s", "nobody-may-see-this", 3)
+        sender.warning("100% of nothing %s")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert written.getvalue() == "asked with Bearer <environment: SOME_SERVICE_TOKEN> in 3 s\n100% of nothing %s\n"
+
+
+def test_a_card_shows_the_command_without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "nobody-may-see-this")
+    monkeypatch.setattr(sys, "argv", ["run.py", "seed=1", "+module.key=nobody-may-see-this", "run_dir=here"])
+    assert shown_command() == "python run.py seed=1 +module.key=<environment: SOME_SERVICE_TOKEN>"

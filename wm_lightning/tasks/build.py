@@ -16,7 +16,7 @@ from torch import nn
 
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile, load_into
-from wm_lightning.config_record import config_hash, plain
+from wm_lightning.config_record import config_hash, plain, redact
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.environment import revision
 from wm_lightning.modules.base import WorldModelModule
@@ -96,8 +96,8 @@ def plain_node(config: DictConfig, key: str) -> dict[str, Any]:
 
 
 def shown_command() -> str:
-    """The command as the user typed it, without the places of this machine, which change no number."""
-    words = [word for word in sys.argv[1:] if word.split("=")[0] not in ("run_dir", "cache_dir")]
+    """The command as the user typed it, without keys and without this machine's places, which change no number."""
+    words = [redact(word) for word in sys.argv[1:] if word.split("=")[0] not in ("run_dir", "cache_dir")]
     return " ".join(["python run.py", *words])
 
 

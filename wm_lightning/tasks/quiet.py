@@ -1,8 +1,10 @@
-"""Takes the noise out of the log: every line of Lightning once, adverts and false alarms not at all."""
+"""Takes the noise out of the log: every line of Lightning once, adverts and false alarms not at all; and keys."""
 
 import logging
 import os
 import warnings
+
+from wm_lightning.config_record import redact
 
 # Lightning's loggers, whose own stream handlers print what Hydra's root handlers print as well.
 _LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
@@ -36,8 +38,20 @@ class _Dull(logging.Filter):
         return not record.getMessage().startswith(_LINES)
 
 
+class _Keyless(logging.Filter):
+    """Takes the environment's keys out of every line, whoever sends it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        if (without := redact(said)) != said:
+            record.msg, record.args = without, ()
+        return True
+
+
 def quiet() -> None:
     """Makes Lightning log through the root's handlers alone and drops its dull lines; calling it again changes nothing.
+
+    No line holds a key of the environment afterwards.
 
     Where the root has no handlers (a notebook), Lightning keeps its own.
     """
@@ -48,6 +62,9 @@ def quiet() -> None:
             logger = logging.getLogger(name)
             logger.handlers.clear()
             logger.propagate = True
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(known, _Keyless) for known in handler.filters):
+            handler.addFilter(_Keyless())
     for name in _SENDERS:
         logger = logging.getLogger(name)
         if not any(isinstance(known, _Dull) for known in logger.filters):

@@ -1,7 +1,7 @@
 """What a training starts from or is taught by: a file, the repository, or a training of its own that comes first."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -87,11 +87,13 @@ def _masks(config: DictConfig) -> tuple[int | None, int | None]:
 def start_file(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
     """The file that a teacher's training starts from, None for random weights.
 
-    Where `module.start_new` lets parts be missing, its network may be another; weights that do not fit are refused.
+    Where `module.start_new` lets parts be missing, its network may be another; weights that do not fit are refused. An
+    executor may begin as a student, too.
     """
     path, growing = config.module.start, len(config.module.get("start_new", ())) > 0
     card = build_card(config, data, "teacher")
-    return None if path is None else _read(Path(path), card, starts=True, growing=growing)
+    kinds = ("teacher", "student") if kind_of(config) == "executor" else ("teacher",)
+    return None if path is None else _read(Path(path), card, starts=True, growing=growing, kinds=kinds)
 
 
 def given_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
@@ -103,9 +105,12 @@ def given_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile | Non
     return None if wanted is None else _read(Path(wanted), expected)
 
 
-def _read(path: Path, expected: Card, *, starts: bool = False, growing: bool = False) -> NetworkFile:
+def _read(
+    path: Path, expected: Card, *, starts: bool = False, growing: bool = False, kinds: Sequence[str] = ("teacher",)
+) -> NetworkFile:
     file = read_network(path, expected)
-    card = replace(file.card, network=_grown(file.card.network, expected.network)) if growing else file.card
+    card = replace(file.card, kind=expected.kind) if file.card.kind in kinds else file.card
+    card = replace(card, network=_grown(card.network, expected.network)) if growing else card
     if differences := card.differences(expected):
         what, key = ("start", "module.start") if starts else ("teacher", "module.teacher.ckpt_path")
         raise ValueError(
@@ -171,7 +176,10 @@ def teacher_folder(recipe: DictConfig, data: ClipDataModule, start: NetworkFile 
 
 
 def _train_into(folder: Path, path: Path, recipe: DictConfig, start: NetworkFile | None) -> None:
-    what = {"teacher": "Training a teacher", "executor": "Training an executor to compare with"}[kind_of(recipe)]
+    what = {
+        "teacher": "Training a teacher", "student": "Distilling a student",
+        "executor": "Training an executor to compare with",
+    }[kind_of(recipe)]  # fmt: skip
     if start is not None and kind_of(recipe) == "teacher":
         what = "Fine-tuning the teacher to what this run asks of it"
     log.info("%s first, into %s", what, folder)
@@ -192,9 +200,10 @@ def prepare_start(config: DictConfig, data: ClipDataModule) -> NetworkFile | Non
     """
     if (recipe := pretraining_of(config)) is None:
         return start_file(config, data)
-    first = pretraining_data(config, recipe, data)
+    first, kind = pretraining_data(config, recipe, data), kind_of(recipe)
     first.prepare_data()
-    return read_network(trained_once(recipe, first, None), build_card(recipe, first, "teacher"))
+    teacher = prepare_teacher(recipe, first) if kind == "student" else None
+    return read_network(trained_once(recipe, first, teacher), build_card(recipe, first, kind))
 
 
 def pretraining_data(config: DictConfig, recipe: DictConfig, data: ClipDataModule) -> ClipDataModule:
@@ -205,8 +214,9 @@ def pretraining_data(config: DictConfig, recipe: DictConfig, data: ClipDataModul
 def pretraining_of(config: DictConfig) -> DictConfig | None:
     """The config of the training that comes first: this one but for `network` and other nodes of `module.start`.
 
-    `module.start.module` is that training's whole module, and nothing then depends on this one's; without it, it is
-    this module with `module.start.iterations`. `module.start.data` are other data. None where nothing comes first.
+    `module.start.module` is that training's whole module, a distillation with a teacher of its own too, and nothing then
+    depends on this one's; without it, it is this module with `module.start.iterations`. `module.start.data` are other
+    data. None where nothing comes first.
     """
     first = config.module.get("start")
     if not isinstance(first, DictConfig):
@@ -219,5 +229,6 @@ def pretraining_of(config: DictConfig) -> DictConfig | None:
         if "module" not in first:
             recipe.module.iterations = first.iterations
             recipe.module.validate_every = min(config.module.validate_every, first.iterations)
-        recipe.module.start, recipe.module.start_new, recipe.module.transfer = None, [], None
+        if kind_of(recipe) == "teacher":
+            recipe.module.start, recipe.module.start_new, recipe.module.transfer = None, [], None
     return recipe
