@@ -1,15 +1,18 @@
 """A checkpoint is the old file or the new one, whole; and nothing in it can run code."""
 
 import os
+import resource
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from wm_lightning.checkpoint_io import AtomicCheckpointIO, keep_previous, remove_partials
+from wm_lightning.checkpoint_io import AtomicCheckpointIO, damage, fall_back, keep_previous, remove_partials
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -134,3 +137,108 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 def test_storage_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="storage_options"):
         AtomicCheckpointIO().save_checkpoint(content(1), tmp_path / "x.ckpt", storage_options={"a": 1})
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes: what a writer sees of a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 160 KiB in memory. Skips the test, and says so, where this user may not make one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(place)], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"no disk of its own for this test: {made.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def big(value: int) -> dict:
+    """Some 100 KB."""
+    return {"weights": torch.full((160, 160), float(value)), "loops": {"count": value}}
+
+
+@pytest.mark.parametrize("size", [0, 100, 40_000, 104_000])
+def test_where_no_more_can_be_written_the_old_file_stays_and_nothing_else(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(big(1), path)
+    assert path.stat().st_size > size
+    with files_of_at_most(size), pytest.raises(ValueError, match=r"last.ckpt cannot be written \(.*File too large"):
+        AtomicCheckpointIO().save_checkpoint(big(2), path)
+    assert count(path) == 1 and [left.name for left in tmp_path.iterdir()] == ["last.ckpt"]
+    AtomicCheckpointIO().save_checkpoint(big(3), path)
+    assert count(path) == 3
+
+
+def test_a_full_disk_keeps_the_checkpoints_there_were(small_disk: Path) -> None:
+    last, previous = small_disk / "last.ckpt", small_disk / "previous.ckpt"
+    saved = []
+    with pytest.raises(ValueError, match=r"last.ckpt cannot be written \(.*No space left on device.*Make room"):
+        for value in range(1, 9):
+            keep_previous(last, previous)
+            AtomicCheckpointIO().save_checkpoint(big(value), last)
+            saved.append(value)
+    assert len(saved) >= 1 and count(last) == count(previous) == saved[-1]
+    assert sorted(left.name for left in small_disk.iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+def flipped(path: Path) -> None:
+    """One bit of a tensor's values is another: torch reads the file without a word."""
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.full((160,), float(count(path))).numpy().tobytes()) + 101
+    content[place] ^= 4
+    path.unlink()  # the file before may have a second name
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def emptied(path: Path) -> None:
+    path.unlink()
+    path.touch()
+
+
+DAMAGES: list[Callable[[Path], None]] = [flipped, cut, emptied]
+
+
+@pytest.mark.parametrize("spoil", DAMAGES)
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    assert fall_back(last, previous) is None, "there is none"
+    for value in (1, 2):
+        keep_previous(last, previous)
+        AtomicCheckpointIO().save_checkpoint(big(value), last)
+    assert damage(last) is None and fall_back(last, previous) is None and count(last) == 2
+    spoil(last)
+    bytes_of_last = last.read_bytes()
+    assert damage(last)
+    said = fall_back(last, previous)
+    assert said is not None and said.split()[-1] in {path.name for path in tmp_path.iterdir()}
+    assert count(last) == count(previous) == 1 and (tmp_path / said.split()[-1]).read_bytes() == bytes_of_last
+    assert fall_back(last, previous) is None and len(list(tmp_path.iterdir())) == 3
+
+
+def test_there_is_no_way_back_to_what_is_damaged_too(tmp_path: Path) -> None:
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    for path in (last, previous):
+        AtomicCheckpointIO().save_checkpoint(big(1), path)
+        cut(path)
+    before = last.read_bytes()
+    assert fall_back(last, previous) is None and last.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+    previous.unlink()
+    assert fall_back(last, previous) is None

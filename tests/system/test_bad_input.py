@@ -95,6 +95,7 @@ UNFIT = [
     (TEACHER, ["data=rt1", "data.root=nowhere", "data.subset=bridge"], ["data.root=nowhere is not a folder"]),
     (TEACHER, ["data=rt1", "data.subset=bridge"], ["data.subset=bridge without data.root", "data.root=PATH"]),
     (TEACHER, ["trainer.precision=16-mixed"], ["use bf16-mixed or 32-true"]),
+    (TEACHER, ["trainer.strategy=fsdp"], ["trainer.strategy=fsdp is FSDP1", "trainer=fsdp shards by FSDP2"]),
     (TEACHER, ["module.optimizer.lr=-1.0"], ["the optimizer of this module cannot be made", "learning rate: -1.0"]),
     (TEACHER, ["module.start=nowhere.ckpt"], ["nowhere.ckpt: there is no such file"]),
     (TEACHER, ["data.cache_dir=/proc/x"], ["the cache /proc/x cannot be made", "data.cache_dir="]),

@@ -1,5 +1,6 @@
 """What a training would refuse only after other work, refused before anything is written."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from wm_lightning.card import Card
+from wm_lightning.checkpoint_io import fall_back
 from wm_lightning.checkpoints import NetworkFile, read_resumable
 from wm_lightning.config_record import flat, plain
 from wm_lightning.data.datamodule import ClipDataModule
@@ -18,6 +20,8 @@ from wm_lightning.tasks.estimate import say_and_check
 from wm_lightning.tasks.evaluate import build_cast, require
 from wm_lightning.tasks.judging import TableSettings
 from wm_lightning.tasks.planned import on_meta, plan_training, weightless
+
+log = logging.getLogger(__name__)
 
 # Where things lie: what lies there is held against the card and the key of the latent cache.
 PLACES = ("data.root", "data.latents", "data.autoencoder.weights")
@@ -42,7 +46,9 @@ def check_training(config: DictConfig) -> None:
         check_roles(config, data, plan.trainings[-1].file)
     else:
         _check_table(config, card, plan.teacher, data)
+    _check_strategy(config)
     build_trainer(config)
+    _mend(config)
     if (path := resume_path(config)) is not None:
         _check_same_training(given, Path(path), read_resumable(Path(path), card))
     say_and_check(config, plan)
@@ -62,6 +68,21 @@ def _check_table(config: DictConfig, card: Card, teacher: NetworkFile | None, da
     cast = on_meta(lambda: build_cast(config, weightless(config, card), teacher, torch.device("meta"), data.decode))
     for _ in cast.subjects(settings.teacher_steps, settings.student_steps):
         pass
+
+
+def _check_strategy(config: DictConfig) -> None:
+    if str(config.trainer.get("strategy")).startswith("fsdp"):
+        raise ValueError(
+            f"trainer.strategy={config.trainer.strategy} is FSDP1, with which Lightning lets no module step its "
+            f"optimizers itself, as all of this suite do; trainer=fsdp shards by FSDP2"
+        )
+
+
+def _mend(config: DictConfig) -> None:
+    """A damaged last checkpoint gives its name to the one before it: a run goes on from there, and says so."""
+    folder = Path(config.run_dir) / "checkpoints"
+    if config.ckpt_path == "last" and (wrong := fall_back(folder / "last.ckpt", folder / "previous.ckpt")):
+        log.warning("%s is damaged (%s). Going on from the checkpoint before it", folder / "last.ckpt", wrong)
 
 
 def _check_same_training(config: DictConfig, path: Path, saved: Mapping[str, Any]) -> None:
