@@ -21,7 +21,7 @@ from wm_lightning.config_record import newest_run
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "conf"
 # Tasks that use a checkpoint, and train nothing.
-USES = ("evaluate", "rollout")
+USES = ("evaluate", "rollout", "play")
 NAMELESS = "run"  # the folder of a run that has no name
 
 

@@ -14,7 +14,7 @@ ALL = ("wm_lightning", "conf")
 _HARMLESS = (
     *(f":(exclude)wm_lightning/callbacks/{name}.py" for name in ("action_fidelity", "progress", "rollout_video")),
     ":(exclude)wm_lightning/modules/fidelity.py", ":(exclude)wm_lightning/metrics/action_fidelity.py",
-    ":(exclude)wm_lightning/environment.py",
+    ":(exclude)wm_lightning/environment.py", ":(exclude)wm_lightning/launchers",
     ":(exclude)conf/data/callbacks", ":(exclude)wm_lightning/results", ":(exclude)wm_lightning/tasks/report.py",
     *(f":(exclude)conf/{group}" for group in NO_NUMBERS),
 )  # fmt: skip

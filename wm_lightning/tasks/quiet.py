@@ -18,6 +18,7 @@ _LINES = (
     "💡 Tip:",
     "GPU available:",
     "TPU available:",
+    "SLURM auto-requeueing enabled",  # untrue: the batch script alone asks for it
     "`weights_only` was not set",
     "`Trainer.fit` stopped: `max_epochs=1` reached",  # how every training ends
 )
