@@ -28,7 +28,7 @@ _CLASSES = (
 _OWN = "wm_lightning."
 # Of its functions those that make or compute something: others run programs and write files, where a config says.
 _FUNCTIONS = re.compile(
-    r"wm_lightning\.((compute|modules\.optimizers|(objectives|rewards)\.\w+|worlds\.grid_\w+)\.\w+"
+    r"wm_lightning\.((compute|modules\.optimizers|(objectives|rewards)\.\w+|worlds\.(grid_\w+|pusher_goals))\.\w+"
     r"|config_record\.plain|tasks\.(?P<task>\w+)\.(?P=task))"
 )
 _PLAIN = (bool, int, float, str, NoneType)

@@ -26,7 +26,7 @@ from wm_lightning.data.formats.world_tasks import TABLE, read_tasks
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.worlds.grid_tasks import GridTasks, Task
 
-CELL = 32  # pictures of 256 x 256, at which the filters measure here
+CELL = 32  # pictures of 192 x 192, at which the filters measure here
 WORLD = GridTasks(seed=3, frames=12, most_walls=8, tasks_per_scene=8)
 SCENES = [tasks for number in range(40) if len(tasks := WORLD.scene("train", number)) == 8][:12]
 CLIPS = 6
@@ -170,7 +170,7 @@ def test_no_clip_is_in_two_splits_and_the_set_is_read_as_any_other(
     assert {split: len(found) for split, found in sources.items()} == {"train": 4, "val": 1, "test": 1}
     assert set.union(*sources.values()) == {f"clip{number}" for number in range(CLIPS)}
     clip = next(iter(data.train_dataloader()))
-    assert clip.video.shape == (4, 1, 3, 32, 32) and clip.texts is not None
+    assert clip.video.shape == (4, 1, 3, 24, 24) and clip.texts is not None
     assert all(data.row(name).split == "train" for name in clip.texts.ids)
     splits = report_of(tmp_path / "set")["splits"]
     assert {split: counts["tasks"] for split, counts in splits.items()} == {"train": 48, "val": 12, "test": 12}

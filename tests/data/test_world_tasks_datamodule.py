@@ -64,7 +64,7 @@ def test_batches_hold_picture_prompt_and_solution_of_one_task(make: Make) -> Non
     data = make()
     assert data.simulated and data.name == "simulated-grid_tasks"
     clip = next(iter(data.train_dataloader()))
-    assert clip.video.shape == (3, 1, 3, 32, 32) and clip.condition.actions.shape == (3, 1, 0)
+    assert clip.video.shape == (3, 1, 3, 24, 24) and clip.condition.actions.shape == (3, 1, 0)
     assert (clip.condition.state == ActionState.NONE).all() and clip.texts is not None
     for place, (name, prompt, solution) in enumerate(
         zip(clip.texts.ids, clip.texts.instruction, clip.texts.solution, strict=True)
@@ -181,7 +181,7 @@ def test_the_doctor_says_what_a_set_holds(make: Make, tmp_path: Path, capsys: py
         "navigation" in said
         and "perception" in said
         and "first-person view" in said
-        and said.rstrip().endswith("data=world_tasks")
+        and said.rstrip().endswith("experiment=wmsd_full")
     )
     folder = rewritten(make().home, lambda row: row.update(solution=""))
     with pytest.raises(ValueError, match="cannot be used as it is: .* unusable, 0 allowed"):

@@ -36,21 +36,21 @@ def check_training(config: DictConfig) -> None:
     given, config = config, without(config, {})
     data: ClipDataModule = instantiate(config.data, _convert_="all")
     declare_actions(config, data)
-    plan = plan_training(config, data)
-    card = plan.card
-    executor = kind_of(config) == "executor"
-    if executor:
+    if executor := kind_of(config) == "executor":
         # Here: what a run does not use must not be part of what its results were made by.
-        from wm_lightning.tasks.roles_check import check_roles  # noqa: PLC0415
+        from wm_lightning.tasks.roles_check import check_roles, with_tasks  # noqa: PLC0415
 
+        with_tasks(data)  # before its base is held against a network for other pictures
+        plan = plan_training(config, data)
         check_roles(config, data, plan.trainings[-1].file)
     else:
-        _check_table(config, card, plan.teacher, data)
+        plan = plan_training(config, data)
+        _check_table(config, plan.card, plan.teacher, data)
     _check_strategy(config)
     build_trainer(config)
     _mend(config)
     if (path := resume_path(config)) is not None:
-        _check_same_training(given, Path(path), read_resumable(Path(path), card))
+        _check_same_training(given, Path(path), read_resumable(Path(path), plan.card))
     say_and_check(config, plan)
     data.prepare_data()
     if not executor:  # whose clips are single pictures

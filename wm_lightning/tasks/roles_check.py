@@ -14,10 +14,16 @@ from wm_lightning.tasks.evaluate import require
 from wm_lightning.tasks.roles import RoleSettings
 
 
-def check_roles(config: DictConfig, data: ClipDataModule, base: NetworkFile | None) -> None:
-    """Raises ValueError for data without tasks, a base never trained for such videos, or a table without judges."""
+def with_tasks(data: ClipDataModule) -> TaskDataModule:
+    """The data. Raises ValueError where they have no tasks."""
     if not isinstance(data, TaskDataModule):
         raise ValueError(f"an executor is trained on tasks, and {data.name} has none; set data=world_tasks")
+    return data
+
+
+def check_roles(config: DictConfig, data: ClipDataModule, base: NetworkFile | None) -> None:
+    """Raises ValueError for data without tasks, a base never trained for such videos, or a table without judges."""
+    data = with_tasks(data)
     if isinstance(data, WorldTasksDataModule):
         _check_films(config, data)
     if base is None:

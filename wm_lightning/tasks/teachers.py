@@ -214,9 +214,9 @@ def pretraining_data(config: DictConfig, recipe: DictConfig, data: ClipDataModul
 def pretraining_of(config: DictConfig) -> DictConfig | None:
     """The config of the training that comes first: this one but for `network` and other nodes of `module.start`.
 
-    `module.start.module` is that training's whole module, a distillation with a teacher of its own too, and nothing then
-    depends on this one's; without it, it is this module with `module.start.iterations`. `module.start.data` are other
-    data. None where nothing comes first.
+    `module.start.module` is that training's whole module, a distillation with a teacher of its own too, and nothing
+    then depends on this one's; without it, it is this module with `module.start.iterations`. `module.start.data` are
+    other data. None where nothing comes first.
     """
     first = config.module.get("start")
     if not isinstance(first, DictConfig):
