@@ -176,6 +176,7 @@ def test_no_clip_is_in_two_splits_and_the_set_is_read_as_any_other(
     assert {split: counts["tasks"] for split, counts in splits.items()} == {"train": 48, "val": 12, "test": 12}
 
 
+@pytest.mark.usefixtures("interrupts_heeded")
 def test_an_interrupted_run_goes_on_and_asks_what_is_missing(frames: Path, server: Running, tmp_path: Path) -> None:
     whole, into = tmp_path / "whole", tmp_path / "set"
     convert(frames, whole, server)

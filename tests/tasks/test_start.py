@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,15 +23,7 @@ def failing() -> None:
     raise ValueError("cannot be read")
 
 
-@pytest.fixture
-def heeded() -> Iterator[None]:
-    """Ctrl-C as in a terminal: what a shell starts in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeded")
+@pytest.mark.usefixtures("interrupts_heeded")
 @pytest.mark.parametrize(("task", "error"), [(interrupted, SystemExit), (failing, ValueError)])
 def test_an_interrupt_is_told_from_the_error_it_became(
     task: object, error: type[BaseException], tmp_path: Path,
