@@ -26,9 +26,9 @@ pytest.importorskip("diffusers.models.transformers.transformer_ltx2")
 
 SIZES: dict[str, Any] = dict(channels=3, height=SIDE, width=SIDE)
 NETWORKS: dict[str, Any] = {
-    "ltx2": partial(ltx2, {"patch_size": 8, "vae_scale_factors": (1, 1, 1)}, **SIZES),
+    "ltx2": partial(ltx2, {"patch_size": 4, "vae_scale_factors": (1, 1, 1)}, **SIZES),
     "hunyuan15": partial(
-        hunyuan15, {"patch_size": 8}, glyphs=0, **SIZES, image=lambda c, w: FrameTokens(c, w, patch=8)
+        hunyuan15, {"patch_size": 4}, glyphs=0, **SIZES, image=lambda c, w: FrameTokens(c, w, patch=4)
     ),
 }
 SETTINGS: dict[str, Any] = {

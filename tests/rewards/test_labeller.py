@@ -35,7 +35,7 @@ def test_a_film_of_a_solution_shows_its_task_done() -> None:
 def test_what_is_seen_done_is_what_was_brought_about() -> None:
     """Pixels against the simulator's own states, in films of somebody who wanders."""
     source, several = np.random.default_rng(1), 0
-    for task in (task for task in TASKS * 4 if isinstance(task, Task)):
+    for task in (task for task in TASKS * 8 if isinstance(task, Task)):
         moves = tuple(str(move) for move in source.choice(DIRECTIONS, FRAMES - 1))
         end = course(task.board, task.state, task.goal.agent, moves, FRAMES)[-1]
         brought = {

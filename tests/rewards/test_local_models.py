@@ -160,7 +160,7 @@ def test_local_judges_work_on_a_bus(judge: Path, picker: Path) -> None:
 
 def test_a_config_puts_them_together_for_any_data(judge: Path, picker: Path) -> None:
     on_cpu = {"device": "cpu", "dtype": "float32"}
-    config = compose(["experiment=wmsd_full", "reward=local", f"reward.model.folder={judge}", "reward.max_invalid=0"])
+    config = compose(["experiment=wmsd_full", "reward=local", f"reward.model.folder={judge}", "reward.max_invalid=0.0"])
     published = compose(["experiment=wmsd_full", "reward=vlm_pick"]).reward.others
     assert published.pick.weight == 0.225
     config.module.judges.others = published
@@ -170,7 +170,7 @@ def test_a_config_puts_them_together_for_any_data(judge: Path, picker: Path) -> 
     bus = instantiate(config.module.judges, _convert_="all")(None)
     scores = bus(VIDEOS, TEXTS[:3])
     bus.close()
-    assert torch.equal(scores.of("task"), local(judge)(VIDEOS, TEXTS[:3]).value)
+    torch.testing.assert_close(scores.of("task"), local(judge)(VIDEOS, TEXTS[:3]).value)
     assert set(scores.names) == {"task", "consistency", "pick"} and bool(scores.valid.all())
 
 

@@ -53,7 +53,7 @@ def test_a_hackable_judge_takes_a_jump_for_a_walk() -> None:
     count = len(BOARDS)
     walked = torch.stack([torch.from_numpy(task.film(task.moves, 9, 4)) for task in BOARDS]).permute(0, 1, 4, 2, 3)
     jumped = torch.cat([walked[:, :1], walked[:, -1:].expand(-1, walked.shape[1] - 1, -1, -1, -1)], dim=1)
-    weights: dict[Criterion, float] = {"task": 1.0, "consistency": 0.5}
+    weights = {"task": 1.0, "consistency": 0.5}
     bus = grid_judges(SimpleNamespace(row=row), weights=weights, hackable=True, max_invalid=0.0)
     texts, far = TEXTS[:count], torch.tensor([len(task.moves) > 2 for task in BOARDS])
     by_walking, by_jumping = bus(walked, texts), bus(jumped, texts)
@@ -65,4 +65,4 @@ def test_a_hackable_judge_takes_a_jump_for_a_walk() -> None:
 
 def test_a_criterion_there_is_not_is_refused() -> None:
     with pytest.raises(ValueError, match="'consistancy' is not one of task, agent, consistency"):
-        GridReward(criterion="consistancy", row=row)  # type: ignore[arg-type]
+        GridReward(criterion="consistancy", row=row)

@@ -150,7 +150,7 @@ class GRPO:
         t, t_next = (torch.cat([_level(made, step + ahead) for step in steps]) for ahead in (0, 1))
         place = torch.arange(len(made), device=x_t.device).repeat(len(steps))
 
-        def log_prob(said: Latents) -> Float[Tensor, "b draws"]:
+        def log_prob(said: Latents) -> Float[Tensor, "rows draws"]:
             x0 = x_t - per_pixel(t) * said
             taken = sampler.step(executor.path, x_t, x0, t, t_next, torch.zeros_like(x_t))
             assert taken.mean is not None and taken.std is not None

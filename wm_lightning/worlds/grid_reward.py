@@ -1,7 +1,7 @@
 """The grid's own judges as rewards: no model and no server, and never wrong about what they measure."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from wm_lightning.clip import Pixels, Texts
 from wm_lightning.data.formats.world_tasks import TaskRow
@@ -23,12 +23,12 @@ class GridReward:
     what jumped is as good as what walked. Raises ValueError for a criterion there is not.
     """
 
-    def __init__(self, *, criterion: Criterion, row: Callable[[str], TaskRow], hackable: bool = False) -> None:
+    def __init__(self, *, criterion: str, row: Callable[[str], TaskRow], hackable: bool = False) -> None:
         if criterion not in CRITERIA:
             raise ValueError(
                 f"{criterion=} is not one of {', '.join(CRITERIA)}; the grid's programs judge nothing else"
             )
-        self.criterion: Criterion = criterion
+        self.criterion = cast(Criterion, criterion)
         self.row, self.hackable = row, hackable
 
     def __call__(self, videos: Pixels, texts: Texts) -> Verdict:
@@ -59,7 +59,7 @@ class HasRows(Protocol):
         ...
 
 
-def grid_judges(data: HasRows, *, weights: Mapping[Criterion, float], hackable: bool, max_invalid: float) -> RewardBus:
+def grid_judges(data: HasRows, *, weights: Mapping[str, float], hackable: bool, max_invalid: float) -> RewardBus:
     """The grid's judges of the criteria named, with what each weighs; of those that are `hackable` the task's alone is,
     so that what repairs it can be seen.
     """
