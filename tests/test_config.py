@@ -301,7 +301,7 @@ def test_saved_overrides_come_first_and_those_of_the_old_run_are_dropped() -> No
 
 
 EVIL_WORDS = [
-    "--experimental-rerun=evil.pickle", "--config-dir=elsewhere/evil", "-cd", "-m", "experiment=../../../elsewhere/evil",
+    "--experimental-rerun=evil.pickle", "--config-dir=elsewhere/evil", "-cd", "-m", "experiment=../../../evil",
     "experiment=/elsewhere/evil", "module=[teacher,../../evil]", "callbacks@hydra.callbacks=default",
     "network@hydra/launcher=x", "network=pkg://evil/x", "a b=c", "=x",
 ]  # fmt: skip
