@@ -25,7 +25,7 @@ def test_some_alterations_of_weights_are_answered(subject: Subject, tmp_path: Pa
     answered(subject, 12, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("subject", READERS, ids=lambda subject: subject.name)
 def test_some_alterations_of_data_are_answered(subject: Subject, tmp_path: Path) -> None:
     answered(subject, 8, tmp_path)

@@ -53,7 +53,7 @@ def test_the_whole_chain_of_an_executor(run: Run, tmp_path: Path) -> None:
     assert rates[0] == rates[1]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_teacher_student_and_executor_are_three_commands(run: Run, tmp_path: Path) -> None:
     """Each is told the file of the one before, and what it is not made for is refused before anything is trained."""
     teacher, student = tmp_path / "one/teacher.safetensors", tmp_path / "two/student.safetensors"

@@ -164,7 +164,7 @@ def replace_target(config: DictConfig) -> DictConfig:
     return config
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_run(command: str, cache: Path, tmp_path: Path) -> None:
     """In a copy of the project to which the page's files were added, as its reader would add them."""

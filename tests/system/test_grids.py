@@ -61,7 +61,7 @@ def test_the_report_of_a_grid_says_where_it_stands(own: Own, project: Path) -> N
     assert "2 points: 2 failed" in (project / "report/report.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_grid_that_is_gone_on_with_runs_what_is_left_and_nothing_else(own: Own, project: Path) -> None:
     own(*TWO, "run_dir=grid")
     own("task=sweep", "task.resume=grid", **MENDED).must_succeed()

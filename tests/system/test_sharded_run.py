@@ -11,7 +11,7 @@ from tests.system.killing import Program
 SHARED = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_on_shared_networks_validates_shows_saves_and_goes_on_alone(
     run: Run, cache: Path, tmp_path: Path
 ) -> None:
