@@ -127,8 +127,11 @@ RECIPE = ["module.teacher.ckpt_path=null", "module.teacher.recipe.batch_size=4"]
 
 @pytest.mark.parametrize(("words", "keys"), [
     # One mask of three, for the sake of time.
-    (["experiment=teacher", "module.masks.shares=[0.0,1.0,0.0]"], ("module.micro_batches=", "module.batch_size=")),
-    pytest.param(["experiment=dmd_chunkwise", *RECIPE, *DMD], ("module.teacher.recipe.",), marks=pytest.mark.slow),
+    pytest.param(
+        ["experiment=teacher", "module.masks.shares=[0.0,1.0,0.0]"], ("module.micro_batches=", "module.batch_size="),
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(["experiment=dmd_chunkwise", *RECIPE, *DMD], ("module.teacher.recipe.",), marks=pytest.mark.nightly),
 ])  # fmt: skip
 def test_a_machine_too_small_is_told_what_to_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], keys: tuple[str, ...]
@@ -149,6 +152,7 @@ def test_a_machine_too_small_is_told_what_to_change(
     check_training(tiny(tmp_path, *words, "estimate.refuse=false"))
 
 
+@pytest.mark.nightly
 def test_where_weights_alone_do_not_fit_nothing_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "free_memory", lambda device: 1000)
     with pytest.raises(ValueError, match="no smaller batch"):

@@ -43,6 +43,7 @@ def distillation(file: Path, tmp_path: Path, *words: str):
     return tiny(tmp_path, "experiment=dmd_chunkwise", named, *DMD, *RECIPE, *words, cache=file.parent / "cache")
 
 
+@pytest.mark.slow
 def test_a_teacher_without_the_mask_is_fine_tuned_once(file: Path, tmp_path: Path) -> None:
     config = distillation(file, tmp_path)
     check_training(config)
