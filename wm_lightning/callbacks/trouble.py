@@ -66,9 +66,10 @@ class Trouble(Callback):
         """Says what an error of the machine means, and from where to go on."""
         meaning = next((known for words, known in _KNOWN.items() if words in str(exception)), None)
         if meaning is not None:
+            assert isinstance(pl_module, WorldModelModule)
             log.error(
                 "Training ended at iteration %d: %s. The same command with run_dir=%s ckpt_path=last goes on",
-                int(pl_module.iterations), meaning, trainer.default_root_dir,
+                pl_module.iterations, meaning, trainer.default_root_dir,
             )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ class PushTask:
         return -block_way - NEAR * gripper_way
 
     def _held(self, away: Float[np.ndarray, "n f k"], targets: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-        return (away[np.arange(len(targets)), -self.hold :, targets] < ZONE_RADIUS).all(axis=1)
+        return np.asarray((away[np.arange(len(targets)), -self.hold :, targets] < ZONE_RADIUS).all(axis=1))
 
 
 def distances(video: Pixels) -> Float[Tensor, "n f k"]:

@@ -35,7 +35,7 @@ class Sharded(ModelParallelStrategy):
         super().__init__(save_distributed_checkpoint=False)
 
     # Lightning's own restore, with what it restores sharded below.
-    lightning_restore_optimizer = True
+    lightning_restore_optimizer = True  # pyright: ignore[reportAssignmentType]
 
     def setup_environment(self) -> None:
         """All ranks share the data, and each network among them."""

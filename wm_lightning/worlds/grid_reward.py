@@ -28,7 +28,7 @@ class GridReward:
             raise ValueError(
                 f"{criterion=} is not one of {', '.join(CRITERIA)}; the grid's programs judge nothing else"
             )
-        self.criterion = cast(Criterion, criterion)
+        self.criterion: Criterion = cast(Criterion, criterion)
         self.row, self.hackable = row, hackable
 
     def __call__(self, videos: Pixels, texts: Texts) -> Verdict:
