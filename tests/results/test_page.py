@@ -45,6 +45,7 @@ def write(tmp_path: Path, results: Results) -> Write:
                 if configs:
                     config = {"name": name, "seed": seed, "lr": 0.1, "run_dir": str(folder)}
                     (folder / "config.yaml").write_text(yaml.safe_dump(config | changes.get("config", {})))
+            (tmp_path / name / "sweep.json").write_text("{}")  # a grid's own, which is no result
         return list(groups(read_runs([f"{name}/*" for name in points], root=tmp_path)))
 
     return written

@@ -14,6 +14,8 @@ from wm_lightning.results.results import Results, Row
 Age = Callable[[str, Sequence[str] | None], Freshness]
 # Overrides that do not tell groups apart: the names of what tables say by themselves, and where a run was started.
 _SAY_NOTHING = ("name", "experiment", "ablation", "seed", "data", "size", "launcher")
+# A grid's own list of its points lies beside their folders.
+GRID = "sweep.json"
 Joined = tuple[str | int | None, ...]
 
 
@@ -82,7 +84,8 @@ def read_runs(patterns: Iterable[str], *, root: Path, age: Age = freshness) -> t
     files: dict[Path, None] = {}
     for pattern in patterns:
         found = [path / "results.json" if path.is_dir() else path for path in matching(pattern, root)]
-        found = [path for path in found if path.is_file() and path.suffix == ".json" and not _other(path)]
+        found = [path for path in found if path.is_file() and path.suffix == ".json" and path.name != GRID]
+        found = [path for path in found if not _other(path)]
         if not found and not any(_other(path) for path in _below(pattern, root)):
             raise ValueError(f"{pattern} leads to no results.json from {root}; name run folders, or the files")
         files |= dict.fromkeys(found)
