@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small_disk import small_disk_at
 from wm_lightning.checkpoint_io import AtomicCheckpointIO, damage, fall_back, keep_previous, remove_partials
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,15 +154,8 @@ def files_of_at_most(size: int) -> Iterator[None]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 160 KiB in memory. Skips the test, and says so, where this user may not make one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(place)], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"no disk of its own for this test: {made.stderr.decode().strip()}")
-    try:
+    with small_disk_at(tmp_path / "disk", "160k") as place:
         yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def big(value: int) -> dict:

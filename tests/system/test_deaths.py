@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_disk import small_disk_at
 from tests.system.comparing import differences, read, state_of
 from tests.system.conftest import QUICK, Run
 from tests.system.killing import Program, writes
@@ -88,15 +89,8 @@ def test_a_worker_that_dies_ends_the_training_which_goes_on_as_it_was(run: Run, 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk in memory that is smaller than what a training writes. Skips, and says so, where none may be made."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"no disk of its own for this test: {made.stderr.decode().strip()}")
-    try:
+    with small_disk_at(tmp_path / "disk", "1m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.nightly
