@@ -41,6 +41,16 @@ def test_muon_takes_the_matrices_of_the_blocks(attention: Attention) -> None:
         assert (id(parameter) in held) == (name.startswith("blocks.") and parameter.ndim == 2), name
 
 
+def test_fresh_parts_learn_at_a_rate_of_their_own() -> None:
+    net = tiny("joint")
+    made = optimizers(net, **RATES, muon_lr=0.02, fresh=["blocks"], fresh_scale=8.0)
+    rates = {id(p): group["lr"] for optimizer in made for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in net.named_parameters():
+        fresh = name.startswith("blocks.")
+        base = 0.02 if fresh and parameter.ndim == 2 else 0.001
+        assert rates[id(parameter)] == pytest.approx(base * (8.0 if fresh else 1.0)), name
+
+
 def test_schedule_warms_up_holds_and_decays() -> None:
     schedule = Schedule(warmup=4, decay_from=0.5, final=0.1)
     found = [schedule.scale(update, 20) for update in range(20)]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,24 +24,47 @@ def optimizers(
     eps: float,
     muon_lr: float | None,
     momentum: float,
+    fresh: Sequence[str] = (),
+    fresh_scale: float = 1.0,
 ) -> list[Optimizer]:
     """AdamW on every parameter; with `muon_lr`, Muon on matrices and kernels of the blocks and AdamW on the rest.
 
+    Parts of the network named in `fresh` learn at `fresh_scale` times these rates: what a pretrained file had not.
     Raises ValueError for settings that no optimizer takes, as a negative rate.
     """
-    matrices, others = [], []
+    matrices, others = _Groups(fresh_scale), _Groups(fresh_scale)
     for name, parameter in network.named_parameters():
-        inside = parameter.ndim >= 2 and name.split(".")[0] not in OUTSIDE_BLOCKS
-        (matrices if inside and muon_lr is not None else others).append(parameter)
+        part = name.split(".")[0]
+        inside = parameter.ndim >= 2 and part not in OUTSIDE_BLOCKS
+        (matrices if inside and muon_lr is not None else others).add(parameter, fresh=part in fresh)
     beta1, beta2 = betas
     found: list[Optimizer] = []
     try:
         if muon_lr is not None:
-            found.append(Muon(matrices, lr=muon_lr, momentum=momentum, weight_decay=weight_decay))
-        found.append(torch.optim.AdamW(others, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps))
+            groups = matrices.at(muon_lr)
+            found.append(Muon(groups, lr=muon_lr, momentum=momentum, weight_decay=weight_decay))
+        groups = others.at(lr)
+        found.append(torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), weight_decay=weight_decay, eps=eps))
     except ValueError as error:
         raise ValueError(f"the optimizer of this module cannot be made: {error}; change its settings") from error
     return found
+
+
+class _Groups:
+    """Parameters of one optimizer: those that were there, and fresh ones."""
+
+    def __init__(self, fresh_scale: float) -> None:
+        self.known: list[nn.Parameter] = []
+        self.fresh: list[nn.Parameter] = []
+        self.fresh_scale = fresh_scale
+
+    def add(self, parameter: nn.Parameter, *, fresh: bool) -> None:
+        (self.fresh if fresh else self.known).append(parameter)
+
+    def at(self, rate: float) -> list[dict[str, Any]]:
+        """As groups of an optimizer, each with its rate; one without parameters is left out."""
+        both = {"params": self.known, "lr": rate}, {"params": self.fresh, "lr": rate * self.fresh_scale}
+        return [group for group in both if group["params"]]
 
 
 @dataclass(frozen=True)
