@@ -21,7 +21,14 @@ class Muon(torch.optim.Optimizer):
     slower where the CPU has none, a third of a small teacher's step. Raises ValueError for a parameter with one axis.
     """
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+    ) -> None:
         if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
             raise ValueError(f"{lr=} and {weight_decay=} must not be negative, {momentum=} from 0 to below 1")
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

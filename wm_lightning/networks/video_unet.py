@@ -69,6 +69,12 @@ class Bypass(nn.Module):
         return torch.stack((x * weights).split(self.out, dim=2)).sum(0)
 
 
+def _check_size(height: int, width: int, patch: int, multipliers: Sequence[int]) -> None:
+    smallest = patch * 2 ** (len(multipliers) - 1)
+    if height % smallest or width % smallest:
+        raise ValueError(f"{height=} and {width=} must be multiples of {smallest}, by {patch=} and {multipliers=}")
+
+
 class VideoUNet(nn.Module):
     """Predicts what its path asks for, of every new frame, given the remembered ones.
 
@@ -120,9 +126,7 @@ class VideoUNet(nn.Module):
         action_scales: bool = False,
     ) -> None:
         super().__init__()
-        smallest = patch * 2 ** (len(multipliers) - 1)
-        if height % smallest or width % smallest:
-            raise ValueError(f"{height=} and {width=} must be multiples of {smallest}, by {patch=} and {multipliers=}")
+        _check_size(height, width, patch, multipliers)
         self.patch, self.causal, self.rate_value, self.image_groups = patch, causal, rate, image_groups
         self.head_height_causal = head_height_causal
         # Official tokens hang on how many frames a pass has, as statistics of a clip do.
@@ -146,13 +150,18 @@ class VideoUNet(nn.Module):
         )
         self.down, self.middle, self.up = make.stages(dim, multipliers, blocks, tuple(attention_at))
         self.head = Head(dim * multipliers[0], folded, groups=groups, height_causal=head_height_causal)
+        widths = self._name_layers()
+        self.action_scales = ActionScales(4 * dim, widths) if action_scales and actions_seen else None
+
+    def _name_layers(self) -> dict[str, int]:
+        """Gives layers the key they remember under; returns how many channels each residual block makes."""
         widths = {}
         for name, module in self.named_modules():
             if isinstance(module, TemporalAttention | TemporalConv | TemporalNorm | ResBlock):
                 module.key = name
             if isinstance(module, ResBlock):
                 widths[name] = module.embed.out_features
-        self.action_scales = ActionScales(4 * dim, widths) if action_scales and actions_seen else None
+        return widths
 
     def begun(self, context: Latents, condition: Condition) -> Condition:
         """The condition with the first given frame as its start, where it takes one; zeros if none is given.

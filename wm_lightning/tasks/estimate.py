@@ -36,8 +36,11 @@ class Limits:
                 raise ValueError(f"estimate.{name}={getattr(self, name)} is a share; give more than 0 and at most 1")
 
 
-def say(config: DictConfig, needs: Needs, free: int | None, device: torch.device) -> None:
-    """Logs what a training takes and how long it would run, validation and the table at the end apart."""
+def say(config: DictConfig, needs: Needs, free: int | None, device: torch.device, *, comes_first: bool) -> None:
+    """Logs what a training takes and how long it would run, validation and the table at the end apart.
+
+    What comes first is trained once for all runs that share it, if the suite or the cache has it not.
+    """
     limits: Limits = instantiate(config.estimate)
     there = "this machine does not say how much is free" if free is None else f"{sized(free)} are free"
     log.info("Memory of %s: %s; %s", needs.name, needs, there)
@@ -45,9 +48,10 @@ def say(config: DictConfig, needs: Needs, free: int | None, device: torch.device
     rate = product_rate(device, dtype)
     seconds = needs.flops / (rate * limits.efficiency)
     log.info(
-        "Time of %s: %.3g GFLOP a step, %s at %.0f %% of the %.3g GFLOP/s of its own products; %d steps %s",
+        "Time of %s: %.3g GFLOP a step, %s at %.0f %% of the %.3g GFLOP/s of its own products; %d steps %s%s",
         needs.name, needs.flops / 1e9, timed(seconds), 100 * limits.efficiency, rate / 1e9,
         needs.iterations, timed(seconds * needs.iterations),
+        "; once, and not where the suite or the cache has it" if comes_first else "",
     )  # fmt: skip
 
 
@@ -68,7 +72,7 @@ def faults(config: DictConfig, plan: Plan, limits: Limits) -> Iterator[str]:
     free, device = (free_memory(device), device) if here else (None, torch.device("cpu"))
     for planned in plan.trainings:
         needs = needs_of(planned)
-        say(planned.config, needs, free, device)
+        say(planned.config, needs, free, device, comes_first=planned is not plan.trainings[-1])
         if free is not None and needs.most > limits.usable * free:
             yield refusal(planned, needs, free, limits.usable)
 
