@@ -1,6 +1,7 @@
 """What the tests of modules share: a tiny world on disk, tiny noisy networks, modules and trainings."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,9 @@ def dmd(**changes: Any) -> DMDModule:
         replay_slots=0, student_optimizer=sgd(0.05), critic_optimizer=sgd(0.05), schedule=CONSTANT, ema_decay=0.9,
         ema_start=0, batch_size=2, frames=FRAMES, compile=False,
     )  # fmt: skip
-    module = DMDModule(**(settings | changes))
-    module.critic.load_state_dict(network(seed=2).state_dict())
+    settings |= changes
+    module = DMDModule(**settings)
+    module.critic.load_state_dict(settings["network"](seed=2).state_dict())
     return module
 
 
@@ -158,6 +160,19 @@ def vid2world(**changes: Any) -> TeacherModule:
         plan=Plan(chunk=1, mask=FrameMask(1), window=None, sink=0, commit=Commit("noised", 0.04)),
     )  # fmt: skip
     return teacher(**settings | changes)
+
+
+def vid2world_dmd(**changes: Any) -> DMDModule:
+    """A distillation of a causal video UNet, which is told of the first frame."""
+    made = unet(seed=1)
+    described = replace(
+        teacher_file(made), card=card(network={"_target_": "some.UNet"}, trained_for=TRAINED | {"chunks": [1]})
+    )
+    settings: dict[str, Any] = dict(
+        network=unet, teacher=described, path=SCALED_LINEAR, score=score(mask=FrameMask(1)),
+        plan=Plan(chunk=1, mask=FrameMask(1), window=None, sink=0, commit=Commit("clean", 0.0)),
+    )  # fmt: skip
+    return dmd(**settings | changes)
 
 
 def data(cache: Path, **changes: Any) -> WorldMapDataModule:
