@@ -60,8 +60,11 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_held_action_in_the_datas_own_columns() -> None:
-    assert neutral(SPEC).tolist() == [0.0, 0.0, 0.5]
-    held = held_action(SPEC, {"y": -1.0}, clips=2, frames=4)
+    assert neutral(SPEC, {}).tolist() == [0.0, 0.0, 0.5]
+    assert neutral(SPEC, {"x": 1.0, "not there": 1.0}).tolist() == [1.0, 0.0, 0.5]
+    held = held_action(SPEC, {"y": -1.0}, clips=2, frames=4, rest={"x": 1.0})
+    assert held.actions.tolist() == [[[1.0, -1.0, 0.5]] * 4] * 2
+    held = held_action(SPEC, {"y": -1.0}, clips=2, frames=4, rest={})
     assert held.actions.tolist() == [[[0.0, -1.0, 0.5]] * 4] * 2
     for wrong, said in (
         ({"z": 1.0}, r"names 'z', the data's actions are \['x', 'y', 'gain'\]"),
@@ -69,14 +72,14 @@ def test_a_held_action_in_the_datas_own_columns() -> None:
         ({"gain": float("nan")}, "0.5 to 2"),
     ):
         with pytest.raises(ValueError, match=said):
-            held_action(SPEC, wrong, clips=1, frames=2)
+            held_action(SPEC, wrong, clips=1, frames=2, rest={})
 
 
 @pytest.mark.parametrize("context", [1, 3])
 def test_nothing_led_to_the_first_frame_and_nothing_happened_while_it_is_held(context: int) -> None:
-    held = held_action(SPEC, {"x": 1.0}, clips=2, frames=5)
-    condition = begun(held, SPEC, context)
+    held = held_action(SPEC, {"x": 1.0}, clips=2, frames=5, rest={})
+    condition = begun(held, SPEC, context, rest={"y": -1.0})
     assert (condition.state[:, 0] == ActionState.NONE).all() and (condition.state[:, 1:] == ActionState.GIVEN).all()
     assert condition.actions[0, :, 0].tolist() == [0.0] * context + [1.0] * (5 - context)
-    assert (condition.actions[:, 1:context] == neutral(SPEC)).all()
+    assert (condition.actions[:, 1:context] == neutral(SPEC, {"y": -1.0})).all()
     assert torch.equal(held.actions[:, :, 0], torch.ones(2, 5)), "what was given is left alone"

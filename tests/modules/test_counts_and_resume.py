@@ -108,7 +108,8 @@ MAKERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "stop"), [("dmd", 4), ("dmd", 5), ("sid_after_init", 4), ("teacher", 4), ("vid2world", 2), ("vid2world_dmd", 3)]
+    ("name", "stop"),
+    [("dmd", 4), ("dmd", 5), ("sid_after_init", 4), ("teacher", 4), ("vid2world", 2), ("vid2world_dmd", 3)],
 )
 def test_a_continued_run_is_the_same_run(tmp_path: Path, name: str, stop: int) -> None:
     whole = MAKERS[name]()

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from tests.tiny_run import tiny, tiny_teacher
+from wm_lightning.config import compose
 from wm_lightning.data.formats.video_files import decode
 from wm_lightning.tasks.build import build_data
 
@@ -100,7 +101,7 @@ def test_pictures_of_a_folder_are_starts(trained: Path, tmp_path: Path) -> None:
     assert (driven["state"][:, 0] == 1).all() and driven["images"].tolist() == ["one.png", "three.jpg", "two.png"]
 
     name = str(driven["names"][1])
-    _, held = started(trained, tmp_path / "held", images, f"task.action={{{name}: 1.0}}")
+    _, held = started(trained, tmp_path / "held", images, f"task.action={{{name}: 1.0, stay: 0}}")
     assert (held["actions"][:, 1:, 1] == 1).all() and held["actions"][:, 1:].sum() == 3 * 6
 
 
@@ -139,3 +140,8 @@ def test_a_checkpoint_must_be_named(trained: Path, tmp_path: Path) -> None:
     config.ckpt_path = None
     with pytest.raises(ValueError, match="ckpt_path=null: name the checkpoint"):
         instantiate(config.task)(config)
+
+
+def test_doing_nothing_is_what_the_data_call_it() -> None:
+    for data, rest in (("csgo", {"mouse_x_0": 1, "mouse_y_0": 1}), ("recon", {"dx": -0.3333333}), ("rt1", {})):
+        assert compose([f"data={data}", "task=rollout"]).task.rest == rest

@@ -45,12 +45,14 @@ def read_images(folder: Path, resize: Resize) -> StartImages:
     return StartImages(tuple(path.name for path in pictures), np.concatenate(frames))
 
 
-def held_action(spec: ActionSpec, action: Mapping[str, float], clips: int, frames: int) -> Condition:
-    """One action for all frames; columns that are not named are neutral.
+def held_action(
+    spec: ActionSpec, action: Mapping[str, float], clips: int, frames: int, *, rest: Mapping[str, float | int]
+) -> Condition:
+    """One action for all frames; columns that are not named are as at `rest`.
 
     Raises ValueError for a column that is none, or a value out of its bounds.
     """
-    row = neutral(spec)
+    row = neutral(spec, rest)
     for name, value in action.items():
         if name not in spec.names:
             raise ValueError(f"task.action names {name!r}, the data's actions are {list(spec.names)}")
@@ -62,16 +64,20 @@ def held_action(spec: ActionSpec, action: Mapping[str, float], clips: int, frame
     return Condition(row.expand(clips, frames, -1).clone(), torch.zeros(clips, frames, dtype=torch.int64))
 
 
-def neutral(spec: ActionSpec) -> Float[Tensor, "a"]:
-    """0 in every column, or the bound next to it."""
-    return torch.tensor(np.clip(0.0, spec.low, spec.high), dtype=torch.float32)
+def neutral(spec: ActionSpec, rest: Mapping[str, float | int]) -> Float[Tensor, "a"]:
+    """The action of doing nothing: what `rest` says of a column, else 0, or the bound next to it.
+
+    A mouse that rests is a key of its own in some data, and 0 lies off the middle of a range in others.
+    """
+    wanted = [rest.get(name, 0.0) for name in spec.names]
+    return torch.tensor(np.clip(wanted, spec.low, spec.high), dtype=torch.float32)
 
 
-def begun(condition: Condition, spec: ActionSpec, context: int) -> Condition:
+def begun(condition: Condition, spec: ActionSpec, context: int, *, rest: Mapping[str, float | int]) -> Condition:
     """The same condition behind a picture that is held for `context` frames: nothing led to the first of them, and a
-    neutral action to the others."""
+    neutral action (see `neutral`) to the others."""
     actions, state = condition.actions.clone(), condition.state.clone()
-    actions[:, :context], state[:, :context] = neutral(spec), int(ActionState.GIVEN)
+    actions[:, :context], state[:, :context] = neutral(spec, rest), int(ActionState.GIVEN)
     actions[:, 0], state[:, 0] = 0.0, int(ActionState.NONE)
     return Condition(actions, state)
 

@@ -152,7 +152,8 @@ def given_image(world: WorldModel, image: Any, count: int) -> Clip:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
         raise ValueError(f"options['image'] is {pixels.dtype} {list(pixels.shape)}; RGB uint8 [h, w, 3] is expected")
     resized = world.data.picture_size(np.repeat(pixels[None], count, axis=0))
-    condition = begun(held_action(world.spec, {}, count, world.context), world.spec, world.context)
+    held = held_action(world.spec, {}, count, world.context, rest=world.rest)
+    condition = begun(held, world.spec, world.context, rest=world.rest)
     [clip] = image_clips(world.data, StartImages(("given",) * count, resized), condition, world.context, count)
     return clip
 

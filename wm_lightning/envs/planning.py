@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wm_lightning.clip import Clip
-from wm_lightning.data.start_images import StartImages, begun, held_action, image_clips
+from wm_lightning.data.start_images import StartImages, begun, held_action, image_clips, neutral
 from wm_lightning.envs.policy import Actions, Actor, Briefing, Frames
 from wm_lightning.envs.world_model import WorldModel, advance, begin
 from wm_lightning.randomness import generator
@@ -119,7 +119,7 @@ class _Imagination:
         spec = briefing.spec
         self.places = [spec.names.index(name) for name in planner.columns]
         self.low, self.high = (np.array(bound)[None, None, self.places] for bound in (spec.low, spec.high))
-        self.neutral = np.clip(0.0, spec.low, spec.high)
+        self.neutral = neutral(spec, model.rest).numpy()
         self.sources = [generator(briefing.seed, "policy planning", number) for number in briefing.numbers]
         count, steps = len(briefing.numbers), planner.imagined // planner.hold
         self.mean: Plans = np.broadcast_to(self.neutral[self.places], (count, steps, len(self.places))).copy()
@@ -165,7 +165,8 @@ def imagined(model: WorldModel, start: Clip, actions: Float[Tensor, "n f a"]) ->
 def picture_clip(model: WorldModel, pictures: np.ndarray) -> Clip:
     """The newest frames as the given ones of a model, held where it was trained to begin with several."""
     count, data = len(pictures), model.data
-    condition = begun(held_action(data.spec, {}, count, model.context), data.spec, model.context)
+    held = held_action(data.spec, {}, count, model.context, rest=model.rest)
+    condition = begun(held, data.spec, model.context, rest=model.rest)
     images = StartImages(("seen",) * count, np.ascontiguousarray(np.moveaxis(pictures, -1, 1)))
     [clip] = image_clips(data, images, condition, model.context, count)
     return clip

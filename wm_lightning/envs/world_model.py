@@ -1,7 +1,7 @@
 """A checkpoint as a simulator: rollouts under way as values, advanced chunk by chunk by actions as they are chosen."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +24,8 @@ class WorldModel:
     """A network as it was trained to be used: `chunk` frames at a time behind `context` given ones.
 
     `longest` is how many frames a rollout may have, given ones included, None where a window moves along. `forwards`
-    counts the passes that a chunk takes. `data` says what actions and pixels are.
+    counts the passes that a chunk takes. `data` says what actions and pixels are, `rest` which columns of the action of
+    doing nothing are not 0.
     """
 
     name: str
@@ -38,6 +39,7 @@ class WorldModel:
     forwards: int
     device: torch.device
     precision: str
+    rest: Mapping[str, float | int]
 
     @property
     def spec(self) -> ActionSpec:

@@ -65,11 +65,7 @@ def controls_of(
     """
     low, high = np.array(spec.low, np.float32), np.array(spec.high, np.float32)
     place = {name: number for number, name in enumerate(spec.names)}
-    still = neutral(spec).numpy().copy()
-    for name, value in rest.items():
-        if name in place:
-            still[place[name]] = value
-    still = np.clip(still, low, high)
+    still = neutral(spec, rest).numpy()
     keys = []
     for group, own in (groups or made_groups(spec)).items():
         for name, columns in own.items():

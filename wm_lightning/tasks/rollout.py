@@ -65,6 +65,7 @@ class Rollout:
     columns: int
     images: str | None
     action: Mapping[str, float] | None
+    rest: Mapping[str, float | int] | None
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Writes `rollouts/` in the run folder from the checkpoint at `ckpt_path`; returns frames per second.
@@ -112,13 +113,13 @@ class Rollout:
                 raise ValueError("task.action drives pictures; name their folder with task.images=FOLDER")
             return list(data.clips("test", self.count, frames, self.batch_size)), "test clips", ()
         images = read_images(Path(self.images), data.picture_size)
-        number, actions = len(images.names), "a held action"
+        number, actions, rest = len(images.names), "a held action", self.rest or {}
         if self.action is not None:
-            condition = held_action(data.spec, self.action, number, frames)
+            condition = held_action(data.spec, self.action, number, frames, rest=rest)
         else:
             driving = Clip.cat(list(data.clips("test", number, frames, self.batch_size))).condition
             condition, actions = driving[torch.arange(number) % len(driving)], "actions of test clips"
-        condition = begun(condition, data.spec, context)
+        condition = begun(condition, data.spec, context, rest=rest)
         log.info("Starts from %s", ", ".join(images.names))
         where = f"pictures of {Path(self.images).name} under {actions}"
         return image_clips(data, images, condition, context, self.batch_size), where, images.names
