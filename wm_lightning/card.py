@@ -83,7 +83,7 @@ class Card:
             )
 
     def covers_frames(self, frames: int) -> bool:
-        """Were clips this long trained? Cards of foreign files do not say, and are believed."""
+        """Were clips this long trained? Foreign files do not say, and networks without places in time need not."""
         return frames <= (self.trained_for.get("frames") or frames)
 
     def require_frames(self, frames: int, use: str) -> None:
@@ -100,10 +100,12 @@ class Card:
         dropout = self.trained_for["action_dropout"]
         wanted = {"all": ("clip", "both"), "newest": ("frame", "both")}[pattern]
         if not dropout["share"] or dropout["granularity"] not in wanted:
+            # What was trained for one pattern needs the other beside it.
+            better = wanted[1] if dropout["share"] else wanted[0]
             raise ValueError(
                 f"{use} needs actions dropped by {' or '.join(wanted)} (null pattern {pattern!r}); the {self.kind} "
                 f"was trained with share={dropout['share']} by {dropout['granularity']}; use a guidance scale of 1 "
-                f"or a {self.kind} trained with module.action_dropout.granularity={wanted[0]}"
+                f"or a {self.kind} trained with module.action_dropout.granularity={better}"
             )
 
     def require_sampler(self, sampler: Mapping[str, Any]) -> None:

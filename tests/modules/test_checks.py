@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.modules.making import PLAN, dmd, score, self_rollout, teacher_file
+from tests.modules.making import FRAMES, LAW, PLAN, dmd, score, self_rollout, teacher, teacher_file, vid2world
 from tests.networks.tiny_unet import tiny_unet
 from wm_lightning.modules.initialisation import CausalConsistency
 from wm_lightning.networks.masks import FrameMask
+from wm_lightning.objectives.denoising import FrameLevels
 
 FOUR = replace(PLAN, chunk=2, mask=FrameMask(2))
 CD = CausalConsistency(2, 8, 2.0)
@@ -76,3 +77,16 @@ def test_a_students_card_declares_its_own_rollout() -> None:
     for mode, t in (("last", 0.0), ("noised", 0.1), ("scaled", 0.1)):
         with pytest.raises(ValueError, match="the student was trained with: clean at t <= 0"):
             card.require_commit(mode, t, "rollout.commit")
+
+
+def test_frames_that_are_clean_at_random_are_declared() -> None:
+    levels = FrameLevels(
+        law=replace(LAW, uniform_share=0.0), context=0, clean_history=0.0, history_level=0.5, shared=0.0
+    )
+    commits = [
+        [entry["mode"] for entry in teacher(levels=chosen).trained_for()["commit"]]
+        for chosen in (levels, replace(levels, clean_share=0.5))
+    ]
+    assert commits == [["noised"], ["clean", "noised"]]
+    assert teacher().trained_for()["frames"] == FRAMES
+    assert vid2world().trained_for()["frames"] is None, "there are no places in time that could run out"

@@ -190,6 +190,23 @@ def test_tokens_by_the_length_of_the_clip_leave_nothing_to_remember() -> None:
         network(x_t, label, given, past, mask=FRAMEWISE)
 
 
+def test_image_tokens_come_in_groups_of_the_size_that_makes_them() -> None:
+    network, given = tiny_unet(), inputs(2)[2]
+    assert given.start is not None and given.start.image is not None
+    tokens = given.start.image
+    own = network._image_tokens(tokens, torch.zeros(2, dtype=torch.long), 3)
+    assert torch.equal(own, tokens.unflatten(1, (3, 16)))
+    network.group = 8
+    assert torch.equal(
+        network._image_tokens(tokens, torch.ones(2, dtype=torch.long), 2), tokens.unflatten(1, (6, 8))[:, 1:3]
+    )
+    network.group = 5
+    with pytest.raises(ValueError, match="48 image tokens are no groups of 5"):
+        network._image_tokens(tokens, torch.zeros(2, dtype=torch.long), 3)
+    every = tiny_unet(image_groups="all")._image_tokens(tokens[:, :7], torch.zeros(2, dtype=torch.long), 3)
+    assert torch.equal(every, tokens[:, None, :7].expand(-1, 3, -1, -1))
+
+
 def test_dropped_is_not_no_action() -> None:
     network, (_, _, given) = tiny_unet(), inputs(FRAMES)
     assert network.action is not None
@@ -295,6 +312,10 @@ def test_a_guided_rollout_remembers_as_one_that_runs_all_again(kind: dict[str, A
     assert torch.equal(cached, made(plan)) and torch.equal(cached, made(replace(plan, window=5)))
     assert torch.equal(cached[:, :2], x_t[:, :2])
     assert (cached - made(replace(plan, guidance=None)))[:, 2:].abs().max() > 1e-3
+    given = other_action(given, 3)
+    changed = made(plan)
+    assert torch.equal(changed[:, :3], cached[:, :3]), "what comes later moves nothing before it"
+    assert (changed[:, 3] - cached[:, 3]).abs().max() > 1e-6
 
 
 def test_actions_multiply_channels_and_nothing_at_first() -> None:

@@ -93,6 +93,7 @@ def test_the_result_says_every_choice_and_what_is_not_the_papers(trained: Path, 
     config = asked(trained, tmp_path)
     means = evaluate(config)
     found = written(tmp_path)
+    assert found["rollout"]["commit"]["mode"] == config.rollout.commit.mode and "guidance" in found["rollout"]
     assert found["clips"] == 6 and found["frames_scored"] == [1] and found["video_frames"] == [0, 2]
     assert not found["comparable_with_the_paper"]
     assert any("simulated data (simulated-worldmap)" in text for text in found["departures"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.networks.tiny import SHAPE, condition, randn, tiny
+from tests.networks.tiny_unet import tiny_unet
 from tests.sampling.recording import COMMITS, FLOW, commit_name, noise_of, plan
 from wm_lightning.clip import Clip, Latents, Pixels, Texts, to_pixels
 from wm_lightning.data.datamodule import ClipDataModule
@@ -126,6 +127,14 @@ def test_a_teacher_alone_has_no_controls() -> None:
     assert [facts(subject) for subject in rows(teacher_alone())] == TEACHERS
 
 
+def test_a_network_that_remembers_nothing_has_no_cached_rows() -> None:
+    alone = cast(teacher=tiny_unet(norm_scope="clip", tokens=None), student=None, student_sampler=None)
+    found = rows(alone)
+    assert not any(subject.cached for subject in found)
+    assert [subject.steps for subject in found if subject.unjudged is None] == TEACHER_STEPS
+    assert all(subject.forwards == subject.steps for subject in found), "nothing is committed"
+
+
 @pytest.mark.parametrize("asked", [[1], [8, 1]])
 def test_the_steps_a_student_was_trained_for_are_there_unasked(asked: list[int]) -> None:
     found = list(cast(steps=3).subjects(TEACHER_STEPS, asked))
@@ -198,7 +207,7 @@ def test_guidance_counts_twice(drop: str, forwards: list[int]) -> None:
 
 
 def test_the_teacher_of_a_guided_distillation_is_guided_and_its_student_is_not() -> None:
-    found = rows(cast(teacher_guidance=GUIDED["newest"]))
+    found = rows(cast(teacher_plan=replace(plan(CHUNK, window=FRAMES), guidance=GUIDED["newest"])))
     guided = {subject.role for subject in found if subject.plan.guidance is not None}
     assert guided == {"teacher"}
 
@@ -209,6 +218,8 @@ def test_a_teacher_alone_is_shown_history_as_its_plan_says() -> None:
     assert {subject.plan.commit for subject in (first, second, again)} == {NOISED} and last.plan.commit == LAST
     assert chosen.deployed(TEACHER_STEPS).commit == "noised"
     assert all(subject.plan.commit != NOISED for subject in rows(cast(NOISED)) if subject.role == "teacher")
+    told = rows(cast(teacher_plan=plan(CHUNK, commit=NOISED, window=FRAMES)))
+    assert {subject.plan.commit for subject in told if subject.role == "teacher"} == {NOISED, LAST}
 
 
 def test_a_plan_that_runs_windows_again_has_no_cached_rows() -> None:

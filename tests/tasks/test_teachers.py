@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from tests.tiny_run import DMD, tiny, tiny_teacher
 from wm_lightning.checkpoints import read_card
+from wm_lightning.config import compose
 from wm_lightning.tasks import teachers
 from wm_lightning.tasks.build import build_card, build_data, build_module, plain_node
 from wm_lightning.tasks.fit import best_checkpoint, export
@@ -113,6 +114,13 @@ def test_masks_the_recipe_lacks_join_it(file: Path, tmp_path: Path) -> None:
     recipe = recipe_of(config, fine_tuned=True)
     assert list(recipe.module.masks.chunks) == [1, 3, None, 2]
     assert sum(recipe.module.masks.shares) == pytest.approx(1) and recipe.module.masks.shares[-1] == pytest.approx(0.3)
+
+
+def test_what_made_a_teacher_is_not_done_again_when_it_is_fine_tuned() -> None:
+    config = compose(["experiment=vid2world_dmd", "data=rt1", "size=debug"])
+    first, again = (recipe_of(config, fine_tuned=way).module for way in (False, True))
+    assert first.transfer is not None and list(first.start_new) == ["action", "action_scales"]
+    assert (again.start, list(again.start_new), again.transfer) == (None, [], None)
 
 
 def test_one_recipe_whatever_the_students_seed_and_rollout(file: Path, tmp_path: Path) -> None:

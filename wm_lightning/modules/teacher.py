@@ -99,10 +99,11 @@ class TeacherModule(WorldModelModule):
     def trained_for(self) -> dict[str, Any]:
         law, mixture = self.levels, zip(self.masks.chunks, self.masks.shares, strict=True)
         # Levels that are uniform in part come as close to clean as one likes.
-        clean = law.context > 0 or law.clean_history > 0 or law.law.uniform_share > 0
+        clean = law.context > 0 or law.clean_history > 0 or law.clean_share > 0 or law.law.uniform_share > 0
         return {
-            "chunks": [chunk for chunk, share in mixture if share > 0], "frames": self.frames, "context": law.context,
-            "clean_history": law.clean_history, "history_level": law.history_level, "shared": law.shared, "steps": None,
+            "chunks": [chunk for chunk, share in mixture if share > 0], "context": law.context,
+            "frames": self.frames if getattr(self.network, "places_frames", True) else None, "steps": None,
+            "clean_history": law.clean_history, "history_level": law.history_level, "shared": law.shared,
             "commit": [{"mode": "clean", "t": 0.0}] * clean + [{"mode": "noised", "t": law.history_level}],
             "action_dropout": {"share": self.action_dropout.share, "granularity": self.action_dropout.granularity},
         }  # fmt: skip

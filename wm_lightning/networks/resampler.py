@@ -22,6 +22,7 @@ class Resampler(nn.Module):
         head_width: int, mlp_ratio: float,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.group = queries
         self.queries = nn.Parameter(torch.randn(1, groups * queries, dim) / dim**0.5)
         self.enter, self.leave = nn.Linear(features, dim), nn.Linear(dim, tokens)
         self.norm = nn.LayerNorm(tokens)

@@ -14,6 +14,7 @@ from wm_lightning.networks.autoencoders import Autoencoder, file_hash
 from wm_lightning.networks.openclip import OpenClipImage, empty_text_source, read_empty_text
 
 IMAGE, TEXT = "image.safetensors", "empty_text.safetensors"
+TEXT_LENGTH = 77
 
 Features = Float[Tensor, "b tokens width"]
 States = Float[Tensor, "b length states"]
@@ -72,3 +73,23 @@ class StartTokens:
             encoder, states = self._loaded
             self._loaded = encoder.to(device), states.to(device)
             return self._loaded
+
+
+class TokenShapes(StartTokens):
+    """Stands for encoders that need not be there where shapes alone count: zeros in the shapes of their answers.
+
+    `image` tokens of `width` numbers, and the 77 states of a text, `states` wide.
+    """
+
+    def __init__(self, *, image: int, width: int, states: int) -> None:
+        self.sizes = {"image": image, "width": width, "states": states}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The shapes."""
+        return dict(self.sizes)
+
+    def __call__(self, frames: Latents) -> tuple[Features, States]:
+        """Zeros, on the device of `frames`."""
+        image = frames.new_zeros(len(frames), self.sizes["image"], self.sizes["width"])
+        return image, frames.new_zeros(len(frames), TEXT_LENGTH, self.sizes["states"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wm_lightning.networks.attention import attend
 from wm_lightning.networks.conditioning import Embedding
+from wm_lightning.networks.geometry import temporal_mask
 
 Features = Float[Tensor, "b f c h w"]
 Changed = Float[Tensor, "b f out rows columns"]  # other channels, another size
@@ -158,9 +159,7 @@ class TemporalAttention(nn.Module):
     def forward(self, x: Tokens, run: Run) -> Tokens:
         k, v = (self._with_past(name, layer(x), run) for name, layer in (("k", self.k), ("v", self.v)))
         q, k, v = (rearrange(y, "b f n (h e) -> (b n) h f e", h=self.heads) for y in (self.q(x), k, v))
-        seen = run.seen
-        if seen is not None and seen.ndim == 3:
-            seen = seen.repeat_interleave(x.shape[2], dim=0)[:, None]
+        seen = temporal_mask(run.seen, x.shape[2])
         return self.out(rearrange(attend(q, k, v, seen), "(b n) h f e -> b f n (h e)", n=x.shape[2]))
 
     def _with_past(self, name: str, new: Tokens, run: Run) -> Float[Tensor, "b total n d"]:

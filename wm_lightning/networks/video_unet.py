@@ -33,7 +33,7 @@ from wm_lightning.networks.unet_temporal import (
     per_frame,
 )
 
-GROUP = 16  # image tokens of one frame
+GROUP = 16  # image tokens of one frame, unless a resampler says otherwise
 TOKENS_ADVICE = "encoders=openclip network.start_tokens.folder=FOLDER makes them, network.tokens=null does without"
 ImageGroups = Literal["frame", "all", "official"]
 
@@ -93,6 +93,8 @@ class VideoUNet(nn.Module):
 
     # Behind a clean copy of themselves, noisy frames would get its last ones from the convolutions, which lie ahead.
     teacher_forcing = False
+    # Attention along time has no positions, so that no length is longer than what was trained.
+    places_frames = False
 
     def __init__(
         self,
@@ -140,6 +142,7 @@ class VideoUNet(nn.Module):
             self.action = ActionEmbedder(actions, 4 * dim, **own)  # type: ignore[arg-type]
         self.tokens, self.start_tokens = tokens, start_tokens
         self.resampler = None if resampler is None else resampler()
+        self.group = getattr(self.resampler, "group", GROUP)
         folded = channels * patch**2
         entering = folded * (2 if start else 1)
         self.stem = nn.Conv2d(entering, dim, 3, padding=1)
@@ -235,10 +238,17 @@ class VideoUNet(nn.Module):
 
     def _image_tokens(self, tokens: Float[Tensor, "b n d"], first: Tensor, frames: int) -> Float[Tensor, "b f m d"]:
         """Each frame's own group by its absolute place (beyond the last group that one), or all for every frame."""
-        groups = rearrange(tokens, "b (g m) d -> b g m d", m=GROUP)
-        own = self.image_groups == "frame" or (self.image_groups == "official" and frames == groups.shape[1])
-        if not own:
-            return tokens[:, None].expand(-1, frames, -1, -1)
+        every = tokens[:, None].expand(-1, frames, -1, -1)
+        if self.image_groups == "all":
+            return every
+        if tokens.shape[1] % self.group:
+            raise ValueError(
+                f"{tokens.shape[1]} image tokens are no groups of {self.group}, one for a frame; give "
+                f"network.resampler, which makes such groups, or network.image_groups=all"
+            )
+        groups = rearrange(tokens, "b (g m) d -> b g m d", m=self.group)
+        if self.image_groups == "official" and frames != groups.shape[1]:
+            return every
         place = (first[:, None] + torch.arange(frames, device=tokens.device)).clamp(max=groups.shape[1] - 1)
         return groups[torch.arange(len(tokens), device=tokens.device)[:, None], place]
 

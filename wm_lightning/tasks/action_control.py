@@ -143,7 +143,7 @@ class ActionControl:
 
             made = measure_control(
                 generate, clip, drives, ruler, context=self.context, rest=variants.rest,
-                episodes=[entry.episode for entry in entries], draws=self.draws, seed=self.seed,
+                episodes=[data.recording(entry.episode) for entry in entries], draws=self.draws, seed=self.seed,
             )  # fmt: skip
         return ruler, made
 

@@ -87,6 +87,16 @@ def refusal(planned: Planned, needs: Needs, free: int, usable: float) -> str:
     )
 
 
+def _without_encoders(config: DictConfig) -> None:
+    """Puts the shapes of tokens where their encoders would be, which need not be there."""
+    tokens, resampler = config.network.get("tokens"), config.network.get("resampler")
+    if tokens is not None:
+        # OpenCLIP's, one of them of the whole image; or groups of 16 as they enter the network, without a resampler.
+        image, width = (16 * 16, tokens) if resampler is None else (16 * 16 + 1, resampler.features)
+        shapes = {"image": image, "width": width, "states": tokens}
+        config.network.start_tokens = {"_target_": "wm_lightning.networks.start_tokens.TokenShapes", **shapes}
+
+
 def estimate(config: DictConfig) -> dict[str, float]:
     """task=estimate: says what the trainings of this config take, and what does not fit.
 
@@ -97,6 +107,7 @@ def estimate(config: DictConfig) -> dict[str, float]:
         for key in ("autoencoder", "latents"):
             if key in config.data:
                 config.data[key] = None
+        _without_encoders(config)
     data: ClipDataModule = instantiate(config.data, _convert_="all")
     data.frame_shape = (config.network.channels, config.network.height, config.network.width)
     declare_actions(config, data)

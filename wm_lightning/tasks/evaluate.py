@@ -117,7 +117,7 @@ def build_cast(
         plan=instantiate(plain_node(config, "rollout"), _convert_="all"),
         history_level=history,
         decode=decode,
-        teacher_guidance=None if teacher_plan is None else teacher_plan.guidance,
+        teacher_plan=teacher_plan,
     )
 
 

@@ -86,11 +86,11 @@ class Protocol:
         data = build_data(config)
         self._check_data(data, config)
         entries, departures = self.choose(data)
-        if self.window not in (None, config.rollout.window):
-            departures.append(f"the rollout remembers {config.rollout.window} frames, not {self.window}")
+        frames = entries[0].length
+        if self.window is not None and (seen := min(config.rollout.window or frames, frames)) != self.window:
+            departures.append(f"the rollout remembers {seen} frames, not {self.window}")
         device, kind = device_of(config), kind_of(config)
         file = read_checkpoint(config, data, kind)
-        frames = entries[0].length
         subject = build_subject(config, file, data, Use(self.context, frames), device)
         family = self.family(config, data, frames)
         write_index(Path(config.run_dir) / "eval_index.json", entries)
@@ -100,7 +100,8 @@ class Protocol:
         sampler = described(subject.sampler)
         result = {
             "protocol": self.name, "name": config.name, "checkpoint": file.sha256, "kind": kind, "sampler": sampler,
-            "iterations": file.card.iterations, "chunk": subject.plan.chunk, "revision": revision(),
+            "iterations": file.card.iterations, "chunk": subject.plan.chunk, "rollout": plain_node(config, "rollout"),
+            "revision": revision(),
             "code": [*loaded_code(), *chosen_config()], "config_hash": config_hash(plain(config)),
             **self.described(data, entries, departures), **scored,
         }  # fmt: skip

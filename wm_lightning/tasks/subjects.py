@@ -12,7 +12,6 @@ from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.rerun import Rerun
 from wm_lightning.noising import GaussianPath
 from wm_lightning.results.results import Use
-from wm_lightning.sampling.guidance import Guidance
 from wm_lightning.sampling.rollout import Commit, Plan, SeededNoise, rollout
 from wm_lightning.sampling.samplers import FewStepSampler, Sampler
 
@@ -55,6 +54,9 @@ class Subject:
         return self.decode(made).cpu()
 
 
+SAME = "speed only: the video is that of the row with a cache, but for what evicted frames left behind in it"
+
+
 @dataclass(frozen=True)
 class Cast:
     """Networks and settings the subjects are made of; `student` is None when only a teacher was trained."""
@@ -67,12 +69,16 @@ class Cast:
     plan: Plan
     history_level: float  # how noisy a history the teacher was trained on
     decode: Callable[[Latents], Pixels]
-    teacher_guidance: Guidance | None = None  # of a distillation's teacher, which need not be the student's
+    teacher_plan: Plan | None = None  # of a distillation's teacher, which need not be the student's
 
     def subjects(self, teacher_steps: Sequence[int], student_steps: Sequence[int]) -> Iterator[Subject]:
         """Rows of the table in their order, baselines aside; the steps a student was trained for are always there."""
         for subject in self._undecoded(teacher_steps, student_steps):
-            yield replace(subject, decode=self.decode, cached=subject.cached and not self.plan.rerun)
+            yield replace(subject, decode=self.decode, cached=subject.cached and self._caches(subject.model))
+
+    def _caches(self, model: Denoiser) -> bool:
+        """Whether anything is kept from chunk to chunk; a network that cannot is run over the whole again."""
+        return not self.plan.rerun and getattr(model.network, "remembers", True)
 
     def _undecoded(self, teacher_steps: Sequence[int], student_steps: Sequence[int]) -> Iterator[Subject]:
         yield from self._teachers(teacher_steps)
@@ -91,22 +97,22 @@ class Cast:
 
     @property
     def _teachers_commit(self) -> Commit:
-        """How a teacher remembers: clean, or as the plan says where a pass of its own shows it something else."""
-        own = self.student is None and self.plan.commit.mode in ("noised", "scaled")
-        return self.plan.commit if own else CLEAN
+        """How a teacher remembers: clean, or as its plan says where a pass of its own shows it something else."""
+        plan = self.plan if self.student is None else self.teacher_plan
+        return plan.commit if plan is not None and plan.commit.mode in ("noised", "scaled") else CLEAN
 
     def _teachers(self, steps: Sequence[int]) -> Iterator[Subject]:
         teacher, most = Denoiser(self.teacher, self.path), max(steps)
-        guidance = self.plan.guidance if self.student is None else self.teacher_guidance
-        own = replace(self.plan, commit=self._teachers_commit, guidance=guidance)
+        plan = self.plan if self.student is None else self.teacher_plan
+        own = replace(self.plan, commit=self._teachers_commit, guidance=None if plan is None else plan.guidance)
 
         def made(count: int, model: Denoiser, plan: Plan, cached: bool, unjudged: str | None) -> Subject:
             return Subject("teacher", "teacher", model, self._euler(count), plan, count, cached, unjudged)
 
         for count in steps:
             yield made(count, teacher, own, True, None)
-        same = "speed only: the video is that of the row with a cache, but for what evicted frames left behind in it"
-        yield made(most, Denoiser(Rerun(self.teacher), self.path), own, False, same)
+        if self._caches(teacher):
+            yield made(most, Denoiser(Rerun(self.teacher), self.path), own, False, SAME)
         last_level = float(self._euler(most).levels(self.path, 1)[-2, 0])
         untrained = last_level > self.history_level
         noisy = "speed only: the teacher was not trained on a history this noisy"

@@ -71,6 +71,8 @@ def recipe_of(config: DictConfig, *, fine_tuned: bool) -> DictConfig:
     recipe = without(config, changes)
     if fine_tuned:
         module = recipe.module
+        # It goes on from the file as it is: nothing of what made that file is done again.
+        module.start, module.start_new, module.transfer = None, [], None
         module.iterations = node.adapt
         module.validate_every = min(module.validate_every, node.adapt)
         chunks, shares = list(module.masks.chunks), list(module.masks.shares)

@@ -15,12 +15,12 @@ from wm_lightning.checkpoints import write_weights
 from wm_lightning.data.formats.atomic import atomic_folder
 from wm_lightning.networks.adapters.dynamicrafter_parts import Report, converted, measure, plain_state, split
 from wm_lightning.networks.openclip import OpenClipText, write_empty_text
+from wm_lightning.networks.start_tokens import TEXT
 from wm_lightning.plain_files import read_plain
 
 log = logging.getLogger(__name__)
 
 ADVICE = "name the model.ckpt as it was published, whole, or one saved anew with its state_dict alone"
-EMPTY_TEXT = "empty_text.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Unpack:
             if "text" not in rows:
                 raise ValueError(f"task.empty_text=true: {self.checkpoint} holds no text encoder; set it to false")
             encoder = OpenClipText(weights=str(folder / "text.safetensors"), architecture=self.text)
-            write_empty_text(encoder, folder / EMPTY_TEXT)
+            write_empty_text(encoder, folder / TEXT)
         report = Report(rows, left_out)
         (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n")
         return report
