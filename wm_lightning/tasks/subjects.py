@@ -111,8 +111,9 @@ class Cast:
 
         for count in steps:
             yield made(count, teacher, own, True, None)
-        if self._caches(teacher):
-            yield made(most, Denoiser(Rerun(self.teacher), self.path), own, False, SAME)
+        if not self._caches(teacher):
+            return
+        yield made(most, Denoiser(Rerun(self.teacher), self.path), own, False, SAME)
         last_level = float(self._euler(most).levels(self.path, 1)[-2, 0])
         untrained = last_level > self.history_level
         noisy = "speed only: the teacher was not trained on a history this noisy"
