@@ -122,6 +122,7 @@ def test_the_full_size_network_is_that_of_dynamicrafter() -> None:
     assert sum(p.numel() for p in net.parameters()) == 1_438_854_980
 
 
+@pytest.mark.slow
 def test_encoders_need_not_be_there_to_be_planned_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = [
         "experiment=vid2world_base",
