@@ -16,7 +16,7 @@ from tests.modules.test_counts_and_resume import Save, assert_same, everything
 from wm_lightning.clip import Clip
 from wm_lightning.modules.wmsd import WMSDModule
 from wm_lightning.modules.wmsd_advantages import distilled, judged
-from wm_lightning.modules.wmsd_losses import stratified
+from wm_lightning.modules.wmsd_draws import stratified
 from wm_lightning.modules.wmsd_rollouts import Rollouts, said_by, velocities_at
 from wm_lightning.modules.wmsd_surrogates import AWM, GRPO, NFT
 from wm_lightning.networks.denoiser import Denoiser
@@ -62,7 +62,7 @@ def rollouts(module: WMSDModule, clip: Clip, cache: Path) -> tuple[Rollouts, Any
     data = tasks(cache)
     data.prepare_data()
     module.trainer = type("Trainer", (), {"datamodule": data})()  # type: ignore[assignment]
-    asked, told = module.conditions(clip, module.copies)
+    asked, told = module.conditions(clip)
     return module.rollouts(clip, asked, module.network), asked, told
 
 

@@ -94,6 +94,15 @@ class Algorithm:
         return "demonstrator" if iteration % (first + second) < first else "executor"
 
     @property
+    def moves_demonstrator(self) -> bool:
+        """Do rewards move the demonstrator?"""
+        return self.demonstrator == "rewarded"
+
+    def made_by(self, turn: Turn) -> Literal["executor", "demonstrator"]:
+        """Whose rollouts an iteration learns from, where it is not films."""
+        return "demonstrator" if turn == "demonstrator" or self.states == "demonstrator" else "executor"
+
+    @property
     def taught(self) -> bool:
         """Is the demonstrator asked at all?"""
         return self.anchor > 0 or (self.rl and self.distill > 0)

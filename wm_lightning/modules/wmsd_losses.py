@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wm_lightning.clip import Condition, Latents, Levels
+from wm_lightning.modules.wmsd_draws import Picked
 from wm_lightning.modules.wmsd_rollouts import Context, Rollouts, Steps, velocities_at
 from wm_lightning.modules.wmsd_scores import Scores
 from wm_lightning.modules.wmsd_surrogates import Moved, Surrogate
@@ -19,7 +20,6 @@ from wm_lightning.noising import per_pixel
 from wm_lightning.objectives.denoising import Scalar
 from wm_lightning.objectives.dmd import dmd_loss
 from wm_lightning.objectives.self_distillation import distillation_loss
-from wm_lightning.randomness import generator
 from wm_lightning.sampling.samplers import Sampler
 
 
@@ -55,13 +55,13 @@ class Lesson:
     logged: dict[str, Tensor] = field(default_factory=dict)
 
     def losses(
-        self, executor: Denoiser, surrogate: Surrogate | None, picked: "Picked", micro_batch: int
+        self, executor: Denoiser, surrogate: Surrogate | None, picked: Picked, micro_batch: int
     ) -> list[Callable[[], Scalar]]:
         """One loss per micro-batch of rollouts, formed when it is called; their sum is the loss of the batch."""
         starts = range(0, len(self.made), micro_batch)
         return [partial(self._loss, executor, surrogate, picked, slice(start, start + micro_batch)) for start in starts]
 
-    def _loss(self, executor: Denoiser, surrogate: Surrogate | None, picked: "Picked", rows: slice) -> Scalar:
+    def _loss(self, executor: Denoiser, surrogate: Surrogate | None, picked: Picked, rows: slice) -> Scalar:
         share = len(self.made[rows]) / len(self.made)
         loss = torch.zeros((), device=self.made.made.device)
         if self.advantage is not None and surrogate is not None:
@@ -135,24 +135,3 @@ class _At:
     x_t: Latents
     t: Levels
     asked: Condition
-
-
-@dataclass(frozen=True)
-class Picked:
-    """The numbers of the sampler's steps that the policy learns at, and of those whose states the anchor does."""
-
-    policy: Int[Tensor, "draws"]
-    anchor: Int[Tensor, "drawn"]
-
-
-def stratified(steps: int, draws: int, seed: int, purpose: str, *place: int) -> Int[Tensor, "draws"]:
-    """One step from each of `draws` equal stretches of all steps, in order.
-
-    Raises ValueError for more draws than steps.
-    """
-    if not 1 <= draws <= steps:
-        raise ValueError(f"{draws} levels of a rollout of {steps} steps; ask for 1 to {steps}")
-    source = generator(seed, purpose, *place)
-    edges = [steps * number / draws for number in range(draws + 1)]
-    drawn = [int(source.uniform(low, high)) for low, high in zip(edges, edges[1:], strict=False)]
-    return torch.tensor([min(step, steps - 1) for step in drawn])

@@ -23,7 +23,8 @@ from wm_lightning.clip import Clip, Condition
 from wm_lightning.compute import now, precise
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.modules.wmsd import WMSDModule
-from wm_lightning.modules.wmsd_losses import Lesson, Picked
+from wm_lightning.modules.wmsd_draws import Picked
+from wm_lightning.modules.wmsd_losses import Lesson
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, repeated, said_by
 from wm_lightning.tasks.bench_entries import Comparison
 from wm_lightning.tasks.build import build_card, build_module, plain_node
