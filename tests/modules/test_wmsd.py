@@ -133,8 +133,11 @@ def test_the_demonstrator_is_told_more_and_agrees_with_itself(clip: Clip, tmp_pa
     taught = module.taught(made, told)
     assert float((taught - made.velocities).abs().max()) > 1e-3, "instruction and solution say the same to it"
     assert float((module.taught(made, asked) - made.velocities).abs().max()) < 1e-3
-    assert float(distilled(made, taught, module.algorithm).max()) < 0
-    torch.testing.assert_close(distilled(made, made.velocities, module.algorithm), torch.zeros(6, 3))
+    whole, credited = distilled(made, taught, module.algorithm)
+    assert float(whole.max()) < 0 and torch.equal(credited, whole[:, None])
+    steps = distilled(made, taught, algorithm(distill_reward="per_step"))
+    assert torch.equal(steps[0], whole) and steps[1].shape == (6, 3) and not steps[1][:, -1].any()
+    torch.testing.assert_close(distilled(made, made.velocities, module.algorithm)[0], torch.zeros(6))
 
 
 def test_copies_differ_and_hang_on_run_iteration_task_and_copy(clip: Clip, tmp_path: Path) -> None:

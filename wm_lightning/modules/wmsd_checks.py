@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from wm_lightning.modules.wmsd_algorithm import Algorithm
-from wm_lightning.modules.wmsd_surrogates import AWM, Surrogate
+from wm_lightning.modules.wmsd_surrogates import Surrogate
 from wm_lightning.noising import GaussianPath, RectifiedFlow
 from wm_lightning.sampling.rollout import Plan
 from wm_lightning.sampling.samplers import Sampler
@@ -60,5 +60,5 @@ def _check_rewarded(
             "surrogate.aggregation=sum_first takes one ratio per rollout, and algorithm.distill_reward=per_step gives "
             "every step an advantage of its own; set surrogate.aggregation=exp_first"
         )
-    if isinstance(surrogate, AWM) and surrogate.trust > 0 and algorithm.demonstrator == "rewarded":
+    if getattr(surrogate, "trust", 0.0) > 0 and algorithm.moves_demonstrator:
         raise ValueError("surrogate.trust holds to the executor's average, which a rewarded demonstrator has not")
