@@ -19,7 +19,7 @@ from wm_lightning.modules.wmsd_advantages import judged
 from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.modules.wmsd_checks import check_settings, check_start
 from wm_lightning.modules.wmsd_draws import Draws, Picked
-from wm_lightning.modules.wmsd_losses import Lesson
+from wm_lightning.modules.wmsd_losses import Lesson, Renoised
 from wm_lightning.modules.wmsd_roles import RoleAverage, Roles, resting
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, noised, repeated, rolled, said_by
 from wm_lightning.modules.wmsd_scores import Scores
@@ -140,15 +140,18 @@ class WMSDModule(JudgedModule):
         self, clip: Clip, made: Rollouts, asked: Condition, taught: Steps | None,
         advantage: Float[Tensor, "b *k"] | None, told: Condition | None = None,
     ) -> Lesson:  # fmt: skip
-        """What this iteration learns from; scores are among it where there is a critic and somebody is `told`."""
-        draws, scores = self.draws(clip), None
+        """What this iteration learns from; where somebody is `told`, scores and a renoised anchor may be among it."""
+        draws, scores, renoised = self.draws(clip), None, None
         if self.critic is not None and told is not None:
             levels = draws.scored(made.states.shape[1], self.anchor_draws)
             scores = Scores(self.denoiser(self.teaching), self.denoiser(self.critic), told, levels)
+        if self.algorithm.anchor_states == "renoised" and told is not None:
+            renoised = Renoised(self.denoiser(self.teaching), told)
         noises, average = partial(draws.matching, made.made.shape[1:]), self.denoiser(self.average.network)
         return Lesson(
-            made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises, self.sampler, average, scores
-        )
+            made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises, self.sampler, average,
+            scores, renoised,
+        )  # fmt: skip
 
     def critic_lessons(self, clip: Clip, made: Rollouts, asked: Condition) -> Iterator[Lesson]:
         """The executor's videos under fresh noise, for every update of the critic: it learns to make them."""

@@ -1,7 +1,7 @@
 """The losses of one WMSD iteration over micro-batches of rollouts: policy gradient and anchor, levels in the batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -33,13 +33,21 @@ class Noises(Protocol):
 
 
 @dataclass(frozen=True)
+class Renoised:
+    """The demonstrator, `told` the solution, of an anchor at finished videos under fresh noise: it is asked there."""
+
+    demonstrator: Denoiser
+    told: Condition
+
+
+@dataclass(frozen=True)
 class Lesson:
     """All that one update is learned from: rollouts of `made`, what the executor was told (`asked`), the demonstrator's
     velocities at all states (`taught`), and how good every rollout was, or each of its steps (`advantage`); None where
     an algorithm lacks it.
 
-    `anchor` is what the regression on the demonstrator weighs, `scores` those whom distribution matching follows.
-    `logged` fills as losses are formed.
+    `anchor` is what the regression on the demonstrator weighs, at the states of `made` or where it is `renoised`,
+    `scores` those whom distribution matching follows. `logged` fills as losses are formed.
     """
 
     made: Rollouts
@@ -52,6 +60,7 @@ class Lesson:
     sampler: Sampler
     average: Denoiser
     scores: Scores | None = None
+    renoised: Renoised | None = None
     logged: dict[str, Tensor] = field(default_factory=dict)
 
     def losses(
@@ -66,8 +75,8 @@ class Lesson:
         loss = torch.zeros((), device=self.made.made.device)
         if self.advantage is not None and surrogate is not None:
             loss = loss + share * self._policy(executor, surrogate, picked.policy, rows)
-        if self.taught is not None and self.anchor > 0:
-            gap = self._gap(executor, self.taught, picked.anchor, rows)
+        if self.anchor > 0 and not (self.taught is None and self.renoised is None):
+            gap = self._gap(executor, picked.anchor, rows)
             self._log("gap", share * gap)
             loss = loss + share * self.anchor * gap
         if self.scores is not None:
@@ -94,12 +103,26 @@ class Lesson:
         """Zero with a gradient of zeros, for every micro-batch goes backwards on all ranks alike."""
         return torch.stack([parameter.sum() * 0 for parameter in executor.network.parameters()]).sum()
 
-    def _gap(self, executor: Denoiser, taught: Steps, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
-        """Executor against demonstrator at the picked states, all of them in one pass."""
-        at = self._at(picked, rows)
+    def _gap(self, executor: Denoiser, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
+        """Executor against demonstrator at the picked levels, all of them in one pass."""
+        at, target = self._rolled(picked, rows) if self.renoised is None else self._noised(self.renoised, picked, rows)
         said = velocities_at(executor, at.context, at.x_t, at.t, at.asked, self.mask)
-        target = torch.cat([taught[rows][:, step] for step in picked.tolist()])
         return distillation_loss(said, target, torch.zeros_like(at.t, dtype=torch.bool))
+
+    def _rolled(self, picked: Int[Tensor, "draws"], rows: slice) -> tuple["_At", Latents]:
+        """States of the rollouts, and what was said there already."""
+        assert self.taught is not None
+        return self._at(picked, rows), torch.cat([self.taught[rows][:, step] for step in picked.tolist()])
+
+    @torch.no_grad()
+    def _noised(self, by: Renoised, picked: Int[Tensor, "draws"], rows: slice) -> tuple["_At", Latents]:
+        """Finished videos noised to the picked levels, and what the demonstrator says there when asked."""
+        at, draws = self._at(picked, rows), range(len(picked))
+        clean = self.made[rows].made.repeat(len(picked), 1, 1, 1, 1)
+        noise = torch.cat([self.noises(rows, draw) for draw in draws]).to(clean)
+        at = replace(at, x_t=by.demonstrator.path.add_noise(clean, noise, at.t))
+        told = by.told[rows][at.place]
+        return at, velocities_at(by.demonstrator, at.context, at.x_t, at.t, told, self.mask)
 
     def _matching(self, executor: Denoiser, scores: Scores, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
         """What the executor takes for the clean frames at the picked states, moved as the two scores say.
