@@ -1,6 +1,5 @@
 """WMSD's iteration: what moves whom, what is asked how often, and a continued run that is the same run."""
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from tests.modules.test_counts_and_resume import Save, assert_same, everything
 from wm_lightning.clip import Clip
 from wm_lightning.modules.wmsd import WMSDModule
 from wm_lightning.modules.wmsd_advantages import distilled, judged
-from wm_lightning.modules.wmsd_draws import stratified
 from wm_lightning.modules.wmsd_rollouts import Rollouts, said_by, velocities_at
 from wm_lightning.modules.wmsd_surrogates import AWM, GRPO, NFT
 from wm_lightning.networks.denoiser import Denoiser
@@ -174,38 +172,6 @@ def test_micro_batches_are_the_batch(tmp_path: Path) -> None:
         learn(module, tmp_path / str(size))
         found.append(flat([p.detach() for p in module.network.parameters()]))
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
-
-
-def test_turns_are_taken() -> None:
-    turns = [algorithm(demonstrator="rewarded", turns=(2, 3)).turn(iteration) for iteration in range(7)]
-    assert [turn[0] for turn in turns] == ["d", "d", "e", "e", "e", "d", "d"]
-
-
-def test_levels_are_stratified() -> None:
-    picked = [stratified(8, 4, 0, "levels", iteration).tolist() for iteration in range(200)]
-    assert all(two[0] // 2 == 0 and [step // 2 for step in two] == [0, 1, 2, 3] for two in picked)
-    assert set(Counter(step for steps in picked for step in steps)) == set(range(8)), "the last one too"
-    with pytest.raises(ValueError, match="9 levels of a rollout of 8 steps"):
-        stratified(8, 9, 0, "levels", 0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"rl": False, "anchor": 0.0}, "nothing would be learned"),
-        ({"states": "demonstrator"}, "needs rl=false"),
-        ({"judged": False, "distill": 0.0}, "distill above 0"),
-        ({"demonstrator": "rewarded", "rl": False}, "needs rl=true"),
-        ({"demonstrator": "rewarded"}, r"takes turns with it, such as \[5, 5\]"),
-        ({"turns": (5, 5)}, "nobody else does"),
-        ({"hold": 0.1}, "a demonstrator that rewards move, which it holds to the base"),
-        ({"distill_reward": "per_step", "distill": 0.0}, "no distillation reward to give step by step"),
-        ({"distill_reward": "per_step", "rl": False}, "no distillation reward to give step by step"),
-    ],
-)
-def test_algorithms_that_learn_nothing_are_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        algorithm(**changes)
 
 
 def test_velocities_are_those_of_the_flow(clip: Clip, tmp_path: Path) -> None:

@@ -75,9 +75,3 @@ def test_states_of_rollouts_cost_the_demonstrator_nothing_more(
     shown = seen_by(module.demonstrator.network)  # type: ignore[arg-type]
     learn(module, tmp_path / "run", limit_val_batches=0)
     assert sum(map(len, shown)) == asked and not int(module.skipped)
-
-
-@pytest.mark.parametrize("changes", [{"anchor": 0.0}, {"states": "demonstrator", "rl": False}], ids=str)
-def test_what_is_noised_anew_are_the_executors_own_videos(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="set anchor above 0 and states=executor, or anchor_states=rollout"):
-        algorithm(anchor_states="renoised", **changes)

@@ -1,12 +1,13 @@
 """What chance decides in an iteration hangs on run, iteration, task, copy and draw: on no batch, rank, micro-batch."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from wm_lightning.modules.wmsd_draws import Draws, Picked
+from wm_lightning.modules.wmsd_draws import Draws, Picked, stratified
 from wm_lightning.modules.wmsd_surrogates import AWM, GRPO
 from wm_lightning.sampling.samplers import DDIMSampler, StepList
 from wm_lightning.sampling.sde import CPSSampler
@@ -46,3 +47,11 @@ def test_a_policy_learns_at_the_steps_it_can() -> None:
     awm = AWM(draws=4, weighting="t", p=1.0, aggregation="exp_first", clip=1.0)
     assert Picked.of(awm, DDIMSampler(steps, eta=0.0), 4, 1, 0, 1).policy.tolist() == [0, 1, 2, 3]
     assert len(Picked.of(None, DDIMSampler(steps, eta=0.0), 4, 4, 0, 1).policy) == 1, "nobody learns at it"
+
+
+def test_levels_are_stratified() -> None:
+    picked = [stratified(8, 4, 0, "levels", iteration).tolist() for iteration in range(200)]
+    assert all(two[0] // 2 == 0 and [step // 2 for step in two] == [0, 1, 2, 3] for two in picked)
+    assert set(Counter(step for steps in picked for step in steps)) == set(range(8)), "the last one too"
+    with pytest.raises(ValueError, match="9 levels of a rollout of 8 steps"):
+        stratified(8, 9, 0, "levels", 0)
