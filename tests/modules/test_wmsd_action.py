@@ -36,13 +36,13 @@ def clip(cache: Path) -> Clip:
 def staged(module: WMSDModule, clip: Clip, cache: Path) -> tuple[Rollouts, Any, Any]:
     """One iteration's rollouts with both conditions, without a training."""
     module.trainer = type("Trainer", (), {"datamodule": goals(cache)})()  # type: ignore[assignment]
-    asked, told = module.conditions(clip, module.copies)
+    asked, told = module.conditions(clip)
     return module.rollouts(clip, asked, module.network), asked, told
 
 
 def made_by_student(module: WMSDModule, clip: Clip, condition: Any, made: Rollouts) -> Rollouts:
     """The same rollouts by the student itself, which has no reader."""
-    model, noise = Denoiser(student().eval(), module.path), module.copies_noise(clip, "wmsd")
+    model, noise = Denoiser(student().eval(), module.path), module.draws(clip).noise("wmsd")
     return rolled(model, STEPS, made.context, replace(condition, prompt=None), PLAN, noise, made.task)
 
 

@@ -58,7 +58,7 @@ def begun(module: WMSDModule, folder: Path) -> Any:
     data.prepare_data()
     module.trainer = type("Trainer", (), {"datamodule": data})()  # type: ignore[assignment]
     clip = next(data.clips("train", 2, 1, 2))
-    asked, told = module.conditions(clip, module.copies)
+    asked, told = module.conditions(clip)
     return clip, module.rollouts(clip, asked, module.network), asked, told
 
 

@@ -83,7 +83,7 @@ def test_the_gradient_is_that_of_the_two_scores(micro_batch: int, clip: Clip, tm
             executor, made.context, made.states[:, step], t, asked, mask
         )
         with torch.no_grad():
-            x_t = path.add_noise(x, module.matching_noise(clip, made, slice(0, len(made)), draw), at)
+            x_t = path.add_noise(x, module.draws(clip).matching(made.made.shape[1:], slice(0, len(made)), draw), at)
             fake, real = (
                 x_t - per_pixel(at) * velocities_at(module.denoiser(network), made.context, x_t, at, words, mask)
                 for network, words in ((module.critic, asked), (module.demonstrator, told))

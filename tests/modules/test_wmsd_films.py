@@ -27,7 +27,7 @@ def noised_films(module: WMSDModule, cache: Path) -> tuple[Rollouts, Any, Clip]:
     data.prepare_data()
     module.trainer = type("Trainer", (), {"datamodule": data})()  # type: ignore[assignment]
     clip = next(data.clips("train", 2, FRAMES, 2))
-    asked, _ = module.conditions(clip, module.copies)
+    asked, _ = module.conditions(clip)
     return module.rollouts(clip, asked, module.network), asked, clip
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from tests.networks.tiny_diffusers import CHANNELS, FLOW, FRAMES, LENGTH, SIDE, WIDTH, Features, hunyuan15, noisy, told
 from wm_lightning.clip import Condition, Prompt, Start
 from wm_lightning.networks.adapters.hunyuan15 import Hunyuan15
-from wm_lightning.networks.adapters.whole_clip import from_diffusers
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.networks.prompt import PromptReader
@@ -106,14 +105,6 @@ def test_the_pictures_tokens_are_those_given_else_those_of_the_first_frame() -> 
     for condition, found in ((zeros, "zeros"), (told(*WORDS), "none")):
         with pytest.raises(ValueError, match=f"needs tokens of the picture, found {found}"):
             shown(hunyuan15(image=None), condition)
-
-
-def test_a_saved_transformer_is_taken_as_it_is() -> None:
-    network = hunyuan15(seed=3)
-    weights, architecture = from_diffusers(network.transformer.state_dict(), dict(network.transformer.config))
-    again = hunyuan15(architecture, seed=4)
-    again.load_state_dict({**again.state_dict(), **weights, **network.image.state_dict(prefix="image.")})  # type: ignore
-    assert torch.equal(shown(again, told(*WORDS))[0], shown(network, told(*WORDS))[0])
 
 
 def test_ids_of_words_may_be_read() -> None:

@@ -23,7 +23,6 @@ from tests.networks.tiny_diffusers import (
 )
 from wm_lightning.clip import Condition, Prompt
 from wm_lightning.networks.adapters.ltx2 import LTX2
-from wm_lightning.networks.adapters.whole_clip import from_diffusers
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.networks.prompt import PromptReader
@@ -144,14 +143,6 @@ def test_the_tracks_draw_is_heard_unless_video_and_sound_are_isolated() -> None:
     }
     assert float((found["noise"][0] - found["noise"][1]).abs().max()) > 1e-5
     assert torch.equal(*found["isolated"])
-
-
-def test_a_saved_transformer_is_taken_as_it_is() -> None:
-    network = ltx2(seed=3)
-    weights, architecture = from_diffusers(network.transformer.state_dict(), dict(network.transformer.config))
-    again = ltx2(architecture, seed=4)
-    again.load_state_dict(weights)
-    assert torch.equal(shown(again, told(*WORDS))[0], shown(network, told(*WORDS))[0])
 
 
 def test_ids_of_words_may_be_read() -> None:

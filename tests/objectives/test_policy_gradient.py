@@ -256,6 +256,14 @@ def test_transition_kl_is_the_gaussians_over_frames_that_drew() -> None:
     torch.testing.assert_close(transition_kl(mean, reference, std), expected)
 
 
+def test_the_elbo_s_matching_loss_weighs_the_error_of_x0_by_half_the_fall_of_snr() -> None:
+    t = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(((1 - t) / t).square().sum(), t)
+    level, error = t.detach(), torch.tensor([0.3, 2.0, 1.0], dtype=torch.float64)  # of velocities; of x0: t² times that
+    found = matching_log_prob(error, level, weighting="elbo", p=1.0)
+    torch.testing.assert_close(found, slope / 2 * level.square() * error)
+
+
 def test_the_elbo_weight_is_one_over_twice_the_variance() -> None:
     t = torch.tensor([[0.1, 0.5, 0.9, 1.0, 0.0]])
     s = 0.7 * (t / (1 - t)).sqrt()

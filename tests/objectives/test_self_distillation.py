@@ -21,6 +21,7 @@ from wm_lightning.objectives.self_distillation import (
     distillation_reward,
     reward_to_go,
     step_costs,
+    step_rewards,
     step_weights,
     trajectory_cost,
 )
@@ -75,9 +76,10 @@ def test_a_trajectory_s_cost_is_the_sum_over_its_steps_and_the_mean_over_frames(
                 expected[b] += share * gaps[b, k, f] / len(frames)
     found = trajectory_cost(gaps, times, GIVEN, weighting=weighting)
     torch.testing.assert_close(found, expected)
-    reward = distillation_reward(gaps, times, GIVEN, weighting=weighting)
-    assert reward.shape == (2, 4)
-    torch.testing.assert_close(reward.sum(1), -found)
+    assert torch.equal(distillation_reward(gaps, times, GIVEN, weighting=weighting), -found)
+    rewards = step_rewards(gaps, times, GIVEN, weighting=weighting)
+    assert rewards.shape == (2, 4)
+    torch.testing.assert_close(rewards.sum(1), -found)
 
 
 def test_the_executor_alone_learns_and_the_reward_carries_no_gradient() -> None:
@@ -87,7 +89,8 @@ def test_the_executor_alone_learns_and_the_reward_carries_no_gradient() -> None:
     times = torch.tensor([1.0, 0.5, 0.0])[:, None].expand(-1, 3)
     gaps = torch.stack([frame_error(student, teacher)] * 2, dim=1)
     assert trajectory_cost(gaps, times, GIVEN, weighting="dt").requires_grad
-    assert not distillation_reward(gaps, times, GIVEN, weighting="dt").requires_grad
+    for reward in (distillation_reward, step_rewards):
+        assert not reward(gaps, times, GIVEN, weighting="dt").requires_grad
 
 
 def test_given_frames_and_resolution_do_not_change_the_gap() -> None:

@@ -87,10 +87,10 @@ def test_every_executor_trains(run: Run, tmp_path: Path, experiment: str) -> Non
 @pytest.mark.nightly
 def test_what_an_iteration_saves_is_measured(run: Run, tmp_path: Path) -> None:
     run("task=bench", "experiment=wmsd_full", "size=debug", f"run_dir={tmp_path}").must_succeed()
-    found = {
-        entry["name"]: entry["ratio"] for entry in json.loads((tmp_path / "bench.json").read_text())["comparisons"]
-    }
+    report = json.loads((tmp_path / "bench.json").read_text())
+    found = {entry["name"]: entry["ratio"] for entry in report["comparisons"]}
     assert list(found)[0] == "whole iteration" and {"judging", "levels", "old policy"} < set(found)
+    assert "rollouts without advantage (assumed: 50 %)" in found and report["settings"]["without_advantage"] == 0.5
     assert all(ratio > 0 for ratio in found.values())
 
 

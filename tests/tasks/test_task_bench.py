@@ -15,13 +15,13 @@ from wm_lightning.config_check import check
 from wm_lightning.config_record import save_record
 from wm_lightning.results.task_bench import read_baseline
 from wm_lightning.rewards.bus import Scores
-from wm_lightning.tasks.bench_verdicts import Judged
 from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.evaluate import evaluate
 from wm_lightning.tasks.fit import fit
 from wm_lightning.tasks.scored_bench import read_scores
 from wm_lightning.tasks.teachers import prepare_start
 from wm_lightning.tasks.training_judge import UNKNOWN, judge_of_training, require_another, same_judge
+from wm_lightning.tasks.worldtasks_verdicts import Judged
 from wm_lightning.worlds.grid_reward import task_of
 
 SMALL = [

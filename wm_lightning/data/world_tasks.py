@@ -1,6 +1,5 @@
 """The DataModule of WorldTasks: pictures with instructions and solutions, or those of a simulated grid."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,6 +13,7 @@ from wm_lightning.data.formats.frame_store import check_budget
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.world_tasks import TABLE, TaskReader, TaskRow, TaskSet, read_tasks, sound
 from wm_lightning.data.frame_cache import Tolerance
+from wm_lightning.data.parts import parts_of
 from wm_lightning.data.task_datamodule import TaskDataModule, prompted
 from wm_lightning.data.windows import PromptedWindows
 from wm_lightning.networks.prompt import Prompter
@@ -76,22 +76,17 @@ class WorldTasksDataModule(TaskDataModule):
         """The rows of every split."""
         stored = {split: tuple(row for row in self.tasks.rows if row.split == split) for split in SPLITS}
         named = self.tasks.sources  # of unusable rows too, so that these move no other source into another part
-        missing = [split for split in self.shares if split not in named]
-        sources = sorted(named.get("train", ()), key=lambda source: hashlib.sha256(source.encode()).digest())
+        missing = {split: share for split, share in self.shares.items() if split not in named}
+        sources = named.get("train", frozenset())
         if len(sources) <= len(missing):
             raise ValueError(
                 f"{self.home / TABLE} has tasks of {len(sources)} sources in train, one each is needed for train and "
                 f"{' and '.join(missing) or 'none other'}"
             )
-        start = 0
-        for place, split in enumerate(missing, start=1):
-            # Every part after this one keeps a source at least.
-            most = len(sources) - start - (len(missing) - place) - 1
-            chosen = set(sources[start : start + min(max(1, round(self.shares[split] * len(sources))), most)])
-            stored[split] = tuple(row for row in stored["train"] if row.source in chosen)
-            start += len(chosen)
-        left = set(sources[start:])
-        parts = stored | {"train": tuple(row for row in stored["train"] if row.source in left)}
+        part_of = {name: part for part, names in parts_of(sources, missing).items() for name in names}
+        of_train = [(part_of.get(row.source), row) for row in stored["train"]]
+        drawn = {part: tuple(row for own, row in of_train if own == part) for part in (*missing, "train")}
+        parts = stored | drawn
         if empty := [split for split, rows in parts.items() if not rows]:
             raise ValueError(f"{self.home / TABLE}: no row of {' and '.join(empty)} is usable; repair or add some")
         return parts

@@ -12,26 +12,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wm_lightning.checkpoints import NetworkFile
-from wm_lightning.clip import Clip, Condition, Latents
-from wm_lightning.modules.base import WorldModelModule
+from wm_lightning.clip import Clip, Condition
+from wm_lightning.modules.judged import JudgedModule
 from wm_lightning.modules.optimizers import Schedule
 from wm_lightning.modules.wmsd_advantages import judged
 from wm_lightning.modules.wmsd_algorithm import Algorithm
-from wm_lightning.modules.wmsd_checks import check_settings
-from wm_lightning.modules.wmsd_losses import Lesson, Picked, stratified
-from wm_lightning.modules.wmsd_roles import RoleAverage, Roles
+from wm_lightning.modules.wmsd_checks import check_settings, check_start
+from wm_lightning.modules.wmsd_draws import Draws, Picked
+from wm_lightning.modules.wmsd_losses import Lesson, Renoised
+from wm_lightning.modules.wmsd_roles import RoleAverage, Roles, resting
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, noised, repeated, rolled, said_by
 from wm_lightning.modules.wmsd_scores import Scores
 from wm_lightning.modules.wmsd_surrogates import Surrogate
 from wm_lightning.networks.lora import LoRA
 from wm_lightning.objectives.advantages import Advantages
-from wm_lightning.randomness import generator, normal
-from wm_lightning.rewards.bus import Pending, RewardBus
-from wm_lightning.sampling.rollout import SeededNoise, rollout
-from wm_lightning.sampling.sde import drawless
+from wm_lightning.rewards.bus import Pending
 
 
-class WMSDModule(WorldModelModule):
+class WMSDModule(JudgedModule):
     """One iteration: the executor rolls out every task several times, judges and the demonstrator say how good that
     was, and one update follows the advantages and the demonstrator's velocities (alg. 1 of 2606.12072)."""
 
@@ -43,10 +41,8 @@ class WMSDModule(WorldModelModule):
         algorithm: Algorithm,
         surrogate: Surrogate | None,
         anchor_draws: int,
-        judges: Callable[[Any], RewardBus],
         advantage: Callable[..., Advantages] | None,
         copies: int,
-        frames: int,
         micro_batch: int,
         sweep_batch: int,
         optimizer: Callable[[nn.Module], list[Optimizer]],
@@ -61,25 +57,15 @@ class WMSDModule(WorldModelModule):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        if copies < 2 and algorithm.rl:
-            raise ValueError(f"module.copies={copies}: a rollout is held against the others of its task, so 2 or more")
-        if start is None:
-            raise ValueError("module.start=null: executor and demonstrator begin as one base; name its file")
-        rewarded, critic = algorithm.demonstrator == "rewarded", algorithm.critic > 0
-        roles = Roles.of(network, start, lora, rewarded=rewarded, critic=critic, held=algorithm.hold > 0, new=start_new)
-        self.network, self.demonstrator, self.base, self.critic, self.reference = (
-            roles.executor, roles.demonstrator, roles.base, roles.critic, roles.reference,
-        )  # fmt: skip
-        self.average = RoleAverage(roles.average, decay=ema_decay, start=ema_start, every=ema_every, power=ema_power)
-        self.lora, self.start = lora, start.sha256
-        self.algorithm, self.surrogate, self.anchor_draws = algorithm, surrogate, anchor_draws
-        check_settings(algorithm, surrogate, advantage, self.sampler, self.plan, self.path)
-        self.make_judges, self.advantage = judges, advantage
-        self.copies, self.frames = copies, frames
+        check_settings(algorithm, surrogate, advantage, copies, self.sampler, self.plan, self.path)
+        self.algorithm, self.surrogate, self.advantage = algorithm, surrogate, advantage
+        self.copies, self.anchor_draws, self.tasks_a_batch = copies, anchor_draws, batch_size
         self.micro_batch, self.sweep_batch = micro_batch, sweep_batch
-        self.make_optimizer, self.schedule = optimizer, schedule
-        self.tasks_a_batch = batch_size
-        self.judges: RewardBus | None = None
+        self.make_optimizer, self.schedule, self.lora = optimizer, schedule, lora
+        roles = Roles.of(network, start, lora, algorithm, start_new)
+        self.start, self.network, self.demonstrator = roles.start, roles.executor, roles.demonstrator
+        self.base, self.critic, self.reference = roles.base, roles.critic, roles.reference
+        self.average = RoleAverage(roles.average, decay=ema_decay, start=ema_start, every=ema_every, power=ema_power)
 
     @property
     def deployed(self) -> nn.Module:
@@ -99,23 +85,10 @@ class WMSDModule(WorldModelModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError where the checkpoint was trained from another base than this module's."""
-        if (base := checkpoint["card"]["trained_for"].get("start")) != self.start:
-            raise ValueError(
-                f"the checkpoint's executor began as the base {base[:12]}, this run's is {self.start[:12]}, and its "
-                f"demonstrator would be another; name that base's file by module.start"
-            )
-
-    def setup(self, stage: str) -> None:
-        """Judges may need the data: the world's own look up what a task asks for."""
-        self.judges = self.make_judges(self.trainer.datamodule)  # type: ignore[attr-defined]
-
-    def teardown(self, stage: str) -> None:
-        """Ends the judges' threads."""
-        if self.judges is not None:
-            self.judges.close()
+        check_start(checkpoint["card"]["trained_for"].get("start"), self.start)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        learning = [self.network] + [self.demonstrator] * (self.algorithm.demonstrator == "rewarded")
+        learning = [self.network] + [self.demonstrator] * self.algorithm.moves_demonstrator
         learning += [] if self.critic is None else [self.critic]
         groups = [self.make_optimizer(network) for network in learning]
         self.optimizer_counts = tuple(map(len, groups))
@@ -124,12 +97,10 @@ class WMSDModule(WorldModelModule):
     def training_step(self, clip: Clip, batch_idx: int) -> None:
         """One iteration of the algorithm."""
         turn, own = self.algorithm.turn(self.iterations), self.split_optimizers()
-        asked, told = self.conditions(clip, self.copies)
-        by_demonstrator = turn == "demonstrator" or self.algorithm.states == "demonstrator"
-        made = self.rollouts(
-            clip, told if by_demonstrator else asked, self.teaching if by_demonstrator else self.network
-        )
-        pending = self.submitted(made, clip)
+        asked, told = self.conditions(clip)
+        by_demonstrator = self.algorithm.made_by(turn) == "demonstrator"
+        made = self.rollouts(clip, *((told, self.teaching) if by_demonstrator else (asked, self.network)))
+        pending = self.submitted(made.video, clip, made.task) if self.algorithm.rl and self.algorithm.judged else None
         taught = self.taught(made, told) if turn != "demonstrator" and self.algorithm.taught else None
         name = "" if turn == "executor" else "demonstrator_"
         advantage = self.advantages(made, taught if turn == "executor" else None, pending, name)
@@ -156,79 +127,48 @@ class WMSDModule(WorldModelModule):
         for what, value in lesson.logged.items():
             self.log(f"train/{name}{what}", value)
 
-    def validation_step(self, clip: Clip, batch_idx: int) -> None:
-        """How many of the tasks the deployed network does, by its judges."""
-        asked, _ = self.conditions(clip, 1)
-        given = clip.x0[:, : self.context]
-        noise = SeededNoise(self.seed, "validation", tuple(clip.index.tolist()), self.device)
-        made = rollout(self.denoiser(self.deployed), drawless(self.sampler), given, asked, self.plan, noise)
-        assert self.judges is not None and clip.texts is not None
-        self._pending.append(self.judges.submit(self.trainer.datamodule.decode(made), clip.texts))  # type: ignore[attr-defined]
-
-    def on_validation_epoch_start(self) -> None:
-        """Fresh judgements."""
-        self._pending: list[Pending] = []
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the share of yes among valid judgements over all ranks, and minus their weighted mean as the score."""
-        assert self.judges is not None
-        scores = self.judges.collect(self._pending, self.over_ranks)
-        met = torch.where(scores.valid, (scores.value > 0).float(), torch.nan)
-        weights = scores.weights / scores.weights.sum().clamp_min(1e-9)
-        score = torch.zeros(())
-        for place, name in enumerate(scores.names):
-            total, count = self._over_ranks(met[:, place])
-            share = total / count  # NaN where every judgement failed, which is no 0
-            score = score - (weights[place] * share if count or weights[place] else 0.0)
-            self.log(f"val/{name}_met", share.to(self.device))
-        self.log("val/score", score.nan_to_num(torch.inf).to(self.device), prog_bar=True)
-        self.log("iteration", float(self.iterations))
-
-    def conditions(self, clip: Clip, copies: int) -> tuple[Condition, Condition]:
+    def conditions(self, clip: Clip) -> tuple[Condition, Condition]:
         """What executor and demonstrator are told, every task `copies` times."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        asked, told = data.asked(clip, self.frames), data.solved(clip, self.frames)
-        return repeated(asked.to(self.device), copies), repeated(told.to(self.device), copies)
+        told = self.trainer.datamodule.solved(clip, self.frames).to(self.device)  # type: ignore[attr-defined]
+        return repeated(self.asked(clip), self.copies), repeated(told, self.copies)
+
+    def draws(self, clip: Clip) -> Draws:
+        """This iteration's noise of the clip's tasks."""
+        return Draws(self.seed, self.iterations, clip.index.tolist(), self.copies, self.device)
 
     def lesson(
         self, clip: Clip, made: Rollouts, asked: Condition, taught: Steps | None,
         advantage: Float[Tensor, "b *k"] | None, told: Condition | None = None,
     ) -> Lesson:  # fmt: skip
-        """What this iteration learns from; scores are among it where there is a critic and somebody is `told`."""
-        scores = None
+        """What this iteration learns from; where somebody is `told`, scores and a renoised anchor may be among it."""
+        draws, scores, renoised = self.draws(clip), None, None
         if self.critic is not None and told is not None:
-            steps, source = made.states.shape[1], generator(self.seed, "wmsd score", self.iterations)
-            levels = torch.from_numpy(source.integers(steps, size=self.anchor_draws))
+            levels = draws.scored(made.states.shape[1], self.anchor_draws)
             scores = Scores(self.denoiser(self.teaching), self.denoiser(self.critic), told, levels)
-        noises = partial(self.matching_noise, clip, made)
-        average = self.denoiser(self.average.network)
+        if self.algorithm.anchor_states == "renoised" and told is not None:
+            renoised = Renoised(self.denoiser(self.teaching), told)
+        noises, average = partial(draws.matching, made.made.shape[1:]), self.denoiser(self.average.network)
         return Lesson(
-            made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises, self.sampler, average, scores
-        )
+            made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises, self.sampler, average,
+            scores, renoised,
+        )  # fmt: skip
 
     def critic_lessons(self, clip: Clip, made: Rollouts, asked: Condition) -> Iterator[Lesson]:
         """The executor's videos under fresh noise, for every update of the critic: it learns to make them."""
         for number in range(self.algorithm.critic):
-            noise = self.copies_noise(clip, f"wmsd critic {number}")
+            noise = self.draws(clip).noise(f"wmsd critic {number}")
             seen = noised(made.context, made.made, self.sampler, self.path, noise, made.task)
             yield replace(self.lesson(clip, seen, asked, seen.velocities, None), anchor=1.0)
-
-    def copies_noise(self, clip: Clip, purpose: str) -> SeededNoise:
-        """Noise of all copies, which hangs on run, iteration, task and copy alone."""
-        samples = tuple(index * self.copies + copy for index in clip.index.tolist() for copy in range(self.copies))
-        return SeededNoise(self.seed, f"{purpose}/{self.iterations}", samples, self.device)
 
     def rollouts(self, clip: Clip, condition: Condition, role: nn.Module) -> Rollouts:
         """Rollouts of all copies by a role, or the films; noise hangs on run, iteration, task and copy alone."""
         task = torch.arange(len(clip), device=self.device).repeat_interleave(self.copies)
-        noise, x0 = self.copies_noise(clip, "wmsd"), clip.x0[task]
+        noise, x0 = self.draws(clip).noise("wmsd"), clip.x0[task]
         given = x0[:, : self.context]
         if self.algorithm.of_films:
             return noised(given, x0[:, self.context :], self.sampler, self.path, noise, task)
-        role.eval()
-        made = rolled(self.denoiser(role), self.sampler, given, condition, self.plan, noise, task)
-        role.train()
-        return made
+        with resting(role):
+            return rolled(self.denoiser(role), self.sampler, given, condition, self.plan, noise, task)
 
     def taught(self, made: Rollouts, told: Condition) -> Steps:
         """The demonstrator's velocities at all states, in one sweep that rewards and anchor share.
@@ -237,11 +177,8 @@ class WMSDModule(WorldModelModule):
         """
         if self.algorithm.states != "executor":
             return made.velocities
-        role = self.teaching
-        role.eval()
-        taught = said_by(self.denoiser(role), made, told, self.plan.mask, self.sweep_batch)
-        role.train()
-        return taught
+        with resting(self.teaching) as role:
+            return said_by(self.denoiser(role), made, told, self.plan.mask, self.sweep_batch)
 
     def held(self, made: Rollouts, told: Condition) -> Steps | None:
         """What the base says at the states of a demonstrator that rewards move; None where nothing holds it."""
@@ -256,34 +193,8 @@ class WMSDModule(WorldModelModule):
 
     def picked(self, made: Rollouts, *number: int) -> Picked:
         """The steps this iteration, or one of its numbered updates, learns at."""
-        every, place = range(made.states.shape[1]), (self.iterations, *number)
-        surrogate = self.surrogate if self.algorithm.rl else None
-        able, draws = (every, 1) if surrogate is None else (surrogate.eligible(self.sampler), surrogate.draws)
-        return Picked(
-            policy=torch.tensor(able)[stratified(len(able), draws, self.seed, "wmsd policy", *place)],
-            anchor=stratified(len(every), self.anchor_draws, self.seed, "wmsd anchor", *place),
-        )
-
-    def matching_noise(self, clip: Clip, made: Rollouts, rows: slice, draw: int) -> Latents:
-        """The noise that AWM puts on the videos of some rollouts: it hangs on run, iteration, task, copy and draw."""
-        shape, start = made.made.shape[1:], rows.start
-        parts = []
-        for row in range(start, min(rows.stop, len(made))):
-            place = (self.iterations, int(clip.index[made.task[row]]), row % self.copies, draw)
-            parts.append(normal(shape, self.seed, "wmsd matching", *place))
-        return torch.stack(parts)
-
-    def submitted(self, made: Rollouts, clip: Clip) -> Pending | None:
-        """Videos handed to the judges, who work while the demonstrator is asked; None where nobody judges."""
-        if not (self.algorithm.rl and self.algorithm.judged):
-            return None
-        assert self.judges is not None and clip.texts is not None
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return self.judges.submit(data.decode(made.video), clip.texts[made.task.cpu()])
-
-    def over_ranks(self, counts: Tensor) -> Tensor:
-        """The sum over all ranks, which must all call it."""
-        return self.of_all_ranks(counts.to(self.device)[None]).sum(0).cpu()
+        surrogate, place = self.surrogate if self.algorithm.rl else None, (self.iterations, *number)
+        return Picked.of(surrogate, self.sampler, made.states.shape[1], self.anchor_draws, self.seed, *place)
 
     def advantages(
         self, made: Rollouts, taught: Steps | None, pending: Pending | None, name: str

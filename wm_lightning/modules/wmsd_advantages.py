@@ -11,7 +11,7 @@ from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps
 from wm_lightning.objectives.advantages import Advantages
 from wm_lightning.objectives.denoising import frame_error
-from wm_lightning.objectives.self_distillation import distillation_reward, reward_to_go
+from wm_lightning.objectives.self_distillation import distillation_reward, reward_to_go, step_rewards
 from wm_lightning.rewards.bus import Scores
 
 Gather = Callable[[Tensor], Tensor]
@@ -43,9 +43,8 @@ def judged(
         names, weights, logged = list(scores.names), scores.weights.tolist(), _said(scores)
     parts = [range(table.shape[1])]
     if taught is not None and algorithm.distill > 0:
-        rewards = distilled(made, taught, algorithm).cpu()
-        logged["distill"] = rewards.sum(1).mean()
-        credit = reward_to_go(rewards) if algorithm.distill_reward == "per_step" else rewards.sum(1, keepdim=True)
+        whole, credit = (value.cpu() for value in distilled(made, taught, algorithm))
+        logged["distill"] = whole.mean()
         parts = [(*parts[0], len(names) + step) for step in range(credit.shape[1])]
         table, valid = torch.cat([table, credit], 1), torch.cat([valid, torch.ones_like(credit, dtype=torch.bool)], 1)
         names, weights = [*names, "distill"], [*weights, algorithm.distill]
@@ -57,11 +56,17 @@ def judged(
     return Judged(values[:, 0] if len(found) == 1 else values, logged | _shares(found, names))
 
 
-def distilled(made: Rollouts, taught: Steps, algorithm: Algorithm) -> Float[Tensor, "b k"]:
-    """The distillation reward of every step (eq. 9), of velocities that are there already."""
+def distilled(
+    made: Rollouts, taught: Steps, algorithm: Algorithm
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b credited"]]:
+    """The distillation reward of every rollout (eq. 9), of velocities that are there already, and what is credited:
+    that to the rollout, or to every step what lies behind it."""
     pairs = zip(made.velocities.unbind(1), taught.unbind(1), strict=True)
     gaps = torch.stack([frame_error(own, other) for own, other in pairs], dim=1)
-    return distillation_reward(gaps, made.times, made.given, weighting=algorithm.weighting)
+    whole = distillation_reward(gaps, made.times, made.given, weighting=algorithm.weighting)
+    if algorithm.distill_reward == "trajectory":
+        return whole, whole[:, None]
+    return whole, reward_to_go(step_rewards(gaps, made.times, made.given, weighting=algorithm.weighting))
 
 
 def _shares(found: Sequence[Advantages], names: Sequence[str]) -> dict[str, Tensor]:

@@ -16,12 +16,14 @@ class Algorithm:
     `states`: whose rollouts are learned from, or "films": those of the data, noised. `rl`: do rewards move the one who
     made them? `judged`: are judges among them? `distill`: the weight of the distillation reward among the rewards.
     `distill_reward`: is it that of a whole rollout, or is every step credited with the steps behind it alone? `anchor`:
-    that of the regression on the demonstrator's velocities, or the films'. `demonstrator`: which network is told the
-    solution: the base as it was, the executor's moving average, the executor itself, or a copy of the base that rewards
-    move. `turns`: how many iterations in a row the latter learns, and then the executor; null where both learn in each.
-    `hold`: what the distance of that copy's velocities from the base's weighs. `critic`: how many updates an iteration
-    a critic makes on the executor's videos, whom and the demonstrator the executor then follows by distribution
-    matching; 0: there is none. Raises ValueError for a combination that learns nothing or cannot be.
+    that of the regression on the demonstrator's velocities, or the films'. `anchor_states`: is it at the states of the
+    rollouts, where rewards ask the demonstrator too, or at their finished videos noised anew? `demonstrator`: which
+    network is told the solution: the base as it was, the executor's moving average, the executor itself, or a copy of
+    the base that rewards move. `turns`: how many iterations in a row the latter learns, and then the executor; null
+    where both learn in each. `hold`: what the distance of that copy's velocities from the base's weighs. `critic`: how
+    many updates an iteration a critic makes on the executor's videos, whom and the demonstrator the executor then
+    follows by distribution matching; 0: there is none. Raises ValueError for a combination that learns nothing or
+    cannot be.
     """
 
     states: Literal["executor", "demonstrator", "films"]
@@ -35,6 +37,7 @@ class Algorithm:
     distill_reward: Literal["trajectory", "per_step"] = "trajectory"
     critic: int = 0
     hold: float = 0.0
+    anchor_states: Literal["rollout", "renoised"] = "rollout"
 
     def __post_init__(self) -> None:
         if not self.rl and self.anchor <= 0 and not self.critic:
@@ -75,6 +78,11 @@ class Algorithm:
                 f"algorithm.distill_reward=per_step with {self.rl=} and {self.distill=}: there is no distillation "
                 f"reward to give step by step; set rl=true and distill above 0, or distill_reward=trajectory"
             )
+        if self.anchor_states == "renoised" and not (self.anchor > 0 and self.states == "executor"):
+            raise ValueError(
+                f"algorithm.anchor_states=renoised with {self.anchor=} and {self.states=}: the executor's own videos "
+                f"are noised anew for the anchor; set anchor above 0 and states=executor, or anchor_states=rollout"
+            )
         if self.critic < 0 or (
             self.critic and (self.rl, self.states, self.demonstrator) != (False, "executor", "frozen")
         ):
@@ -94,9 +102,18 @@ class Algorithm:
         return "demonstrator" if iteration % (first + second) < first else "executor"
 
     @property
+    def moves_demonstrator(self) -> bool:
+        """Do rewards move the demonstrator?"""
+        return self.demonstrator == "rewarded"
+
+    def made_by(self, turn: Turn) -> Literal["executor", "demonstrator"]:
+        """Whose rollouts an iteration learns from, where it is not films."""
+        return "demonstrator" if turn == "demonstrator" or self.states == "demonstrator" else "executor"
+
+    @property
     def taught(self) -> bool:
-        """Is the demonstrator asked at all?"""
-        return self.anchor > 0 or (self.rl and self.distill > 0)
+        """Is the demonstrator asked at the states of the rollouts?"""
+        return (self.anchor > 0 and self.anchor_states == "rollout") or (self.rl and self.distill > 0)
 
     @property
     def of_films(self) -> bool:

@@ -5,17 +5,19 @@ from collections.abc import Callable
 import torch
 
 from wm_lightning.modules.wmsd_algorithm import Algorithm
-from wm_lightning.modules.wmsd_surrogates import AWM, Surrogate
+from wm_lightning.modules.wmsd_surrogates import Surrogate
 from wm_lightning.noising import GaussianPath, RectifiedFlow
 from wm_lightning.sampling.rollout import Plan
 from wm_lightning.sampling.samplers import Sampler
 
 
 def check_settings(
-    algorithm: Algorithm, surrogate: Surrogate | None, advantage: Callable | None, sampler: Sampler, plan: Plan,
-    path: GaussianPath,
+    algorithm: Algorithm, surrogate: Surrogate | None, advantage: Callable | None, copies: int, sampler: Sampler,
+    plan: Plan, path: GaussianPath,
 ) -> None:  # fmt: skip
     """Raises ValueError where losses would be taken of other passes than rollouts make, or a part is missing."""
+    if copies < 2 and algorithm.rl:
+        raise ValueError(f"module.copies={copies}: a rollout is held against the others of its task, so 2 or more")
     if not isinstance(path, RectifiedFlow):
         raise ValueError(f"the velocities of {type(path).__name__} are no straight line's; set noising=rectified_flow")
     with torch.device("cpu"):  # a module may be built without memory, where no value can be looked at
@@ -31,6 +33,15 @@ def check_settings(
         )
     if algorithm.rl:
         _check_rewarded(algorithm, surrogate, advantage, sampler)
+
+
+def check_start(trained: str | None, own: str) -> None:
+    """Raises ValueError where a checkpoint was `trained` from another base, by its hash, than a run's `own`."""
+    if trained != own:
+        raise ValueError(
+            f"the checkpoint's executor began as the base {str(trained)[:12]}, this run's is {own[:12]}, and its "
+            f"demonstrator would be another; name that base's file by module.start"
+        )
 
 
 def _check_rewarded(
@@ -49,5 +60,5 @@ def _check_rewarded(
             "surrogate.aggregation=sum_first takes one ratio per rollout, and algorithm.distill_reward=per_step gives "
             "every step an advantage of its own; set surrogate.aggregation=exp_first"
         )
-    if isinstance(surrogate, AWM) and surrogate.trust > 0 and algorithm.demonstrator == "rewarded":
+    if getattr(surrogate, "trust", 0.0) > 0 and algorithm.moves_demonstrator:
         raise ValueError("surrogate.trust holds to the executor's average, which a rewarded demonstrator has not")

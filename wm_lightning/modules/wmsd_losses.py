@@ -1,7 +1,7 @@
 """The losses of one WMSD iteration over micro-batches of rollouts: policy gradient and anchor, levels in the batch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wm_lightning.clip import Condition, Latents, Levels
+from wm_lightning.modules.wmsd_draws import Picked
 from wm_lightning.modules.wmsd_rollouts import Context, Rollouts, Steps, velocities_at
 from wm_lightning.modules.wmsd_scores import Scores
 from wm_lightning.modules.wmsd_surrogates import Moved, Surrogate
@@ -19,7 +20,6 @@ from wm_lightning.noising import per_pixel
 from wm_lightning.objectives.denoising import Scalar
 from wm_lightning.objectives.dmd import dmd_loss
 from wm_lightning.objectives.self_distillation import distillation_loss
-from wm_lightning.randomness import generator
 from wm_lightning.sampling.samplers import Sampler
 
 
@@ -33,13 +33,21 @@ class Noises(Protocol):
 
 
 @dataclass(frozen=True)
+class Renoised:
+    """The demonstrator, `told` the solution, of an anchor at finished videos under fresh noise: it is asked there."""
+
+    demonstrator: Denoiser
+    told: Condition
+
+
+@dataclass(frozen=True)
 class Lesson:
     """All that one update is learned from: rollouts of `made`, what the executor was told (`asked`), the demonstrator's
     velocities at all states (`taught`), and how good every rollout was, or each of its steps (`advantage`); None where
     an algorithm lacks it.
 
-    `anchor` is what the regression on the demonstrator weighs, `scores` those whom distribution matching follows.
-    `logged` fills as losses are formed.
+    `anchor` is what the regression on the demonstrator weighs, at the states of `made` or where it is `renoised`,
+    `scores` those whom distribution matching follows. `logged` fills as losses are formed.
     """
 
     made: Rollouts
@@ -52,22 +60,23 @@ class Lesson:
     sampler: Sampler
     average: Denoiser
     scores: Scores | None = None
+    renoised: Renoised | None = None
     logged: dict[str, Tensor] = field(default_factory=dict)
 
     def losses(
-        self, executor: Denoiser, surrogate: Surrogate | None, picked: "Picked", micro_batch: int
+        self, executor: Denoiser, surrogate: Surrogate | None, picked: Picked, micro_batch: int
     ) -> list[Callable[[], Scalar]]:
         """One loss per micro-batch of rollouts, formed when it is called; their sum is the loss of the batch."""
         starts = range(0, len(self.made), micro_batch)
         return [partial(self._loss, executor, surrogate, picked, slice(start, start + micro_batch)) for start in starts]
 
-    def _loss(self, executor: Denoiser, surrogate: Surrogate | None, picked: "Picked", rows: slice) -> Scalar:
+    def _loss(self, executor: Denoiser, surrogate: Surrogate | None, picked: Picked, rows: slice) -> Scalar:
         share = len(self.made[rows]) / len(self.made)
         loss = torch.zeros((), device=self.made.made.device)
         if self.advantage is not None and surrogate is not None:
             loss = loss + share * self._policy(executor, surrogate, picked.policy, rows)
-        if self.taught is not None and self.anchor > 0:
-            gap = self._gap(executor, self.taught, picked.anchor, rows)
+        if self.anchor > 0 and not (self.taught is None and self.renoised is None):
+            gap = self._gap(executor, picked.anchor, rows)
             self._log("gap", share * gap)
             loss = loss + share * self.anchor * gap
         if self.scores is not None:
@@ -94,12 +103,26 @@ class Lesson:
         """Zero with a gradient of zeros, for every micro-batch goes backwards on all ranks alike."""
         return torch.stack([parameter.sum() * 0 for parameter in executor.network.parameters()]).sum()
 
-    def _gap(self, executor: Denoiser, taught: Steps, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
-        """Executor against demonstrator at the picked states, all of them in one pass."""
-        at = self._at(picked, rows)
+    def _gap(self, executor: Denoiser, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
+        """Executor against demonstrator at the picked levels, all of them in one pass."""
+        at, target = self._rolled(picked, rows) if self.renoised is None else self._noised(self.renoised, picked, rows)
         said = velocities_at(executor, at.context, at.x_t, at.t, at.asked, self.mask)
-        target = torch.cat([taught[rows][:, step] for step in picked.tolist()])
         return distillation_loss(said, target, torch.zeros_like(at.t, dtype=torch.bool))
+
+    def _rolled(self, picked: Int[Tensor, "draws"], rows: slice) -> tuple["_At", Latents]:
+        """States of the rollouts, and what was said there already."""
+        assert self.taught is not None
+        return self._at(picked, rows), torch.cat([self.taught[rows][:, step] for step in picked.tolist()])
+
+    @torch.no_grad()
+    def _noised(self, by: Renoised, picked: Int[Tensor, "draws"], rows: slice) -> tuple["_At", Latents]:
+        """Finished videos noised to the picked levels, and what the demonstrator says there when asked."""
+        at, draws = self._at(picked, rows), range(len(picked))
+        clean = self.made[rows].made.repeat(len(picked), 1, 1, 1, 1)
+        noise = torch.cat([self.noises(rows, draw) for draw in draws]).to(clean)
+        at = replace(at, x_t=by.demonstrator.path.add_noise(clean, noise, at.t))
+        told = by.told[rows][at.place]
+        return at, velocities_at(by.demonstrator, at.context, at.x_t, at.t, told, self.mask)
 
     def _matching(self, executor: Denoiser, scores: Scores, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
         """What the executor takes for the clean frames at the picked states, moved as the two scores say.
@@ -135,24 +158,3 @@ class _At:
     x_t: Latents
     t: Levels
     asked: Condition
-
-
-@dataclass(frozen=True)
-class Picked:
-    """The numbers of the sampler's steps that the policy learns at, and of those whose states the anchor does."""
-
-    policy: Int[Tensor, "draws"]
-    anchor: Int[Tensor, "drawn"]
-
-
-def stratified(steps: int, draws: int, seed: int, purpose: str, *place: int) -> Int[Tensor, "draws"]:
-    """One step from each of `draws` equal stretches of all steps, in order.
-
-    Raises ValueError for more draws than steps.
-    """
-    if not 1 <= draws <= steps:
-        raise ValueError(f"{draws} levels of a rollout of {steps} steps; ask for 1 to {steps}")
-    source = generator(seed, purpose, *place)
-    edges = [steps * number / draws for number in range(draws + 1)]
-    drawn = [int(source.uniform(low, high)) for low, high in zip(edges, edges[1:], strict=False)]
-    return torch.tensor([min(step, steps - 1) for step in drawn])

@@ -1,7 +1,8 @@
 """Who takes part in an executor's training: copies of a network, or adapters of one."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from wm_lightning.checkpoints import NetworkFile, load_into
 from wm_lightning.modules.frozen import Frozen
+from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.networks.lora import Adapters, LoRA, Role
 
 
@@ -19,8 +21,10 @@ class Roles:
 
     With `lora` one network is all of them: executor, average and critic are adapters of it, and the demonstrator is the
     network without any, or another where rewards move it. Then `base` holds that network, which stays as it is.
+    `start` is the SHA-256 of what all of them began as.
     """
 
+    start: str
     executor: nn.Module
     average: nn.Module
     demonstrator: nn.Module
@@ -30,14 +34,16 @@ class Roles:
 
     @classmethod
     def of(
-        cls, network: Callable[[], nn.Module], start: NetworkFile, lora: LoRA | None, *, rewarded: bool, critic: bool,
-        held: bool, new: Sequence[str] = (),
+        cls, network: Callable[[], nn.Module], start: NetworkFile | None, lora: LoRA | None, algorithm: Algorithm,
+        new: Sequence[str] = (),
     ) -> "Roles":  # fmt: skip
-        """All of them as `start` is. Rewards may move the demonstrator where it is `rewarded`, and nothing else may.
+        """Those that the algorithm has, all as `start` is. Nothing but rewards may move a demonstrator.
 
-        One that is `held` has a reference. Parts that `new` names may be missing in the file (see `grown`); they begin
-        alike in all roles. Adapters change layers that have learned: ValueError is raised for both at once.
+        Parts that `new` names may be missing in the file (see `grown`); they begin alike in all roles. Raises
+        ValueError without a file, and for new parts of adapters, which change layers that have learned.
         """
+        if start is None:
+            raise ValueError("module.start=null: executor and demonstrator begin as one base; name its file")
         first = network()
         if lora is not None:
             if new:
@@ -46,24 +52,37 @@ class Roles:
                     f"layers that have learned; set module.lora=null"
                 )
             load_into(first, start, "module.start")
-            return cls._adapted(first, lora, rewarded, critic, held)
+            return cls._adapted(first, start.sha256, lora, algorithm)
         base = network()
         load_into(first, grown(start, first, new), "module.start")
         base.load_state_dict(first.state_dict())
-        average = copy.deepcopy(first).requires_grad_(False)
-        learner = copy.deepcopy(first) if critic else None
-        reference = Frozen(copy.deepcopy(first)) if held else None
-        return cls(first, average, base if rewarded else Frozen(base), None, learner, reference)
+        return cls(
+            start.sha256, first, copy.deepcopy(first).requires_grad_(False),
+            base if algorithm.moves_demonstrator else Frozen(base), None,
+            copy.deepcopy(first) if algorithm.critic else None,
+            Frozen(copy.deepcopy(first)) if algorithm.hold else None,
+        )  # fmt: skip
 
     @classmethod
-    def _adapted(cls, network: nn.Module, lora: LoRA, rewarded: bool, critic: bool, held: bool) -> "Roles":
+    def _adapted(cls, network: nn.Module, start: str, lora: LoRA, algorithm: Algorithm) -> "Roles":
+        moved, critic = algorithm.moves_demonstrator, algorithm.critic > 0
         # Before there are adapters, for it takes all gradients away.
-        base, learning = Frozen(network), ["executor"] + ["demonstrator"] * rewarded + ["critic"] * critic
+        base, learning = Frozen(network), ["executor"] + ["demonstrator"] * moved + ["critic"] * critic
         adapters = Adapters(network, lora, [*learning, "average"], learning)
-        demonstrator = Role(adapters, "demonstrator" if rewarded else None)
+        demonstrator = Role(adapters, "demonstrator" if moved else None)
         learner = Role(adapters, "critic") if critic else None
-        reference = Role(adapters, None) if held else None
-        return cls(Role(adapters, "executor"), Role(adapters, "average"), demonstrator, base, learner, reference)
+        reference = Role(adapters, None) if algorithm.hold else None
+        return cls(
+            start, Role(adapters, "executor"), Role(adapters, "average"), demonstrator, base, learner, reference
+        )  # fmt: skip
+
+
+@contextmanager
+def resting(role: nn.Module) -> Iterator[nn.Module]:
+    """The role while it learns nothing and is asked as it would be when deployed: in eval mode."""
+    role.eval()
+    yield role
+    role.train()
 
 
 def grown(file: NetworkFile, network: nn.Module, new: Sequence[str]) -> NetworkFile:

@@ -1,30 +1,36 @@
 """What stands in for the likelihood of a rollout when rewards move the executor: matching, transitions, or neither."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wm_lightning.clip import Condition, Latents
-from wm_lightning.modules.wmsd_rollouts import Rollouts, velocities_at
+from wm_lightning.clip import Condition, Latents, Levels
+from wm_lightning.modules.wmsd_rollouts import Context, Rollouts, velocities_at
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.noising import per_pixel
-from wm_lightning.objectives.denoising import sample_error
+from wm_lightning.objectives.denoising import Given, Scalar, sample_error
 from wm_lightning.objectives.policy_gradient import (
     Aggregation,
     PolicyLoss,
     Weighting,
+    elbo_weight,
     matching_log_prob,
     nft_loss,
     policy_loss,
+    transition_kl,
     velocity_kl,
 )
-from wm_lightning.sampling.samplers import Sampler
+from wm_lightning.sampling.samplers import Sampler, Step
 from wm_lightning.sampling.sde import SDESampler
+
+VelocityKL = Literal["velocity", "elbo"]
+KL = Literal["velocity", "elbo", "transition"]
+NOISE = 0.7  # eta of the noise in whose unit "elbo" weighs: Flow-GRPO's
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ class AWM:
     """Advantage-weighted matching (2509.25050) at the sampler's own levels.
 
     `weighting` and `p` turn a matching loss into a log-probability, `aggregation` and `clip` that into a loss. Above 0,
-    `trust` weighs the squared distance of velocities to those of the moving average.
+    `trust` weighs the `kl` to the executor's moving average: the squared distance of velocities, or that weighed by
+    level as the likelihood's bound does ("elbo").
     """
 
     draws: int
@@ -76,6 +83,7 @@ class AWM:
     aggregation: Aggregation
     clip: float
     trust: float = 0.0
+    kl: VelocityKL = "velocity"
 
     def eligible(self, sampler: Sampler) -> Sequence[int]:
         """All steps: a network that was trained for few knows their levels alone."""
@@ -89,23 +97,22 @@ class AWM:
         log_prob = matching_log_prob(matching, seen.t[:, 0], weighting=self.weighting, p=self.p)
         log_prob = log_prob.unflatten(0, (len(moved.picked), len(made))).T
         found = policy_loss(log_prob, log_prob, moved.advantage, clip=self.clip, aggregation=self.aggregation)
-        if self.trust <= 0:
-            return found
-        with torch.no_grad():
-            held = velocities_at(moved.average, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
-        return PolicyLoss(found.loss + self.trust * velocity_kl(said, held, seen.given), found.ratio, found.clipped)
+        return _trusting(found, self.trust, lambda: _velocity_kl(said, seen, moved, self.kl))
 
 
 @dataclass(frozen=True)
 class NFT:
     """DiffusionNFT (2509.16117) with the executor itself as old policy: good videos pull its velocities, bad ones push.
 
-    `beta` is how far its two hypothetical policies lie apart, `clip` the advantage that counts as wholly good.
+    `beta` is how far its two hypothetical policies lie apart, `clip` the advantage that counts as wholly good, `trust`
+    the weight of the `kl` to the executor's moving average, as of `AWM`.
     """
 
     draws: int
     beta: float
     clip: float
+    trust: float = 0.0
+    kl: VelocityKL = "velocity"
 
     def eligible(self, sampler: Sampler) -> Sequence[int]:
         """All steps."""
@@ -120,16 +127,23 @@ class NFT:
         loss = nft_loss(
             said, said.detach(), seen.x_t, seen.t, seen.clean, advantage, seen.given, beta=self.beta, clip=self.clip
         )
-        return PolicyLoss(loss, torch.ones_like(loss.detach()), torch.zeros_like(loss.detach()))
+        found = PolicyLoss(loss, torch.ones_like(loss.detach()), torch.zeros_like(loss.detach()))
+        return _trusting(found, self.trust, lambda: _velocity_kl(said, seen, moved, self.kl))
 
 
 @dataclass(frozen=True)
 class GRPO:
-    """Flow-GRPO (2505.05470): the density of the sampler's own random steps, so it needs a sampler that has some."""
+    """Flow-GRPO (2505.05470): the density of the sampler's own random steps, so it needs a sampler that has some.
+
+    `trust` weighs the `kl` to the executor's moving average: that of the steps' own Gaussians ("transition"), or of
+    velocities, as of `AWM`.
+    """
 
     draws: int
     clip: float
     aggregation: Aggregation
+    trust: float = 0.0
+    kl: KL = "transition"
 
     def eligible(self, sampler: Sampler) -> Sequence[int]:
         """The steps that draw: never the last, and those of the sampler's window alone."""
@@ -145,45 +159,84 @@ class GRPO:
         """The steps that were taken, taken again with gradient from where they began."""
         assert isinstance(sampler, SDESampler)
         made, steps = moved.made, moved.picked.tolist()
-        x_t = torch.cat([made.states[:, step] for step in steps])
+        seen = _revisited(moved)
         after = torch.cat([made.after(step) for step in steps])
-        t, t_next = (torch.cat([_level(made, step + ahead) for step in steps]) for ahead in (0, 1))
-        place = torch.arange(len(made), device=x_t.device).repeat(len(steps))
+        t_next = torch.cat([_level(made, step + 1) for step in steps])
 
-        def log_prob(said: Latents) -> Float[Tensor, "rows draws"]:
-            x0 = x_t - per_pixel(t) * said
-            taken = sampler.step(executor.path, x_t, x0, t, t_next, torch.zeros_like(x_t))
-            assert taken.mean is not None and taken.std is not None
-            return sampler.log_prob(after, taken.mean, taken.std).unflatten(0, (len(steps), len(made))).T
+        def taken(said: Latents) -> Step:
+            x0 = seen.x_t - per_pixel(seen.t) * said
+            return sampler.step(executor.path, seen.x_t, x0, seen.t, t_next, torch.zeros_like(seen.x_t))
 
-        said = velocities_at(executor, made.context[place], x_t, t, moved.asked[place], moved.mask)
+        def log_prob(step: Step) -> Float[Tensor, "rows draws"]:
+            return sampler.log_prob(after, step.mean, step.std).unflatten(0, (len(steps), len(made))).T
+
+        said = velocities_at(executor, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
+        new = taken(said)
         # Those of the rollout: a ratio that is not 1 shows that training sees other passes than rollouts did.
-        old = log_prob(torch.cat([made.velocities[:, step] for step in steps]))
-        return policy_loss(log_prob(said), old, moved.advantage, clip=self.clip, aggregation=self.aggregation)
+        old = log_prob(taken(torch.cat([made.velocities[:, step] for step in steps])))
+        found = policy_loss(log_prob(new), old, moved.advantage, clip=self.clip, aggregation=self.aggregation)
+
+        def kl() -> Scalar:
+            if self.kl != "transition":
+                return _velocity_kl(said, seen, moved, self.kl)
+            return transition_kl(new.mean, taken(_held(seen, moved)).mean, new.std)
+
+        return _trusting(found, self.trust, kl)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Videos noised to the picked levels, draws one after the other."""
+    """States at the picked levels, draws one after the other."""
+
+    x_t: Latents
+    t: Levels
+    context: Context
+    asked: Condition
+    given: Given
+
+
+@dataclass(frozen=True)
+class _Renoised(_Seen):
+    """Videos noised to the picked levels."""
 
     clean: Latents
     noise: Latents
-    x_t: Latents
-    t: Float[Tensor, "b f"]
-    context: Float[Tensor, "b given c h w"]
-    asked: Condition
-    given: Tensor
 
 
-def _renoised(executor: Denoiser, moved: Moved) -> _Seen:
+def _trusting(found: PolicyLoss, trust: float, kl: Callable[[], Scalar]) -> PolicyLoss:
+    """The loss with a divergence of that weight, which costs a pass where it has one."""
+    return found if trust <= 0 else replace(found, loss=found.loss + trust * kl())
+
+
+@torch.no_grad()
+def _held(seen: _Seen, moved: Moved) -> Latents:
+    """What the executor's moving average says of the same states."""
+    return velocities_at(moved.average, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
+
+
+def _velocity_kl(said: Latents, seen: _Seen, moved: Moved, kl: KL) -> Scalar:
+    weight = elbo_weight(seen.t, eta=NOISE) if kl == "elbo" else None
+    return velocity_kl(said, _held(seen, moved), seen.given, weight)
+
+
+def _revisited(moved: Moved) -> _Seen:
+    """The states of the rollouts themselves."""
+    made, steps = moved.made, moved.picked.tolist()
+    place = torch.arange(len(made), device=made.made.device).repeat(len(steps))
+    x_t = torch.cat([made.states[:, step] for step in steps])
+    t = torch.cat([_level(made, step) for step in steps])
+    return _Seen(x_t, t, made.context[place], moved.asked[place], made.given[place])
+
+
+def _renoised(executor: Denoiser, moved: Moved) -> _Renoised:
     made, draws = moved.made, len(moved.picked)
     clean = made.made.repeat(draws, 1, 1, 1, 1)
     noise = torch.cat([moved.noise(draw) for draw in range(draws)]).to(clean)
     t = torch.cat([_level(made, step) for step in moved.picked.tolist()])
     place = torch.arange(len(made), device=clean.device).repeat(draws)
     x_t = executor.path.add_noise(clean, noise, t)
-    return _Seen(clean, noise, x_t, t, made.context[place], moved.asked[place], made.given[place])
+    return _Renoised(x_t, t, made.context[place], moved.asked[place], made.given[place], clean, noise)
 
 
-def _level(made: Rollouts, step: int) -> Float[Tensor, "b f"]:
+def _level(made: Rollouts, step: int) -> Levels:
     return made.times[step].expand(len(made), -1)

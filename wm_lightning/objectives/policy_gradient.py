@@ -18,7 +18,7 @@ from wm_lightning.noising import per_pixel
 from wm_lightning.objectives.denoising import Given, Scalar, frame_error, frame_mean, precise, sample_error
 
 LogProbs = Float[Tensor, "b k"]
-Weighting = Literal["uniform", "t", "t**2", "huber", "ghuber"]
+Weighting = Literal["uniform", "t", "t**2", "huber", "ghuber", "elbo"]
 Aggregation = Literal["exp_first", "sum_first"]
 SMALLEST_ERROR = 1e-10  # keeps roots of a matching loss, and their gradients, finite
 LARGEST_LOG_RATIO = 20.0  # exp of it is 5e8; beyond, a ratio would become infinite, and infinity times 0 is NaN
@@ -68,9 +68,10 @@ def matching_log_prob(
 
     .. math:: \log p = -\psi(\ell, t),\quad \psi \in
               \{\ell,\; t\ell,\; t^2\ell,\; t(\sqrt{\ell + \epsilon} - \sqrt\epsilon),\;
-              \tfrac{t}{p}((\ell + \epsilon)^p - \epsilon^p)\}
+              \tfrac{t}{p}((\ell + \epsilon)^p - \epsilon^p),\; \tfrac{1 - t}{t}\ell\}
 
-    for "uniform", "t", "t**2", "huber" and "ghuber". `error` is `sample_error` of a velocity at level t against noise −
+    for "uniform", "t", "t**2", "huber", "ghuber" and "elbo". The last is the likelihood's own bound, which weighs the
+    error of x0 by −SNR'(t) / 2 (2107.00630). `error` is `sample_error` of a velocity at level t against noise −
     x0, with the same noise and level for old and new; `p` is read by "ghuber" alone, which is "t" at p = 1 and damps
     large errors below. Raises ValueError for p ≤ 0 or an unknown weighting.
     """
@@ -87,7 +88,9 @@ def matching_log_prob(
         if p <= 0:
             raise ValueError(f"{p=} must be positive for weighting='ghuber' (0.25 in WMSD)")
         return -level / p * ((loss + SMALLEST_ERROR) ** p - SMALLEST_ERROR**p)
-    raise ValueError(f"{weighting=} must be one of uniform, t, t**2, huber, ghuber")
+    if weighting == "elbo":
+        return -elbo_weight(level, eta=0.5**0.5) * loss
+    raise ValueError(f"{weighting=} must be one of uniform, t, t**2, huber, ghuber, elbo")
 
 
 def nft_loss(
@@ -135,7 +138,7 @@ def velocity_kl(velocity: Latents, reference: Latents, given: Given, weight: Lev
     return frame_mean(error if weight is None else error * weight, given).mean()
 
 
-def elbo_weight(t: Levels, *, eta: float) -> Levels:
+def elbo_weight(t: Float[Tensor, "*n"], *, eta: float) -> Float[Tensor, "*n"]:
     """1 / (2 s²) with Flow-GRPO's s = eta sqrt(t / (1 − t)): 0 at pure noise, large near clean frames, 0 on those."""
     level = precise(t)
     weight = (1 - level) / (2 * eta**2 * torch.where(level > 0, level, torch.ones_like(level)))

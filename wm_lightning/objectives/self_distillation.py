@@ -67,11 +67,15 @@ def trajectory_cost(
 
 def distillation_reward(
     gaps: Gaps, times: Float[Tensor, "k1 f"], given: Given, *, weighting: CostWeighting
-) -> Float[Tensor, "b k"]:
-    """Minus the cost of every step, without gradient (eq. 9, per step): it acts through the likelihood alone.
+) -> Float[Tensor, "b"]:
+    """Minus a rollout's cost, without gradient (eq. 9): it acts through the likelihood alone."""
+    return -trajectory_cost(gaps.detach(), times, given, weighting=weighting)
 
-    Its sum over steps is the reward of the trajectory, which is eq. 9 itself.
-    """
+
+def step_rewards(
+    gaps: Gaps, times: Float[Tensor, "k1 f"], given: Given, *, weighting: CostWeighting
+) -> Float[Tensor, "b k"]:
+    """What every step adds to the distillation reward."""
     return -step_costs(gaps.detach(), times, given, weighting=weighting)
 
 

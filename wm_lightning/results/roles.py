@@ -1,7 +1,7 @@
 """What executor, demonstrator and others reach on the same tasks, as plain values, a table and a file."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from wm_lightning.results.results import write_whole
+from wm_lightning.results.table import grid
 
 RoleName = Literal["base", "vlm", "demonstrator", "distilled", "executor"]
 CRITERIA = ("task", "agent", "consistency")
@@ -130,20 +131,17 @@ def terminal(results: RoleResults) -> Table:
 
 def write_markdown(results: RoleResults, path: Path) -> None:
     """The table, and the rate of the task by its kind and by who acts."""
-    lines = [f"# {_caption(results)}", "", *_grid(*shown(results)), ""]
+    head, rows = shown(results)
+    lines = [f"# {_caption(results)}", "", grid(head, rows, left=range(len(head))), ""]
     for name, title in (("by_task", "kind of task"), ("by_agent", "agent")):
         kinds = sorted({kind for row in results.rows for kind in getattr(row, name)})
         cells = [[WORDS[row.role], *(_share(getattr(row, name).get(kind)) for kind in kinds)] for row in results.rows]
-        lines += [f"Task done, by {title} (n):", "", *_grid(["role", *kinds], cells), ""]
+        lines += [f"Task done, by {title} (n):", "", grid(["role", *kinds], cells, left=range(len(kinds) + 1)), ""]
     write_whole(path, "\n".join(lines))
 
 
 def _share(entry: tuple[float, int] | None) -> str:
     return "" if entry is None else f"{entry[0]:.2f} ({entry[1]})"
-
-
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, [":--"] * len(head), *rows)]
 
 
 def _caption(results: RoleResults) -> str:

@@ -42,7 +42,8 @@ class Bench:
 
     The median counts. Networks have random weights; training runs without loggers, bars and checkpoints. `frames` are
     those of the rollout; a training on its own loader takes `waiting_steps`. `parts` are those of `PARTS` to measure;
-    of an executor an iteration is, whatever they are.
+    of an executor an iteration is, whatever they are, in which the share `without_advantage` of the rollouts is assumed
+    to be as good as the others of its task.
     On recordings the loader is to be `least_loading` times as fast as a reader by hand where decoded frames are kept,
     `least_direct` times where they are read from the recordings, and training to wait for less
     than the share `most_waiting` of its time. `save_dir` gets a second copy of the file, named by the device.
@@ -58,11 +59,17 @@ class Bench:
     least_loading: float
     least_direct: float
     most_waiting: float
+    without_advantage: float
     save_dir: str | None
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.parts) - set(PARTS)):
             raise ValueError(f"task.parts names {', '.join(unknown)}; known are {', '.join(PARTS)}")
+        if not 0 <= self.without_advantage < 1:
+            raise ValueError(
+                f"task.without_advantage={self.without_advantage} is a share of rollouts, from 0 to below 1: where "
+                f"none has an advantage, nothing is learned"
+            )
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Writes bench.json and bench.md into the run folder and returns ratios and shares."""
@@ -86,7 +93,7 @@ class Bench:
             # Here, for nothing else needs it.
             from wm_lightning.tasks.bench_executor import executor_iteration  # noqa: PLC0415
 
-            return [*executor_iteration(config, data, device, self.repeats)]
+            return [*executor_iteration(config, data, device, self.repeats, self.without_advantage)]
         training = Training(config, data, device, self.warmup, self.steps, self.repeats)
         found: list[Entry] = []
         ways: dict[str, Callable[[], Iterable[Entry]]] = {

@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from wm_lightning.results.table import grid
+
 HEADINGS = ("", "ours", "other", "unit", "ratio", "target", "met")
 
 
@@ -93,8 +95,7 @@ def shown(found: Sequence[Entry], caption: str) -> Table:
 
 def page(found: Sequence[Entry], report: Mapping[str, Any]) -> str:
     """The entries as Markdown, with what was measured, where, and how many decoded frames are kept."""
-    lines = [HEADINGS, tuple(":--" for _ in HEADINGS), *(entry.cells() for entry in found)]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    table = grid(HEADINGS, [entry.cells() for entry in found], left=range(len(HEADINGS)))
     cache = report.get("cache")
     kept = f"\n\nDecoded frames kept: {cache['mib']:.1f} MiB, {cache['gib_allowed']:g} GiB allowed." if cache else ""
     return (

@@ -3,7 +3,7 @@
 The straightforward order is that of public trainers: videos are made, then judged while nothing else happens; executor
 and demonstrator are asked about all states for the distillation reward; then every level of every micro-batch takes a
 pass of the old policy and one of the new. In both orders every rollout has an advantage; what it saves to leave out
-those that have none (half of them here) is a line of its own.
+those that have none is a line of its own, and hangs on how many these are, which a benchmark can but assume.
 """
 
 import time
@@ -23,7 +23,8 @@ from wm_lightning.clip import Clip, Condition
 from wm_lightning.compute import now, precise
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.modules.wmsd import WMSDModule
-from wm_lightning.modules.wmsd_losses import Lesson, Picked
+from wm_lightning.modules.wmsd_draws import Picked
+from wm_lightning.modules.wmsd_losses import Lesson
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, repeated, said_by
 from wm_lightning.tasks.bench_entries import Comparison
 from wm_lightning.tasks.build import build_card, build_module, plain_node
@@ -33,7 +34,10 @@ Way = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Iteration:
-    """One batch of tasks rolled out and half of the rollouts given an advantage; judges take `judging` seconds."""
+    """One batch of tasks rolled out, and an advantage for all rollouts but the share `without`, which is assumed.
+
+    Judges take `judging` seconds.
+    """
 
     module: WMSDModule
     made: Rollouts
@@ -42,6 +46,7 @@ class Iteration:
     advantage: Float[Tensor, "b"]
     clip: Clip
     judging: float
+    without: float
 
     def lesson(self, taught: Steps | None, advantage: Float[Tensor, "b"] | None) -> Lesson:
         """What the module learns from."""
@@ -128,7 +133,7 @@ class Iteration:
                 "not asked", lambda: self.level_by_level(None, old=False, advantage=whole),
                 "asked", lambda: self.level_by_level(None, old=True, advantage=whole),
             ),
-            "rollouts without advantage": (
+            f"rollouts without advantage (assumed: {100 * self.without:g} %)": (
                 "left out", lambda: self.learn(None, self.advantage, picked),
                 "kept", lambda: self.learn(None, whole, picked),
             ),
@@ -150,11 +155,14 @@ class Iteration:
 
 
 def executor_iteration(
-    config: DictConfig, data: ClipDataModule, device: torch.device, repeats: int
+    config: DictConfig, data: ClipDataModule, device: torch.device, repeats: int, without: float
 ) -> Iterator[Comparison]:
-    """Ratios of an iteration with random weights; judges take as long as the demonstrator's sweep."""
+    """Ratios of an iteration with random weights; judges take as long as the demonstrator's sweep.
+
+    The share `without` of the rollouts has no advantage.
+    """
     with precise(device, str(config.trainer.precision)):
-        iteration = _prepared(config, data, device)
+        iteration = _prepared(config, data, device, without)
         begun = now(device)
         iteration.sweep(iteration.module.sweep_batch)
         iteration = replace(iteration, judging=now(device) - begun)
@@ -170,8 +178,16 @@ def executor_iteration(
             yield Comparison(name, "1/s", ours, other, 1 / median(seconds[ours]), 1 / median(seconds[other]))
 
 
-def _prepared(config: DictConfig, data: ClipDataModule, device: torch.device) -> Iteration:
-    """A batch rolled out; every other rollout is better or worse than the others of its task."""
+def advantages(count: int, without: float) -> Float[Tensor, "b"]:
+    """1 and −1 in turn, and 0 for the share `without` of all, spread evenly."""
+    zero = torch.tensor([int((place + 1) * without) > int(place * without) for place in range(count)])
+    found = torch.zeros(count)
+    found[~zero] = torch.tensor([1.0, -1.0]).repeat(count)[: int((~zero).sum())]
+    return found
+
+
+def _prepared(config: DictConfig, data: ClipDataModule, device: torch.device, without: float) -> Iteration:
+    """A batch rolled out, with advantages."""
     card = build_card(config, data, "executor")
     network = instantiate(plain_node(config, "network"), _convert_="all")()
     weights = dict(network.state_dict())
@@ -185,6 +201,5 @@ def _prepared(config: DictConfig, data: ClipDataModule, device: torch.device) ->
         for say in (data.asked, data.solved)  # type: ignore[attr-defined]
     )
     made = module.rollouts(clip, asked, module.network)
-    place = torch.arange(len(made), device=device)
-    advantage = torch.where(place % 2 == 0, torch.where(place % 4 == 0, 1.0, -1.0), torch.zeros(()))
-    return Iteration(module, made, asked, told, advantage, clip, judging=0.0)
+    advantage = advantages(len(made), without).to(device)
+    return Iteration(module, made, asked, told, advantage, clip, judging=0.0, without=without)

@@ -16,7 +16,7 @@ from wm_lightning.results.pictures import write_mp4
 from wm_lightning.results.results import write_whole
 from wm_lightning.results.table import grid
 from wm_lightning.results.task_bench import Share, published_part, share_text
-from wm_lightning.tasks.bench_stage import Asked, cast, index_of
+from wm_lightning.tasks.worldtasks_stage import Asked, cast, index_of
 
 log = logging.getLogger(__name__)
 LIST = "tasks.json"
@@ -27,8 +27,8 @@ class ScoredBench:
     """A benchmark in two steps: without `scores`, a video of every task is written; with them, their table.
 
     `scores` is a CSV file with the columns `id` and `score` (0 to 1; empty: could not be scored) that the benchmark's
-    own programs made of the videos in this run folder. `tasks`, `kinds` and `frames` are those of `bench_stage.Asked`;
-    `fps` and `side` (pixels) those of the videos, `draws` those of the bootstrap over tasks.
+    own programs made of the videos in this run folder. `tasks`, `kinds` and `frames` are those of
+    `worldtasks_stage.Asked`, `fps` and `side` (pixels) those of the videos, `draws` those of the bootstrap over tasks.
     """
 
     name: str

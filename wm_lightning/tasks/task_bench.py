@@ -19,11 +19,11 @@ from wm_lightning.results.task_bench import HEAD, Baseline, BenchResults, captio
 from wm_lightning.rewards.bus import RewardBus
 from wm_lightning.rewards.writer import Writer
 from wm_lightning.tasks import terminal
-from wm_lightning.tasks.bench_stage import Asked, Cast, Told, cast, index_of
-from wm_lightning.tasks.bench_verdicts import Judged
 from wm_lightning.tasks.evaluation import machine
 from wm_lightning.tasks.role_stage import Played, play
 from wm_lightning.tasks.training_judge import Node, judge_name, judge_of_training, require_another, same_judge
+from wm_lightning.tasks.worldtasks_stage import Asked, Cast, Told, cast, index_of
+from wm_lightning.tasks.worldtasks_verdicts import Judged
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class TaskBench:
     """A benchmark: `tasks` held-out tasks, `videos` of each; what `tasks`, `kinds`, `frames`, `told`, `writer` mean
-    says `bench_stage.Asked`.
+    says `worldtasks_stage.Asked`.
 
     `judges` judge by the `criteria`, and must not be those that taught the checkpoint unless `same_judge`. `against`
     names a run folder or results.json of this protocol on the same tasks, to pair with. `seed` is that of noise and

@@ -12,6 +12,7 @@ from wm_lightning.data.from_images.findings import NO_TASK, RANK
 from wm_lightning.data.from_images.looking import COPY, DAMAGED, NEAR_COPY, UNREADABLE
 from wm_lightning.data.from_images.stages import SCREENING, UNANSWERED
 from wm_lightning.data.from_images.table import Made
+from wm_lightning.results.table import grid
 
 # In the order in which they are applied.
 FILTERS = (
@@ -120,8 +121,7 @@ def _shares(kind: str, counts: Mapping[str, int]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [head, [":--", *("--:" for _ in head[1:])], *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+    return grid(head, [[str(cell) for cell in row] for row in rows], left=range(1))
 
 
 def _listed(counts: Mapping[str, int]) -> str:

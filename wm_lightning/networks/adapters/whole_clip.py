@@ -85,12 +85,3 @@ def without_actions(actions: int | None) -> None:
 def dtype_of(layer: nn.Module) -> torch.dtype:
     """What a layer computes in where nothing casts automatically."""
     return layer.weight.dtype  # type: ignore[union-attr,return-value]
-
-
-def from_diffusers(
-    weights: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and `config.json` of a transformer that diffusers saved, as weights and `architecture` of its network."""
-    ours = ("in_channels", "out_channels")
-    architecture = {name: value for name, value in config.items() if not name.startswith("_") and name not in ours}
-    return {f"transformer.{name}": value for name, value in weights.items()}, architecture
