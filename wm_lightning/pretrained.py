@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile, read_network
-from wm_lightning.clip import ActionSpec, ActionState, Clip, Condition, Pixels, to_pixels
+from wm_lightning.clip import ActionSpec, ActionState, Clip, Condition, to_pixels
 from wm_lightning.config_check import check, locate, targets
 from wm_lightning.networks.autoencoders import Autoencoder, PatchAutoencoder, PixelAutoencoder
 from wm_lightning.networks.denoiser import Denoiser
@@ -38,7 +38,7 @@ FILES = (README, SETTINGS, WEIGHTS, FILM)
 KINDS = ("teacher", "student")
 # What a folder may have built: less than a config may.
 _HOMES = ("wm_lightning.networks.", "wm_lightning.noising.", "wm_lightning.sampling.")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ class Pretrained:
         factor = 1 if self.autoencoder is None else self.autoencoder.factor
         return self.card.frame_shape[1] * factor, self.card.frame_shape[2] * factor
 
-    def generate(self, first_frames: Pixels, actions: Float[Tensor, "b f a"], *, seed: int = 0) -> Pixels:
+    def generate(
+        self, first_frames: UInt8[Tensor, "b given c h w"], actions: Float[Tensor, "b total a"], *, seed: int = 0
+    ) -> UInt8[Tensor, "b total c h w"]:  # fmt: skip
         """Video uint8 `b f 3 h w` on the CPU: the given frames, then one for every further action.
 
         `first_frames` are uint8 `b context 3 h w`. `actions[:, f]`, in the data's own units, leads to frame f; what led
@@ -116,7 +118,9 @@ class Pretrained:
         clip = Clip(first_frames, Condition(given, state), torch.arange(len(given)), latents=encoded)
         return self.subject.generate(clip, self.context, seed, self.device)
 
-    def _require_fit(self, first_frames: Pixels, actions: Float[Tensor, "b f a"]) -> None:
+    def _require_fit(
+        self, first_frames: UInt8[Tensor, "b given c h w"], actions: Float[Tensor, "b total a"]
+    ) -> None:  # fmt: skip
         spec, wanted = self.spec, (len(actions), self.context, 3, *self.pixels)
         if tuple(first_frames.shape) != wanted or first_frames.dtype != torch.uint8:
             raise ValueError(

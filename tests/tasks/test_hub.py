@@ -23,6 +23,7 @@ from wm_lightning.config import compose
 from wm_lightning.config_check import check
 from wm_lightning.config_record import save_record
 from wm_lightning.data.datamodule import ClipDataModule
+from wm_lightning.networks.autoencoders import PixelAutoencoder
 from wm_lightning.pretrained import FILES, SETTINGS, WEIGHTS, Pretrained, from_pretrained
 from wm_lightning.results.results import Results, Row, Use
 from wm_lightning.tasks import hub
@@ -147,7 +148,7 @@ def test_a_file_in_bfloat16_stays_in_it(student: Path, tmp_path: Path) -> None:
     model = from_pretrained(written(student, tmp_path / "whole"))
     save_network(run / student.name, model.network, model.card, torch.bfloat16)
     halves = written(run / student.name, tmp_path / "halves")
-    assert (halves / WEIGHTS).stat().st_size < 0.6 * (tmp_path / "whole" / WEIGHTS).stat().st_size
+    assert (halves / WEIGHTS).stat().st_size < 0.75 * (tmp_path / "whole" / WEIGHTS).stat().st_size
     own = read_network(run / student.name, model.card).weights
     assert all(torch.equal(v, own[n]) for n, v in from_pretrained(halves).network.state_dict().items())
 
@@ -167,6 +168,8 @@ def test_the_page_is_yaml_then_what_was_trained(shared: Path) -> None:
 def test_a_license_is_what_is_given(teacher: Path, tmp_path: Path) -> None:
     folder = written(teacher, tmp_path / "folder", license="cc-by-4.0")
     assert yaml.safe_load(readme(folder).split("---\n")[1])["license"] == "cc-by-4.0"
+    with pytest.raises(ValueError, match="no license by name"):
+        written(teacher, tmp_path / "other", license="mit\ntags: [x]")
 
 
 def test_the_pages_example_runs(shared: Path) -> None:
@@ -182,7 +185,7 @@ def measured_run(teacher: Path, into: Path, config: DictConfig, data: ClipDataMo
     best = into / "checkpoints/best.ckpt"
     card = replace(read_any_card(best), trained_for={})
     export(config, best, card, into / "teacher.safetensors")
-    row = Row(role="teacher", name="teacher", steps=2, cached=True, cache_commit="clean", psnr=12.345678, nfe=3)
+    row = Row(role="teacher", name="teacher", steps=2, cached=True, cache_commit="clean", psnr=47.654321, nfe=3)
     Results(
         rows=(row,), name="teacher", data="simulated", world=data.name, config_hash=card.config_hash,
         revision=card.revision, seconds=1.0, seed=0, clips=4, context=1, horizon=6, chunk=3, drift_of="pixels",
@@ -197,16 +200,23 @@ def test_numbers_are_those_of_this_network_or_none(teacher: Path, shared: Path, 
     config = config_for(teacher, tmp_path / "unused")
     best = measured_run(teacher, places / "measured", config, build_data(config))
     folder = written(best, tmp_path / "best")
-    assert "| teacher | 2 | clean | 12.3 |" in readme(folder) and "simulated data" in readme(folder)
+    assert "| teacher | 2 | clean | 47.7 |" in readme(folder) and "simulated data" in readme(folder)
     assert "![rollouts](rollouts.gif)" in readme(folder)
     assert (folder / "rollouts.gif").read_bytes() == b"GIF89a of it"
 
     others = {"last": (best.with_name("last.ckpt"), []), "window": (best, ["rollout.window=5"])}
     for name, (path, words) in others.items():
         folder = written(path, tmp_path / name, *words)
-        assert "is of another network or other settings" in readme(folder) and "12.3" not in readme(folder)
+        assert "is of another network or other settings" in readme(folder) and "47.7" not in readme(folder)
         assert not (folder / "rollouts.gif").exists() and "rollouts.gif" not in readme(folder)
     assert from_pretrained(tmp_path / "window").rollout.window == 5
+
+
+def test_what_a_card_says_of_itself_is_told_as_that(teacher: Path, tmp_path: Path) -> None:
+    metrics = {"data": "simulated", "psnr": 21.54321}
+    path = changed(teacher, tmp_path / "run", lambda content: content["card"].update(metrics=metrics))
+    page = readme(written(path, tmp_path / "folder"))
+    assert "There is no table: no results.json" in page and "| psnr | 21.54 |" in page
 
 
 def test_nothing_of_the_machine_goes_along(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +264,9 @@ def test_an_interrupted_write_leaves_nothing(teacher: Path, tmp_path: Path, monk
 def test_what_cannot_be_read_or_used_is_refused(teacher: Path, places: Path, tmp_path: Path) -> None:
     config = config_for(teacher, tmp_path / "folder")
 
+    def without_one(content: dict[str, Any]) -> None:
+        del content["state_dict"][next(name for name in content["state_dict"] if name.startswith(DEPLOYED))]
+
     def refused(path: Path, match: str) -> None:
         config.ckpt_path = str(path)
         with pytest.raises(ValueError, match=match):
@@ -268,7 +281,7 @@ def test_what_cannot_be_read_or_used_is_refused(teacher: Path, places: Path, tmp
     refused(tmp_path / "absent.ckpt", "no such file")
     refused(changed(teacher, tmp_path / "a", lambda c: c["card"].update(kind="executor")), "which no action drives")
     refused(changed(teacher, tmp_path / "b", lambda c: c["card"]["network"].update(dim=48)), "network.dim: 48 against")
-    refused(changed(teacher, tmp_path / "c", lambda c: c["state_dict"].pop(f"{DEPLOYED}head.bias", 0)), "missing head")
+    refused(changed(teacher, tmp_path / "c", without_one), "missing")
     assert not (tmp_path / "folder").exists()
 
 
@@ -314,8 +327,7 @@ def test_what_does_not_fit_is_refused(shared: Path) -> None:
 
 
 def test_a_hub_id_is_fetched_and_a_folder_is_not(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub  # noqa: PLC0415  wm_lightning does not need it
-
+    huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
     asked: list[tuple[str, Any]] = []
 
     def fetch(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
@@ -356,7 +368,5 @@ def test_latents_are_made_of_pixels_and_back(places: Path, tmp_path: Path) -> No
     assert model.pixels == (24, 24)
     video = model.generate(first, torch.zeros(2, FRAMES, 5))
     assert video.shape == (2, FRAMES, 3, 24, 24) and torch.equal(video[:, :1], first)
-    from wm_lightning.networks.autoencoders import PixelAutoencoder  # noqa: PLC0415  the wrong one
-
     with pytest.raises(ValueError, match="give the one it was trained with"):
         from_pretrained(tmp_path / "folder", autoencoder=PixelAutoencoder(batch_frames=1))

@@ -11,8 +11,8 @@ from wm_lightning.results.results import Results
 from wm_lightning.results.table import grid, markdown
 
 WHAT = {
-    "teacher": "a many-step teacher, trained by diffusion forcing",
-    "student": "a few-step student, distilled from a many-step teacher on its own rollouts",
+    "teacher": "a teacher: it takes many steps, and students of few steps can be distilled from it",
+    "student": "a student of few steps, distilled from a teacher of many",
 }
 
 
@@ -71,11 +71,13 @@ def _front_matter(page: Page) -> str:
 
 def _what(page: Page) -> str:
     height, width = page.pixels
+    # Where all frames are made at once, a chunk is longer than any clip.
+    chunk = min(page.chunk, page.frames - page.context)
     given = "one given frame" if page.context == 1 else f"{page.context} given frames"
     return (
         f"An action-conditioned video world model: from {given} and an action for every frame it makes RGB video of "
-        f"{height} x {width} pixels, {page.chunk} frame{'s' * (page.chunk > 1)} at a time, each time in {page.steps} "
-        f"denoising steps. This is {WHAT[page.card.kind]}."
+        f"{height} x {width} pixels, {chunk} frame{'s' * (chunk > 1)} at a time, each time in {page.steps} denoising "
+        f"step{'s' * (page.steps > 1)}. This is {WHAT[page.card.kind]}."
     )
 
 
@@ -130,13 +132,21 @@ def _training(page: Page) -> str:
 
 def _measured(page: Page) -> str:
     if page.results is None:
-        return f"Nothing is claimed: {page.unmeasured}."
+        return _of_the_card(page) if page.card.metrics else f"Nothing is claimed: {page.unmeasured}."
     # The page has a title of its own, and its sections are one level up.
     body = markdown(page.results, None).split("\n\n", 1)[1].rstrip()
     row = page.results.deployed_row
     own = "" if row is None else f"This network is the row `{row.name}` at {row.steps} steps. "
     return f"{own}Measured by the run itself, with weights in bfloat16.\n\n" + re.sub(
         r"^## ", "### ", body, flags=re.MULTILINE
+    )
+
+
+def _of_the_card(page: Page) -> str:
+    values = {name: f"{v:.4g}" if isinstance(v, float) else f"{v}" for name, v in page.card.metrics.items()}
+    return (
+        f"There is no table: {page.unmeasured}. The file's own card says of this network, used as it was trained:\n\n"
+        + grid(["", ""], [[name, text] for name, text in values.items()], left=(0,))
     )
 
 

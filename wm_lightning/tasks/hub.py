@@ -55,6 +55,8 @@ def write_hub(config: DictConfig, folder: Path, license: str | None) -> dict[str
     Beside the weights go what is needed to use them and a page about them, with numbers and pictures of the run where
     they are of this network. Raises ValueError for a folder that is there, and for a checkpoint that cannot be shared.
     """
+    if license is not None and not re.fullmatch(r"[\w.+-]+", license):
+        raise ValueError(f"task.license={license!r} is no license by name, as apache-2.0, mit or cc-by-4.0")
     source = checkpoint_of(config)
     record = read_record(source)
     config = config_of(config, source)
@@ -163,7 +165,8 @@ def settings(config: DictConfig, record: Record) -> dict[str, Any]:
 
 def run_folder_of(source: Path) -> Path:
     """The folder of the run that wrote a checkpoint."""
-    return source.parents[1] if source.absolute().parent.name == "checkpoints" else source.parent
+    folder = source.absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def measured(run: Path, file: NetworkFile, values: Mapping[str, Any]) -> tuple[Results | None, str]:
