@@ -174,7 +174,7 @@ def read_shared(folder: Path) -> Shared:
         frames = plan.window or file.card.trained_for.get("frames") or config.module.context + 1
         require(file.card, config, config.module.context, frames)
         network = network_of(config, file, torch.device("cpu"))
-    except (HydraException, OmegaConfBaseException, TypeError, KeyError) as error:
+    except (HydraException, OmegaConfBaseException, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{folder / SETTINGS} cannot be built: {' '.join(str(error).split())[:300]}") from error
     return Shared(config, file, network)
 
