@@ -37,7 +37,7 @@ LAYERS = (
     ("data", "worlds"),
     ("modules", "envs", "callbacks"),
     ("play",),
-    ("tasks",),
+    ("tasks", "pretrained"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TORCHLESS = (

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from tests.tiny_run import DMD, NETWORK, QUIET, TRAINING, WORLD
 from wm_lightning.checkpoints import save_network
@@ -61,3 +62,15 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     again = found["student"].generate(found["clip"], 1, seed=0, device=torch.device("cpu"))
     assert torch.equal(found["video"], again)
     assert "True" in capsys.readouterr().out, "other actions make another video"
+
+
+def test_a_shared_folder_of_the_example_generates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_student(Path("logs/dmd_chunkwise/DATE"), tmp_path / "cache")
+    words = ["task=convert", "task.to=hub", "task.into=shared", f"cache_dir={tmp_path}/cache", "run_dir=converting"]
+    config = compose([*words, "ckpt_path=logs/dmd_chunkwise/DATE/student.safetensors"])
+    instantiate(config.task, _convert_="all")(config)
+    assert run_example(2)["video"].shape == (1, 7, 3, 24, 24)
+    assert "left" in capsys.readouterr().out

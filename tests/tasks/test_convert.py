@@ -96,7 +96,7 @@ def words_of(form: str, root: Path) -> list[str]:
 
 
 def converted(words: list[str], tmp_path: Path, to: str, changes: Mapping[str, object] | None = None) -> Path:
-    settings: dict = dict(to=to, into=str(tmp_path / to), encoding=ENCODING, version="v3.0", images=None)
+    settings: dict = dict(to=to, into=str(tmp_path / to), encoding=ENCODING, version="v3.0", images=None, license=None)
     settings |= dict(changes or {})
     Convert(**settings)(config_of(tmp_path, *words))
     return Path(settings["into"])

@@ -65,7 +65,9 @@ def form_named(name: str | None) -> Form:
     if name in OTHERS:
         raise ValueError(f"task.to={name} stores {OTHERS[name]}; give task.to={'|'.join(FORMS)}")
     if name is None or name not in FORMS:
-        raise ValueError(f"task.to={name} is no form; task=convert needs task.to={'|'.join(FORMS)}")
+        raise ValueError(
+            f"task.to={name} is no form; task=convert needs task.to={'|'.join(FORMS)}, or hub for a checkpoint"
+        )
     return FORMS[name]
 
 

@@ -1,4 +1,7 @@
-"""task=convert: a set of recordings written in another form; with from=images, pictures made into WorldTasks."""
+"""task=convert: a set of recordings written in another form; with from=images, pictures made into WorldTasks.
+
+With to=hub, a checkpoint made into a folder that can be shared.
+"""
 
 import logging
 from collections.abc import Callable
@@ -37,7 +40,8 @@ class Convert:
     """The task: `to` names the form, `into` a folder that is not there yet; it is written whole or not at all.
 
     Every episode is read twice: first to find those that are damaged, then to be written. `images` (from=images) makes
-    tasks of pictures instead, in a folder that it can go on with.
+    tasks of pictures instead, in a folder that it can go on with. `to` hub writes the checkpoint at `ckpt_path` for
+    others, under `license` (None: whoever publishes fills it in).
     """
 
     to: str | None
@@ -45,17 +49,20 @@ class Convert:
     encoding: Encoding
     version: Version
     images: Callable[[DictConfig, Path], dict[str, float]] | None
+    license: str | None
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Converts all stored splits. Raises ValueError where a name is wrong or too much of the set is unusable."""
         if self.images is not None:
             return self._from_images(config, self.images)
-        form = form_named(self.to)
-        if self.into is None:
-            raise ValueError("task=convert needs task.into=FOLDER, one that is not there yet")
-        folder = Path(self.into)
-        if folder.exists():
-            raise ValueError(f"task.into={folder} is there already; name a new folder, nothing is overwritten")
+        if self.to == "hub":
+            # Here: recordings need no networks.
+            from wm_lightning.tasks.hub import write_hub  # noqa: PLC0415
+
+            return write_hub(config, self._new_folder(), self.license)
+        if self.license is not None:
+            raise ValueError(f"task.license={self.license} is of what task.to=hub writes; leave it out")
+        form, folder = form_named(self.to), self._new_folder()
         data = recordings(config)
         head = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*head, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
@@ -64,6 +71,14 @@ class Convert:
             written = self._write(folder, data, form, spec, found, progress)
         log.info("Written: %s, %s", folder, ", ".join(f"{count} {split}" for split, count in written.items()))
         return {"episodes": float(sum(written.values()))}
+
+    def _new_folder(self) -> Path:
+        if self.into is None:
+            raise ValueError("task=convert needs task.into=FOLDER, one that is not there yet")
+        folder = Path(self.into)
+        if folder.exists():
+            raise ValueError(f"task.into={folder} is there already; name a new folder, nothing is overwritten")
+        return folder
 
     def _from_images(
         self, config: DictConfig, images: Callable[[DictConfig, Path], dict[str, float]]
