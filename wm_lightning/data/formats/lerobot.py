@@ -18,13 +18,13 @@ from wm_lightning.data.formats.lerobot_declared import (
     Place,
     camera_of,
     read_info,
-    read_parquet,
     read_places,
     span_of,
     unlisted,
 )
 from wm_lightning.data.formats.robot_actions import columns
 from wm_lightning.data.formats.source import Outline, Stamp, StoredEpisode, checked_actions, names_faults, stamp
+from wm_lightning.data.formats.tables import DAMAGED, read_parquet
 from wm_lightning.data.formats.video_files import BadFile, decode_span
 
 __all__ = ["INFO", "ORDER", "LeRobotSource", "splits"]
@@ -63,11 +63,11 @@ class LeRobotSource:
         """The stored actions."""
         place = self.places[episode]
         table = _table(place.table, stamp(place.table))
-        rows = table.filter(pc.field("episode_index") == place.index).sort_by("frame_index")
         try:
+            rows = table.filter(pc.field("episode_index") == place.index).sort_by("frame_index")
             values = np.array(rows["action"].to_pylist(), np.float32)
-        except (ValueError, TypeError) as error:
-            raise BadFile(place.table, f"episode {place.index} has actions of several lengths ({error})") from error
+        except DAMAGED as error:
+            raise BadFile(place.table, f"episode {place.index} has no numbers of one length ({error})") from error
         if len(values) != place.length:
             raise BadFile(place.table, f"episode {place.index} has {len(values)} rows, {place.length} are declared")
         return checked_actions(place.table, values, len(self.columns))
