@@ -248,6 +248,13 @@ def test_a_description_of_lerobots_that_cannot_be_is_named(
         LeRobotSource(tmp_path, "train")
 
 
+def test_places_whose_names_no_file_can_have_are_lost_episodes(tmp_path: Path) -> None:
+    lerobot_set("v2.1")(tmp_path)
+    described(tmp_path / INFO, lambda info: info.update(data_path="data/{episode_index:0999d}.parquet"))
+    source = LeRobotSource(tmp_path, "train")
+    assert not source.names and len(source.bad) == 6 and all("is not there" in error.reason for error in source.bad)
+
+
 @pytest.mark.parametrize("length", ["99999999999999999999", "-1"])
 def test_shards_of_absurd_lengths_are_named(tmp_path: Path, length: str) -> None:
     rlds_set(tmp_path)

@@ -4,6 +4,7 @@ Frame k of an episode is the picture at `from_timestamp` + k / fps. The rate is 
 are not asked.
 """
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -46,7 +47,8 @@ class LeRobotSource:
         self.bad: list[BadFile] = unlisted(folder, self.info, split, places)
         self.places: list[Place] = []
         for place in (places[index] for index in sorted(places) if index in span):
-            absent = next((path for path in (place.table, place.video) if not path.is_file()), None)
+            # Which takes a name that no file can have for one that is not there.
+            absent = next((path for path in (place.table, place.video) if not os.path.isfile(path)), None)
             if absent is None:
                 self.places.append(place)
             else:
