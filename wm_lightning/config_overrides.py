@@ -55,8 +55,8 @@ def join(saved: Sequence[str], given: Sequence[str]) -> list[str]:
     kept = [word for word in saved if _key(word) not in anew and _group(word) not in _NOT_SAVED]
     if asked := [word for word in kept if _asks(word)]:
         log.warning(
-            "Not taken from the checkpoint, which may not say what server is asked, nor with what key: %s. Give it again "
-            "where it is meant", " ".join(asked),
+            "Not taken from the checkpoint, which may not say what server is asked, nor with what key: %s. Give it "
+            "again where it is meant", " ".join(asked),
         )  # fmt: skip
     return [*(word for word in kept if word not in asked), *given]
 
