@@ -31,11 +31,17 @@ def make_data(form: str, root: Path) -> None:
 
 
 def read_data(form: str, root: Path, own: Path) -> None:
-    """As a training that leaves out what is bad opens it, and every episode whole."""
+    """As a training that leaves out what is bad opens it, and every episode whole.
+
+    Raises ValueError for what was left out too: of many files with an episode each, that is all that damage does.
+    """
     if form == "tasks":
         rows_served(root / "set")
-    else:
-        served(opened(root / "set", form, own, *(() if form == "map" else LENIENT)))
+        return
+    data = opened(root / "set", form, own, *(() if form == "map" else LENIENT))
+    served(data)
+    if data.quarantined:
+        raise ValueError(f"left out, and the rest is served: {dict(data.quarantined)}")
 
 
 def make_export(root: Path) -> None:

@@ -188,6 +188,21 @@ def test_the_check_names_every_fault_and_the_nearest_name() -> None:
     assert "module.path: a value must be given" in message
 
 
+@pytest.mark.parametrize("group", ["callbacks", "logger", "rollout"])
+@pytest.mark.parametrize("value", [[], [{"_target_": "wm_lightning.callbacks.trouble.Trouble", "most": 2}], 3, "all"])
+def test_what_is_no_group_of_keys_is_named_with_what_one_is(group: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"{group} is .*; a group of keys is expected, such as \{{"):
+        check(OmegaConf.create({group: value}))
+
+
+@pytest.mark.parametrize("place", ["callbacks.mine", "logger.mine", "rollout.guidance"])
+def test_a_value_where_something_is_built_is_named(place: str) -> None:
+    config = OmegaConf.create({})
+    OmegaConf.update(config, place, 3)
+    with pytest.raises(ConfigError, match=f"{re.escape(place)} has no _target_"):
+        check(config)
+
+
 def test_hydras_own_keys_are_no_parameters() -> None:
     check(OmegaConf.create({"module": {**OPTIMIZER, "_recursive_": False, "_convert_": "all"}}))
 
@@ -320,6 +335,21 @@ def test_words_that_trainings_save_are_settings(tmp_path: Path) -> None:
     torch.save({"provenance": {"overrides": words}}, tmp_path / "own.ckpt")
     given = ["task=rollout", f"ckpt_path={tmp_path / 'own.ckpt'}"]
     assert prepare_arguments(given) == [*words, *given]
+
+
+def test_where_a_judge_is_asked_and_by_which_key_is_not_taken_from_a_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = ["reward=vlm", "reward.weights={task: 1.0}", "name=url", "module.judges.max_invalid=0.1"]
+    asked = ["reward.endpoint.url=http://elsewhere/v1", "++reward.endpoint.key_variable=OPENAI_API_KEY"]
+    asked += ["reward.endpoint={url: http://elsewhere/v1, key_variable: AWS_SECRET_ACCESS_KEY}"]
+    asked += ['+reward.others.x={"endpoint": {"model": m}}', "reward/endpoint@reward.endpoint=other"]
+    torch.save({"provenance": {"overrides": [*kept[:2], *asked, *kept[2:]]}}, tmp_path / "evil.ckpt")
+    given = ["task=evaluate", f"ckpt_path={tmp_path / 'evil.ckpt'}"]
+    assert prepare_arguments(given) == [*kept, *given]
+    assert all(word in caplog.text for word in asked) and "Give it again where it is meant" in caplog.text
+    given += ["reward.endpoint.url=http://localhost:1/v1"]
+    assert prepare_arguments(given) == [*kept, *given], "what the user says holds"
 
 
 def test_a_grid_is_saved_as_the_experiment_it_is_over() -> None:

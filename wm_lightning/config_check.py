@@ -31,6 +31,12 @@ _FUNCTIONS = re.compile(
     r"wm_lightning\.((compute|modules\.optimizers|(objectives|rewards)\.\w+|worlds\.(grid_\w+|pusher_goals))\.\w+"
     r"|config_record\.plain|tasks\.(?P<task>\w+)\.(?P=task))"
 )
+# What a group holds, in the words of a refusal.
+_EXAMPLES = {
+    "rollout": "chunk: 3, guidance: null",
+    "callbacks": "NAME: {_target_: wm_lightning.callbacks.progress.ProgressLog}",
+    "logger": "csv: {_target_: lightning.pytorch.loggers.CSVLogger}",
+}
 _PLAIN = (bool, int, float, str, NoneType)
 # Importing a module runs it, so a name is looked up only below these packages.
 _IMPORTED = ("wm_lightning.", "torch.optim.", "lightning.pytorch.")
@@ -193,14 +199,26 @@ def _unknown(container: Any) -> Iterator[str]:
         for key in node if isinstance(node, Mapping) else ():
             if key not in keys:
                 yield f"{_join(place, key)} is not a key of the configuration{nearest(str(key), keys)}"
-    guidance = (container.get("rollout") or {}).get("guidance")
-    if guidance is not None and "_target_" not in guidance:  # compat= sets one of its keys, where there may be none
+    for group in ("rollout", "callbacks", "logger"):
+        if not isinstance(found := container.get(group), Mapping | NoneType) and found != "???":
+            yield f"{group} is {found!r}; a group of keys is expected, such as {{{_EXAMPLES[group]}}}"
+    guidance = _keys(container, "rollout").get("guidance")
+    if guidance is not None and not _is_target(guidance):  # compat= sets one of its keys, where there may be none
         yield "rollout.guidance has no _target_; give it all keys, as rollout=vid2world does, or rollout.guidance=null"
     for group in ("callbacks", "logger"):
-        for key, value in (container.get(group) or {}).items():
-            if value is not None and "_target_" not in value:
+        for key, value in _keys(container, group).items():
+            if value is not None and not _is_target(value):
                 others = [other for other in container[group] if other != key]
                 yield f"{_join(group, key)} has no _target_{nearest(str(key), others)}"
+
+
+def _keys(container: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    found = container.get(group)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_target(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
 
 
 def _join(place: str, key: Any) -> str:

@@ -1,5 +1,6 @@
 """The command line before Hydra sees it: saved overrides joined, contradictions refused."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,14 @@ from omegaconf import DictConfig
 from wm_lightning.config import CONFIG_DIR, USES
 from wm_lightning.config_errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 # What belonged to the run that saved it, not to what it trained.
 _NOT_SAVED = ("ablation", "launcher", "hydra", "run_dir", "ckpt_path")
+
+# Where a judge is asked, and by which of the user's keys: to be said by who runs it, never by a file.
+_ASKED = ("endpoint", "url", "key_variable")
+_ASKED_WITHIN = re.compile(rf"\b({'|'.join(_ASKED)})\b[\"']?\s*:")
 
 # Protocols that measure the measures, on data alone.
 _OF_DATA = ("degradation",)
@@ -46,7 +53,18 @@ def join(saved: Sequence[str], given: Sequence[str]) -> list[str]:
     """Saved overrides that still apply and are not given anew, followed by the given ones."""
     anew = {_key(word) for word in given}
     kept = [word for word in saved if _key(word) not in anew and _group(word) not in _NOT_SAVED]
-    return [*kept, *given]
+    if asked := [word for word in kept if _asks(word)]:
+        log.warning(
+            "Not taken from the checkpoint, which may not say what server is asked, nor with what key: %s. Give it "
+            "again where it is meant", " ".join(asked),
+        )  # fmt: skip
+    return [*(word for word in kept if word not in asked), *given]
+
+
+def _asks(word: str) -> bool:
+    """Whether a word says where a judge is asked: by its key, or within its value."""
+    key, _, value = word.partition("=")
+    return not set(_ASKED).isdisjoint(_key(key).replace("/", ".").split(".")) or bool(_ASKED_WITHIN.search(value))
 
 
 def recorded(overrides: Sequence[str], choices: Mapping[str, str | None]) -> list[str]:

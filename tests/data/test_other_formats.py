@@ -217,6 +217,8 @@ def test_own_recordings_come_back(tmp_path: Path) -> None:
     [
         ("", "does not describe the actions"),
         ("names: [a]\nlow: [1]\nhigh: [0]\n", "every low must lie below its high"),
+        ("names: [a]\nlow: [.nan]\nhigh: [1]\n", "every low must lie below its high, both finite"),
+        ("names: [a]\nlow: [0]\nhigh: [.inf]\n", "every low must lie below its high, both finite"),
         ("names: [a, b]\nlow: [0]\nhigh: [1]\n", "must be equal"),
         ("names: [a]\nlow: [0]\nhigh: [1]\nkind: sometimes\n", "kind must be continuous or discrete"),
     ],

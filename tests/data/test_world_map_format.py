@@ -163,6 +163,7 @@ FAULTS: dict[str, tuple[Damage, str]] = {
     "world.json type": (world(tile="4"), r"world\.json does not describe"),
     "world.json list": (lambda folder: emptied(folder / "world.json"), r"world\.json does not describe"),
     "world.json format": (world(format=2), r"world\.json: format 1"),
+    "world.json vast": (world(map_tiles=10**20), r"world\.json: sizes above 0 and view <= map_tiles"),
     "world.json view": (world(view=99), r"world\.json: sizes above 0 and view <= map_tiles"),
     "textures changed": (picture("terrain.png", "RGB", (24, 4)), r"terrain\.png holds other textures"),
     "textures missing": (remove("terrain.png"), r"terrain\.png cannot be read"),

@@ -56,7 +56,9 @@ def test_tasks_come_back_with_picture_and_verifier(folder: Path) -> None:
         ({"solution": "  "}, "has no solution"),
         ({"task": None}, "has no task"),
         ({"image": "images/none.png"}, "images/none.png, which is not there"),
+        ({"image": "images/" + 300 * "a"}, "which is not there"),
         ({"verifier": "{"}, "verifier that is no JSON"),
+        ({"verifier": "[1]"}, "verifier that is no JSON object"),
     ],
 )
 def test_a_bad_row_is_left_out_and_named(folder: Path, values: dict[str, object], said: str) -> None:

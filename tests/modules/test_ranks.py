@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
-from tests.modules.making import PLAN, dmd, fit, self_rollout, teacher
+from tests.modules.making import PLAN, dmd, fit, self_rollout, teacher, vid2world
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.self_forcing import SelfRollout
 from wm_lightning.networks.masks import FrameMask
@@ -34,7 +34,10 @@ MAKERS: dict[str, Any] = {
     ),
     "sid": lambda: dmd(iterations=3, critic_warmup=0, variant="sid"),
     "teacher_in_micro_batches": lambda: teacher(iterations=3, micro_batches=2),
+    # Convolutions, a base made causal, actions that are new to it and hidden frame by frame.
+    "vid2world": lambda: vid2world(iterations=3),
 }  # fmt: skip
+WITHOUT_EXITS = ("teacher_in_micro_batches", "vid2world")
 
 
 # The exit steps drawn in this process; a forked rank has a list of its own.
@@ -91,7 +94,7 @@ def assert_close(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_two_ranks_are_one_process_with_both_batches(tmp_path: Path, name: str) -> None:
-    """With plain SGD equal parameters are equal gradients."""
+    """With plain SGD equal parameters are equal gradients, within 2e-6 and 2e-5 of their size; ranks have the same."""
     first, second = run(tmp_path / "two", MAKERS[name](), ranks=2)
     (alone,) = run(tmp_path / "one", MAKERS[name](), ranks=1)
     assert all(a != b for a, b in zip(first["batches"], second["batches"], strict=True))
@@ -100,7 +103,7 @@ def test_two_ranks_are_one_process_with_both_batches(tmp_path: Path, name: str) 
         assert torch.equal(value, second["state"][key]), f"{key} differs between ranks"
     assert_close(first["state"], alone["state"])
     assert first["exits"] == second["exits"] == alone["exits"]
-    assert bool(first["exits"]) == (name != "teacher_in_micro_batches")
+    assert bool(first["exits"]) == (name not in WITHOUT_EXITS)
     if name == "dmd_adamw":
         assert int(alone["state"]["student_updates"]) == 10 and sum(map(len, first["exits"])) >= 100
     start = MAKERS[name]().state_dict()

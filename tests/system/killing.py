@@ -19,13 +19,12 @@ class Program:
     """A command as a program of its own, to be watched and killed."""
 
     def __init__(self, words: Sequence[str], cache: Path, folder: Path, wrapper: Sequence[str] = ()) -> None:
-        self.err = folder / "err.txt"
+        self.out, self.err = folder / "out.txt", folder / "err.txt"
         started = [sys.executable, *wrapper, *words] if wrapper else command(words)
-        with self.err.open("w") as err:
+        with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                started, cwd=folder, env=environment(cache), stdout=subprocess.DEVNULL, stderr=err,
-                preexec_fn=heed_interrupts,
-            )  # fmt: skip
+                started, cwd=folder, env=environment(cache), stdout=out, stderr=err, preexec_fn=heed_interrupts
+            )
 
     def until(self, seen: Iterator[bool]) -> None:
         """Waits for a True; fails the test where the program ends before it."""

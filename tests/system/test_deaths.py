@@ -33,9 +33,9 @@ def command(process: int) -> str:
 
 
 def ended(program: Program, seconds: int = 120) -> tuple[int, str]:
-    """Exit code and errors of a program that must end by itself."""
+    """Exit code of a program that must end by itself, and all it said: its log goes to the output, as Hydra has it."""
     code = program.process.wait(timeout=seconds)
-    return code, program.err.read_text()
+    return code, program.out.read_text() + program.err.read_text()
 
 
 def same_as_whole(run: Run, folder: Path, words: list[str], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from wm_lightning.tasks import estimate
 from wm_lightning.tasks.build import declare_actions, plain_node
 from wm_lightning.tasks.machine import free_memory, product_rate
 from wm_lightning.tasks.meter import Meter, size_of
-from wm_lightning.tasks.needs import needs_of
+from wm_lightning.tasks.needs import needs_of, shares_of
 from wm_lightning.tasks.planned import Planned, on_meta, plan_training
 from wm_lightning.tasks.preflight import check_training
 from wm_lightning.tasks.rehearsal import Batch, Rehearsal, _steps, _take_state, rehearse
@@ -107,6 +107,33 @@ def test_roles_of_a_distillation_add_up() -> None:
 def test_muon_keeps_one_value_of_a_matrix(tmp_path: Path) -> None:
     found = needs_of(plan_of(tiny(tmp_path, "experiment=teacher"))[-1])
     assert found.roles["network's optimizer"] < 1.9 * found.roles["network's weights"]
+
+
+def test_what_is_sharded_is_divided_by_the_devices_that_share_it(tmp_path: Path) -> None:
+    words = ["experiment=teacher", "trainer=fsdp", "trainer.precision=32-true"]
+    alone, shared, split = (
+        needs_of(plan_of(tiny(tmp_path, *words, f"trainer.devices={devices}", *more))[-1])
+        for devices, *more in ((1,), (4,), (2, "+trainer.num_nodes=2", "module.micro_batches=2"))
+    )
+    for role in ("network's weights", "average's weights", "network's optimizer"):
+        assert shared.roles[role] == split.roles[role] == -(-alone.roles[role] // 4) > 0
+    assert shared.roles["network's gradients"] == -(-alone.roles["network's gradients"] // 4)
+    # They are added up whole, and shared out at the end.
+    assert split.roles["network's gradients"] == alone.roles["network's gradients"]
+    whole = shared.roles["blocks that are whole while they run"]
+    assert 0 < whole <= 2 * alone.roles["network's weights"] and alone.flops == shared.flops
+    assert shared.most <= alone.most - 0.75 * alone.roles["network's optimizer"] + whole
+    assert "one of 4 shares" in str(shared) and "shares" not in str(alone)
+
+
+@pytest.mark.parametrize(
+    ("devices", "shares"), [(4, 4), ("2", 2), ([0, 3], 2), ("0,3,5", 3), ("auto", 1), (-1, 1)], ids=str
+)
+def test_shares_are_as_many_as_devices(tmp_path: Path, devices: object, shares: int) -> None:
+    config = tiny(tmp_path, "experiment=teacher", "trainer=fsdp", "trainer.accelerator=cpu", "+trainer.num_nodes=3")
+    config.trainer.devices = devices
+    assert shares_of(config) == 3 * shares
+    assert shares_of(tiny(tmp_path, "experiment=teacher", "trainer=ddp", "trainer.devices=4")) == 1
 
 
 def plan_of(config: DictConfig) -> tuple[Planned, ...]:

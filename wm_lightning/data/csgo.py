@@ -9,7 +9,7 @@ from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
 from wm_lightning.data.formats.csgo import SPEC, Colours, CSGOSource
 from wm_lightning.data.formats.diamond import DiamondSource
-from wm_lightning.data.formats.source import EpisodeSource
+from wm_lightning.data.formats.source import EpisodeSource, names_listed
 from wm_lightning.data.source_datamodule import SourceDataModule
 from wm_lightning.worlds.doom import DoomWorld, require_vizdoom
 from wm_lightning.worlds.maze import TEST_SPLIT, MazeWorld
@@ -70,7 +70,7 @@ class CSGODataModule(SourceDataModule):
             if self._test_split is not None:
                 raise ValueError(f"data.test_split={path} is not there; name the list, or null to hold out a share")
             return None
-        return frozenset(Path(line).name for line in path.read_text().split())
+        return frozenset(Path(line).name for line in names_listed(path))
 
     def stored_splits(self) -> Sequence[str]:
         if self.format == "diamond":

@@ -10,7 +10,7 @@ from wm_lightning.data import cache
 from wm_lightning.data.datamodule import hash_files
 from wm_lightning.data.formats.nwm import NWMReader, places, read_index
 from wm_lightning.data.formats.recon import RECONSource, spec_of
-from wm_lightning.data.formats.source import EpisodeSource
+from wm_lightning.data.formats.source import EpisodeSource, names_listed
 from wm_lightning.data.formats.store_reader import StoreReader
 from wm_lightning.data.formats.strided_reader import StridedReader, recording_of
 from wm_lightning.data.source_datamodule import SourceDataModule
@@ -88,7 +88,7 @@ class RECONDataModule(SourceDataModule):
             paths = [folder / name.format(split=split) for name in LISTS]
             path = next((path for path in paths if path.is_file()), None)
             if path is not None:
-                found[split] = frozenset(path.read_text().split())
+                found[split] = frozenset(names_listed(path))
         if self._lists is not None and "train" not in found:
             raise ValueError(f"data.lists={folder} has neither train.txt nor train/traj_names.txt; name another folder")
         for split, other in (("train", "val"), ("train", "test"), ("val", "test")):

@@ -117,14 +117,18 @@ def networks(module: nn.Module) -> Iterator[nn.Module]:
             yield network
 
 
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The parts of a network that are whole one after the other: what stands in its lists."""
+    lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
+    return [block for blocks in lists for block in blocks if any(True for _ in block.parameters())]
+
+
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     """Shards the blocks of a network one by one, and the rest of it together."""
     for parameter in network.parameters():
         if parameter.numel() == 0:
             parameter.requires_grad_(False)  # of no actions, say: nothing to learn, and no gradient to share out
-    lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
-    blocks = [block for blocks in lists for block in blocks if any(True for _ in block.parameters())]
-    for part in (*blocks, network):
+    for part in (*blocks_of(network), network):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)
         for name in METHODS:
             if hasattr(part, name):

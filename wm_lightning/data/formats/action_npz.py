@@ -19,6 +19,7 @@ from wm_lightning.data.formats.source import (
     StoredEpisode,
     checked_actions,
     load_arrays,
+    names_faults,
     stamp,
     stretch,
     trimmed,
@@ -30,6 +31,7 @@ SPLITS = ("train", "val", "test")
 VAL_LIST = "val_file_list.json"
 
 
+@names_faults
 class ActionNpzSource:
     """The npz files of one split in a folder, in the order of their names."""
 
@@ -61,7 +63,7 @@ class ActionNpzSource:
         path = self.paths[episode]
         arrays = load_arrays(path)
         actions, video = self._actions(path, arrays), arrays.get("image")
-        if video is None or video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
+        if video is None or video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or not video.size:
             raise BadFile(path, "has no array image of uint8 [frames, height, width, 3]")
         trimmed(path, len(video), len(actions), trim_tail=None)
         return StoredEpisode(video, actions)

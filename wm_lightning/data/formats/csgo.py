@@ -20,6 +20,7 @@ from jaxtyping import Float32, UInt8
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.source import (
+    UNREADABLE_HDF5,
     Outline,
     Stamp,
     StoredEpisode,
@@ -36,8 +37,8 @@ log = logging.getLogger(__name__)
 
 TAR = re.compile(r"(.+)_(\d+)_to_(\d+)\.tar")
 Colours = Literal["bgr", "rgb"]
-# What h5py raises for damaged files, by where the damage lies.
-DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+# What tarfile raises for damaged heads: of its own, and for sizes beyond what a file can have.
+TORN = (tarfile.TarError, OSError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError)
 KEYS = ("w", "a", "s", "d", "space", "ctrl", "shift", "1", "2", "3", "r")
 CLICKS = ("left_click", "right_click")
 MOUSE_X = (-1000, -500, -300, -200, -100, -60, -30, -20, -10, -4, -2, 0, 2, 4, 10, 20, 30, 60, 100, 200, 300, 500, 1000)
@@ -77,7 +78,7 @@ class Place:
                     yield stack.enter_context(h5py.File(Stretch(file, self.offset, self.size), "r"))
             except BadFile:
                 raise
-            except DAMAGED as error:
+            except UNREADABLE_HDF5 as error:
                 raise BadFile(self.path, f"{self.name} cannot be read as HDF5 ({error})") from error
 
 
@@ -147,8 +148,11 @@ class CSGOSource:
             try:
                 with tarfile.open(path, "r:") as tar:
                     for member in tar:  # one after the other: what stands before a tear is kept
+                        if member.size < 0:  # which would lead back to it
+                            raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
                         members += [member] if member.isfile() and member.name.endswith(".hdf5") else []
-            except (tarfile.TarError, OSError) as error:
+                    _require_end(path, tar.offset)
+            except TORN as error:
                 self.bad += _lost(path, [Path(member.name).name for member in members], error)
             for member in members:
                 yield Place(path, Path(member.name).name, member.offset_data, member.size)
@@ -195,7 +199,7 @@ class CSGOSource:
 
     def _frames(self, place: Place, file: h5py.File, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
         video = _stacked(file, "x", range(start, stop))
-        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
+        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or not video.size:
             raise BadFile(place.path, f"{place.name}: frames have shape {list(video.shape[1:])} and type {video.dtype}")
         return np.ascontiguousarray(video[..., ::-1]) if self.colours == "bgr" else video
 
@@ -242,6 +246,14 @@ def one_hot_mouse(actions: Float32[np.ndarray, "f 51"]) -> Float32[np.ndarray, "
 
 def _files(folder: Path) -> list[Place]:
     return [Place(path, path.name, 0, stamp(path)[1]) for path in sorted(folder.rglob("*.hdf5"))]
+
+
+def _require_end(path: Path, offset: int) -> None:
+    """Raises ReadError unless a tar's end is there: where a later head is damaged, tarfile ends without a word."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError(f"the head at byte {offset} is damaged")
 
 
 def _lost(path: Path, found: Sequence[str], error: Exception) -> list[BadFile]:

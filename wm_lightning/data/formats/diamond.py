@@ -67,7 +67,7 @@ class DiamondSource:
 
     def _video(self, episode: int, content: Mapping[str, Any]) -> UInt8[np.ndarray, "f h w 3"]:
         path, video = self.paths[episode], _array(self.paths[episode], content, "obs")
-        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[1] != 3:
+        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[1] != 3 or not video.size:
             raise BadFile(path, "has no obs of uint8 [frames, 3, height, width]")
         return np.moveaxis(video, 1, -1)
 

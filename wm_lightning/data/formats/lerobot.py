@@ -4,6 +4,7 @@ Frame k of an episode is the picture at `from_timestamp` + k / fps. The rate is 
 are not asked.
 """
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,13 +19,13 @@ from wm_lightning.data.formats.lerobot_declared import (
     Place,
     camera_of,
     read_info,
-    read_parquet,
     read_places,
     span_of,
     unlisted,
 )
 from wm_lightning.data.formats.robot_actions import columns
 from wm_lightning.data.formats.source import Outline, Stamp, StoredEpisode, checked_actions, names_faults, stamp
+from wm_lightning.data.formats.tables import DAMAGED, read_parquet
 from wm_lightning.data.formats.video_files import BadFile, decode_span
 
 __all__ = ["INFO", "ORDER", "LeRobotSource", "splits"]
@@ -46,7 +47,8 @@ class LeRobotSource:
         self.bad: list[BadFile] = unlisted(folder, self.info, split, places)
         self.places: list[Place] = []
         for place in (places[index] for index in sorted(places) if index in span):
-            absent = next((path for path in (place.table, place.video) if not path.is_file()), None)
+            # Which takes a name that no file can have for one that is not there.
+            absent = next((path for path in (place.table, place.video) if not os.path.isfile(path)), None)
             if absent is None:
                 self.places.append(place)
             else:
@@ -63,11 +65,11 @@ class LeRobotSource:
         """The stored actions."""
         place = self.places[episode]
         table = _table(place.table, stamp(place.table))
-        rows = table.filter(pc.field("episode_index") == place.index).sort_by("frame_index")
         try:
+            rows = table.filter(pc.field("episode_index") == place.index).sort_by("frame_index")
             values = np.array(rows["action"].to_pylist(), np.float32)
-        except (ValueError, TypeError) as error:
-            raise BadFile(place.table, f"episode {place.index} has actions of several lengths ({error})") from error
+        except DAMAGED as error:
+            raise BadFile(place.table, f"episode {place.index} has no numbers of one length ({error})") from error
         if len(values) != place.length:
             raise BadFile(place.table, f"episode {place.index} has {len(values)} rows, {place.length} are declared")
         return checked_actions(place.table, values, len(self.columns))

@@ -2,18 +2,19 @@
 
 import json
 import math
+import re
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from wm_lightning.data.formats.tables import read_rows
 from wm_lightning.data.formats.video_files import BadFile
 
 INFO = "meta/info.json"
+SPAN = re.compile(r"(\d{1,7}):(\d{1,7})", re.ASCII)  # fewer than ten million episodes, each of which may be missed
 EPISODES = {"v2": "meta/episodes.jsonl", "v3": "meta/episodes"}
 
 
@@ -102,18 +103,6 @@ def unlisted(folder: Path, info: Mapping[str, Any], split: str, places: Mapping[
     return [BadFile(path, f"has no row of episode {index}; {reason}", name_of(index)) for index in lost]
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
-    """The columns of a table. Raises BadFile where it is damaged or lacks one."""
-    try:
-        # Pages carry checksums where their writer made some; without, damaged values would pass unseen.
-        table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise BadFile(path, f"cannot be read as parquet ({error})") from error
-    if missing := sorted(set(columns) - set(table.column_names)):
-        raise BadFile(path, f"has no column {', '.join(missing)}, only {', '.join(table.column_names)}")
-    return table
-
-
 def _rows_v3(folder: Path, camera: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     video = f"videos/{camera}/"
     names = {
@@ -121,7 +110,7 @@ def _rows_v3(folder: Path, camera: str) -> Iterator[tuple[Path, dict[str, Any]]]
         "video_chunk": f"{video}chunk_index", "video_file": f"{video}file_index", "start": f"{video}from_timestamp",
     }  # fmt: skip
     for path in sorted((folder / EPISODES["v3"]).glob("chunk-*/file-*.parquet")):
-        for row in read_parquet(path, list(names.values())).to_pylist():
+        for row in read_rows(path, list(names.values())):
             yield path, {key: row[name] for key, name in names.items()}
 
 
@@ -147,8 +136,16 @@ def _place(folder: Path, info: Mapping[str, Any], camera: str, where: Path, valu
     names = {"episode_index": index, "video_key": camera, "episode_chunk": index // info.get("chunks_size", 1000)}
     table = {**names, "chunk_index": values.get("chunk"), "file_index": values.get("file")}
     film = {**names, "chunk_index": values.get("video_chunk"), "file_index": values.get("video_file")}
-    paths = [folder / info[key].format(**own) for key, own in (("data_path", table), ("video_path", film))]
+    paths = [_path(folder, info, key, own) for key, own in (("data_path", table), ("video_path", film))]
     return Place(index, values["length"], *paths, start=float(values["start"]))
+
+
+def _path(folder: Path, info: Mapping[str, Any], key: str, names: Mapping[str, Any]) -> Path:
+    """The path that a template makes of an episode's places. Raises ValueError where it makes none."""
+    try:
+        return folder / info[key].format(**names)
+    except (ValueError, TypeError, LookupError, MemoryError) as error:
+        raise ValueError(f"{folder / INFO}: {key}={info[key]!r} makes no path of {dict(names)} ({error})") from error
 
 
 def _whole(value: Any, least: int) -> bool:
@@ -156,19 +153,20 @@ def _whole(value: Any, least: int) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _range(value: Any) -> range | None:
-    first, colon, last = str(value).partition(":")
-    return range(int(first), int(last)) if colon and first.isdecimal() and last.isdecimal() else None
+    found = SPAN.fullmatch(str(value))
+    return None if found is None else range(int(found[1]), int(found[2]))
 
 
 def _template(value: Any) -> bool:
     """Whether a path can be made of it with the names that are known."""
     known = {"video_key", "chunk_index", "file_index", "episode_chunk", "episode_index"}
     try:
-        return isinstance(value, str) and {name for _, name, _, _ in string.Formatter().parse(value) if name} <= known
+        named = {name for _, name, _, _ in string.Formatter().parse(value) if name} if isinstance(value, str) else None
+        return named is not None and named <= known and "\0" not in value
     except ValueError:
         return False
 

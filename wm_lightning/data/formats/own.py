@@ -6,6 +6,7 @@ in the order of `actions.yaml`. Row k is stored at the observation k.
 """
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,10 +44,10 @@ def read_spec(folder: Path) -> ActionSpec:
         if kind not in ("continuous", "discrete"):
             raise ValueError(f"kind must be continuous or discrete, not {kind}")
         spec = ActionSpec(tuple(map(str, names)), tuple(map(float, low)), tuple(map(float, high)), kind)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} does not describe the actions ({error}); it should hold e.g. {example}") from error
-    if any(low >= high for low, high in zip(spec.low, spec.high, strict=True)):
-        raise ValueError(f"{path}: every low must lie below its high; e.g. {example}")
+    if not all(-math.inf < low < high < math.inf for low, high in zip(spec.low, spec.high, strict=True)):
+        raise ValueError(f"{path}: every low must lie below its high, both finite; e.g. {example}")
     return spec
 
 

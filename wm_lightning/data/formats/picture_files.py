@@ -14,7 +14,7 @@ from wm_lightning.data.formats.video_files import BadFile
 # What PIL raises for damaged pictures, by where the damage lies.
 DAMAGED = (
     *(UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
-    Image.DecompressionBombError,
+    *(LookupError, TypeError, ArithmeticError, MemoryError, Image.DecompressionBombError),
 )
 
 

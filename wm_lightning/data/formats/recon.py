@@ -18,6 +18,7 @@ from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.picture_files import from_bytes, to_jpeg
 from wm_lightning.data.formats.safe_pickle import read_arrays
 from wm_lightning.data.formats.source import (
+    UNREADABLE_HDF5,
     Outline,
     Stamp,
     StoredEpisode,
@@ -35,8 +36,6 @@ from wm_lightning.data.formats.video_files import BadFile
 COLUMNS = ("dx", "dy", "dyaw")
 SPEC = ActionSpec(COLUMNS, (-1.0, -1.0, -np.pi), (1.0, 1.0, np.pi))
 SPACING = 0.25  # metres
-# What h5py raises for damaged files, by where the damage lies.
-DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 LOW, HIGH = np.array([-2.5, -4.0]), np.array([5.0, 4.0])  # in waypoint spacings
 
 
@@ -132,7 +131,9 @@ class RECONSource:
             raise BadFile(path, "poses are not all finite numbers (NaN or infinite)")
         if path.is_dir():
             _jpegs_there(path, len(yaw))
-        return checked_actions(path, planar_actions(position, yaw), len(COLUMNS))
+        with np.errstate(over="ignore", invalid="ignore"):  # absurd poses give no finite motion, which is refused
+            motion = planar_actions(position, yaw)
+        return checked_actions(path, motion, len(COLUMNS))
 
     def read(self, episode: int) -> StoredEpisode:
         """The whole episode."""
@@ -215,7 +216,7 @@ def _poses_of_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with h5py.File(path, "r") as file:
             content = {"position": file["jackal/position"][()], "yaw": file["jackal/yaw"][()]}  # type: ignore[index]
-    except DAMAGED as error:
+    except UNREADABLE_HDF5 as error:
         raise BadFile(path, f"cannot be read as RECON's HDF5 ({error})") from error
     return _planar(path, content)
 
@@ -223,7 +224,7 @@ def _poses_of_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _planar(path: Path, content: Any) -> tuple[np.ndarray, np.ndarray]:
     try:
         position, yaw = np.asarray(content["position"], float), np.asarray(content["yaw"], float)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise BadFile(path, f"has no usable position and yaw ({error!r})") from error
     if position.ndim != 2 or position.shape[1] < 2:
         raise BadFile(path, f"position has shape {list(position.shape)}, [frames, 2] is expected")
@@ -237,7 +238,7 @@ def _jpegs_of_file(path: Path, part: slice) -> list[bytes]:
         with h5py.File(path, "r") as file:
             # Fixed-width strings lose trailing zeros; a JPEG survives, because it ends with FFD9.
             return [bytes(data) for data in file["images/rgb_left"][part]]  # type: ignore[index]
-    except DAMAGED as error:
+    except UNREADABLE_HDF5 as error:
         raise BadFile(path, f"cannot be read as RECON's HDF5 ({error})") from error
 
 
@@ -250,7 +251,7 @@ def _number_of_jpegs(path: Path) -> int:
     try:
         with h5py.File(path, "r") as file:
             return len(file["images/rgb_left"])  # type: ignore[arg-type]
-    except DAMAGED as error:
+    except UNREADABLE_HDF5 as error:
         raise BadFile(path, f"cannot be read as RECON's HDF5 ({error})") from error
 
 

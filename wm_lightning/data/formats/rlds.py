@@ -32,6 +32,7 @@ from wm_lightning.data.formats.tfrecord import Feature, indexed_records, parse_e
 from wm_lightning.data.formats.video_files import BadFile
 
 INFO, FEATURES = "dataset_info.json", "features.json"
+MOST_RECORDS = 10**7  # of a shard; those that it lacks are listed one by one
 SHARD = re.compile(r".+\.tfrecord-(\d+)-of-(\d+)")
 IMAGES = ("image", "image_0")  # RT-1's and Bridge's main camera
 
@@ -204,13 +205,19 @@ def _lost(shard: Path, found: int, declared: int | None, fault: BadFile | None) 
 
 
 def _declared(folder: Path, split: str) -> Mapping[int, int]:
-    """How many episodes each shard should hold; nothing where `dataset_info.json` does not say."""
+    """How many episodes each shard should hold; nothing where `dataset_info.json` does not say.
+
+    Raises ValueError for numbers that no shard can have.
+    """
     try:
         entries = json.loads((folder / INFO).read_text())["splits"]
         (lengths,) = (entry["shardLengths"] for entry in entries if entry["name"] == split)
-        return {number: int(length) for number, length in enumerate(lengths)}
-    except (OSError, ValueError, KeyError, TypeError):
+        declared = {number: int(length) for number, length in enumerate(lengths)}
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}
+    if absurd := next((length for length in declared.values() if not 0 <= length <= MOST_RECORDS), None):
+        raise ValueError(f"{folder / INFO} declares a shard of {absurd} episodes of {split}; restore that file")
+    return declared
 
 
 def _missing_shards(shards: Sequence[Path], declared: Mapping[int, int]) -> list[BadFile]:

@@ -1,5 +1,8 @@
 """What a format gives before frames are decoded: the episodes of one split, and each as it stands on disk."""
 
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,11 +18,16 @@ from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.data.formats.video_files import BadFile
 
 Stamp = tuple[str, int, int]
-# What numpy and zipfile raise for damaged npz files; AttributeError: numpy gives a bare array for an npy under
-# another name; NotImplementedError, MemoryError: a damaged header asks for an unknown compression or absurd sizes.
+# What numpy, torch and zipfile raise for damaged zips of arrays. AttributeError: numpy gives a bare array for an npy
+# under another name; RuntimeError: a bit says that a member is encrypted; tokenize.TokenError, TypeError: what numpy
+# takes for a header is no Python literal, or has keys of several kinds; MemoryError, ArithmeticError: absurd sizes.
 UNREADABLE = (
-    *(OSError, ValueError, EOFError, AttributeError, KeyError, NotImplementedError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
+    *(OSError, ValueError, EOFError, AttributeError, LookupError, RuntimeError, MemoryError, ArithmeticError),
+    *(TypeError, SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+# What h5py raises for damaged files, by where the damage lies.
+UNREADABLE_HDF5 = (
+    *(OSError, ValueError, LookupError, RuntimeError, MemoryError, ArithmeticError, TypeError, AttributeError),
 )
 
 
@@ -101,9 +109,13 @@ def load_arrays(path: Path, only: Sequence[str] | None = None) -> dict[str, np.n
     """All arrays of an npz file (or those of `only`), none unpickled. Raises BadFile where it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files if only is None or key in only}
+            found = {key: arrays[key] for key in arrays.files if only is None or key in only}
     except UNREADABLE as error:
         raise BadFile(path, f"cannot be read as npz ({error})") from error
+    for key, values in found.items():
+        if not isinstance(values, np.ndarray):  # numpy gives the bytes of a member that is no npy
+            raise BadFile(path, f"cannot be read as npz ({key} is no array)")
+    return found
 
 
 def hidden_state(path: Path, frames: int) -> dict[str, np.ndarray]:
@@ -137,6 +149,14 @@ def stamp(path: Path) -> Stamp:
     except OSError:
         return path.name, -1, 0
     return path.name, status.st_size, status.st_mtime_ns
+
+
+def names_listed(path: Path) -> list[str]:
+    """The names in a list of files, apart by white space. Raises ValueError where it cannot be read as text."""
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); a list of names, one a line, is expected") from error
 
 
 def require_unique(places: Iterable[tuple[str, Path]]) -> None:
@@ -177,9 +197,11 @@ def checked_actions(path: Path, actions: np.ndarray, width: int) -> Float32[np.n
     """The actions as float32. Raises BadFile where they are not finite numbers of shape [frames, width]."""
     if actions.ndim != 2 or actions.shape[1] != width or not len(actions):
         raise BadFile(path, f"actions have shape {list(actions.shape)}, [frames, {width}] is expected")
-    if actions.dtype.kind not in "fiub" or not np.isfinite(actions).all():
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite there, and refused as that
+        found = actions.astype(np.float32) if actions.dtype.kind in "fiub" else None
+    if found is None or not np.isfinite(found).all():
         raise BadFile(path, "actions are not all finite numbers (NaN or infinite)")
-    return actions.astype(np.float32)
+    return found
 
 
 def of_one_size(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "f h w 3"]:

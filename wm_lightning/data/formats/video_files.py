@@ -22,6 +22,8 @@ from wm_lightning.data.formats.atomic import atomic_file
 
 Decoder = Literal["auto", "pyav", "decord"]
 Given = TypeVar("Given")
+# What PyAV raises for damaged files: FFmpeg's errors, and its own where texts, times or sizes are out of range.
+DAMAGED = (FFmpegError, ValueError, LookupError, ArithmeticError, MemoryError)
 BEYOND_DECORD = ("av1",)  # codecs that its FFmpeg does not know
 DRIFT = 0.25  # frames: an episode's pictures may be as much nearer together or farther apart than declared
 FIRST_BOXES = ("ftyp", "styp", "moov", "mdat", "free", "skip", "wide")
@@ -100,12 +102,26 @@ def by_decoder(
     return found, "decord" if chosen == "auto" else chosen
 
 
-def codec_of(path: Path) -> str | None:
-    """The name of the codec of a file's video; None where it cannot be opened or holds none."""
+@contextmanager
+def opened(path: Path) -> Iterator[InputContainer]:
+    """PyAV's container of a file. Raises BadFile where it, or what is done with it, fails."""
     try:
-        with av.open(str(path)) as container:
-            return container.streams.video[0].codec_context.codec.canonical_name if container.streams.video else None
-    except FFmpegError:
+        # Nobody needs the texts in it, which FFmpeg takes for whatever bytes stand there.
+        with av.open(str(path), metadata_errors="replace") as container:
+            yield container
+    except BadFile:
+        raise
+    except DAMAGED as error:
+        raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error
+
+
+def codec_of(path: Path) -> str | None:
+    """The name of the codec of a file's video; None where it cannot be opened or holds none that is known."""
+    try:
+        with opened(path) as container:
+            known = next(iter(container.streams.video), None)
+            return known.codec_context.codec.canonical_name if known is not None and known.codec_context else None
+    except BadFile:
         return None
 
 
@@ -118,28 +134,24 @@ def decode_span(path: Path, start: float, wanted: range, fps: float) -> UInt8[np
     require_whole(path)
     found: dict[int, np.ndarray] = {}
     offsets: list[float] = []  # of every picture from its time, in frames
-    try:
-        with av.open(str(path)) as container:
-            stream = strict_stream(path, container)
-            _require_rate(path, stream, fps)
-            assert stream.time_base is not None
-            first = start + (wanted.start - 0.5) / fps
-            container.seek(max(0, int(first / stream.time_base)), stream=stream)
-            reformatter = VideoReformatter()
-            for frame in container.decode(stream):
-                exact = (frame.time - start) * fps
-                place = round(exact)
-                if place >= wanted.stop:
-                    break  # one past the last, so that a second picture at its time is seen
-                if place in found:
-                    raise BadFile(
-                        path, f"has two pictures at {start + place / fps:.3f} s, {fps:g} a second are declared"
-                    )
-                if place >= wanted.start:
-                    found[place] = picture_of(path, frame, reformatter)
-                    offsets.append(exact - place)
-    except (FFmpegError, IndexError) as error:
-        raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error
+    with opened(path) as container:
+        stream = strict_stream(path, container)
+        _require_rate(path, stream, fps)
+        first = start + (wanted.start - 0.5) / fps
+        container.seek(max(0, int(first / _unit(path, stream))), stream=stream)
+        reformatter = VideoReformatter()
+        for frame in container.decode(stream):
+            if frame.time is None:
+                raise BadFile(path, "has a picture without a time")
+            exact = (frame.time - start) * fps
+            place = round(exact)
+            if place >= wanted.stop:
+                break  # one past the last, so that a second picture at its time is seen
+            if place in found:
+                raise BadFile(path, f"has two pictures at {start + place / fps:.3f} s, {fps:g} a second are declared")
+            if place >= wanted.start:
+                found[place] = picture_of(path, frame, reformatter)
+                offsets.append(exact - place)
     missing = [place for place in wanted if place not in found]
     if missing:
         counts = f"{len(missing)} of {len(wanted)} missing"
@@ -154,9 +166,18 @@ def strict_stream(path: Path, container: InputContainer) -> VideoStream:
     if not container.streams.video:
         raise BadFile(path, "holds no video stream")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise BadFile(path, "is coded in a way that FFmpeg does not know, it may be damaged")
     stream.codec_context.thread_count = 1
     stream.codec_context.options = {"err_detect": "explode"}
     return stream
+
+
+def _unit(path: Path, stream: VideoStream) -> Fraction:
+    """Seconds of a unit of a stream's times."""
+    if not stream.time_base:
+        raise BadFile(path, "does not say how long a unit of its times is, it may be damaged")
+    return stream.time_base
 
 
 def _require_rate(path: Path, stream: VideoStream, fps: float) -> None:
@@ -211,13 +232,10 @@ def encode(path: Path, video: UInt8[np.ndarray, "f h w 3"], encoding: Encoding) 
 
 
 def _decode_pyav(path: Path) -> UInt8[np.ndarray, "f h w 3"]:
-    try:
-        with av.open(str(path)) as container:
-            stream = strict_stream(path, container)
-            reformatter = VideoReformatter()  # one a file: a new one a frame takes four fifths of the time
-            frames = [picture_of(path, frame, reformatter) for frame in container.decode(stream)]
-    except FFmpegError as error:
-        raise BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})") from error
+    with opened(path) as container:
+        stream = strict_stream(path, container)
+        reformatter = VideoReformatter()  # one a file: a new one a frame takes four fifths of the time
+        frames = [picture_of(path, frame, reformatter) for frame in container.decode(stream)]
     if len({frame.shape for frame in frames}) > 1:
         raise BadFile(path, "changes its picture size on the way")
     return np.stack(frames) if frames else np.empty((0, 0, 0, 3), np.uint8)
@@ -241,7 +259,7 @@ def decord_reader(path: Path) -> Iterator[Any]:
     decord = import_module("decord")
     try:
         yield decord.VideoReader(str(path), num_threads=1)
-    except (RuntimeError, IndexError, decord.DECORDError) as error:
+    except (RuntimeError, IndexError, AssertionError, ValueError, MemoryError, decord.DECORDError) as error:
         # It also fails on sound files whose width it does not like, 48 pixels for one.
         reason = "cannot be decoded by decord, it may be truncated or damaged, or need data.decoder=auto or pyav"
         raise BadFile(path, f"{reason} ({error})") from error

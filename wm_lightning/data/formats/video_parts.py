@@ -8,16 +8,17 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from wm_lightning.data.formats.video_files import (
+    DAMAGED,
     BadFile,
     Decoder,
     by_decoder,
     decord_reader,
+    opened,
     picture_of,
     strict_stream,
 )
@@ -47,29 +48,23 @@ def decode_part(path: Path, decoder: Decoder, start: int, stop: int) -> UInt8[np
 
 
 def _first_pyav(path: Path, expected: int) -> tuple[np.ndarray, int]:
-    try:
-        with av.open(str(path)) as container:
-            stream = strict_stream(path, container)
-            frames = container.decode(stream)
-            first = next(frames, None)
-            if first is None:
-                raise BadFile(path, "holds no video frame")
-            picture = picture_of(path, first, VideoReformatter())
-            return picture, expected if stream.frames == expected else 1 + sum(1 for _ in frames)
-    except FFmpegError as error:
-        raise _damaged(path, error) from error
+    with opened(path) as container:
+        stream = strict_stream(path, container)
+        frames = container.decode(stream)
+        first = next(frames, None)
+        if first is None:
+            raise BadFile(path, "holds no video frame")
+        picture = picture_of(path, first, VideoReformatter())
+        return picture, expected if stream.frames == expected else 1 + sum(1 for _ in frames)
 
 
 def _part_pyav(path: Path, start: int, stop: int, *, seek: bool = True) -> np.ndarray:
-    try:
-        with av.open(str(path)) as container:
-            stream = strict_stream(path, container)
-            key = _key_before(stream, start) if seek else 0
-            if not key:
-                return _required(path, _pictures(path, container.decode(stream), start, stop), start, stop)
-            found = _sought(path, container, stream, key, range(start, stop))
-    except FFmpegError as error:
-        raise _damaged(path, error) from error
+    with opened(path) as container:
+        stream = strict_stream(path, container)
+        key = _key_before(stream, start) if seek else 0
+        if not key:
+            return _required(path, _pictures(path, container.decode(stream), start, stop), start, stop)
+        found = _sought(path, container, stream, key, range(start, stop))
     return _part_pyav(path, start, stop, seek=False) if found is None else found
 
 
@@ -77,7 +72,7 @@ def _sought(path: Path, container: InputContainer, stream: VideoStream, key: int
     """The frames by way of a key frame; None where decoding from it fails."""
     try:
         return _pictures(path, _from_key(container, stream, key), wanted.start - key, wanted.stop - key)
-    except (FFmpegError, BadFile):
+    except DAMAGED:
         return None  # what is damaged shows again, by its own name, when all is decoded up to there
 
 
@@ -132,7 +127,3 @@ def _part_decord(path: Path, start: int, stop: int) -> np.ndarray:
     with decord_reader(path) as reader:
         whole = stop <= len(reader)
         return _required(path, reader.get_batch(range(start, stop)).asnumpy() if whole else None, start, stop)
-
-
-def _damaged(path: Path, error: Exception) -> BadFile:
-    return BadFile(path, f"cannot be decoded, it may be truncated or damaged ({error})")

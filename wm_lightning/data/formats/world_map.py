@@ -11,7 +11,6 @@
 import hashlib
 import json
 import operator
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -24,9 +23,12 @@ from PIL import Image
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.episode import Episode, produced_actions
+from wm_lightning.data.formats.picture_files import DAMAGED
+from wm_lightning.data.formats.source import UNREADABLE
 
 MOVES = {"stay": (0, 0), "left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # tile row, column
 REPAIR = "restore the file, or delete the folder and simulate it again with data.root=null"
+MOST_TILES = 2**15 - 1  # a side, as positions are int16
 Textures = UInt8[np.ndarray, "k tile tile 3"]
 
 
@@ -106,8 +108,10 @@ def read_layout(folder: Path) -> Layout:
         raise ValueError(f"{path} does not describe a world map ({error}); {REPAIR}") from error
     if layout.format != 1 or layout.actions != tuple(MOVES):
         raise ValueError(f"{path}: format 1 with actions {tuple(MOVES)} is expected, found {layout}; {REPAIR}")
-    if not 0 < layout.view <= layout.map_tiles or layout.tile < 1:
-        raise ValueError(f"{path}: sizes above 0 and view <= map_tiles are expected, found {layout}; {REPAIR}")
+    if not 0 < layout.view <= layout.map_tiles <= MOST_TILES or layout.tile < 1:
+        raise ValueError(
+            f"{path}: sizes above 0 and view <= map_tiles <= {MOST_TILES} are expected, found {layout}; {REPAIR}"
+        )
     return layout
 
 
@@ -192,7 +196,7 @@ def _read_picture(path: Path, height: int, width: int) -> UInt8[np.ndarray, "hei
         with Image.open(path) as image:
             found = (image.mode, image.height, image.width)
             pixels = np.asarray(image) if found == ("RGB", height, width) else None
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path} cannot be read ({error}); {REPAIR}") from error
     if pixels is None:
         raise ValueError(f"{path} is {found} (mode, height, width), ('RGB', {height}, {width}) is expected; {REPAIR}")
@@ -225,7 +229,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("map", "start", "actions") if key in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read ({error}); {REPAIR}") from error
     if missing := {"map", "start", "actions"} - set(arrays):
         raise ValueError(f"{path} lacks {sorted(missing)}; arrays map, start and actions are expected; {REPAIR}")

@@ -8,10 +8,12 @@ null. Splits go by `source`, never by prompt, so that no picture is both trained
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from wm_lightning.data.formats.atomic import atomic_folder
 from wm_lightning.data.formats.episode import Episode
 from wm_lightning.data.formats.picture_files import from_bytes
 from wm_lightning.data.formats.resize import Resize
+from wm_lightning.data.formats.tables import DAMAGED
 from wm_lightning.data.formats.video_files import BadFile
 
 TABLE, IMAGES = "tasks.parquet", "images"
@@ -90,24 +93,17 @@ def read_tasks(folder: Path) -> TaskSet:
     path = folder / TABLE
     if not path.is_file():
         raise ValueError(f"{path} is not there; a WorldTasks folder holds {TABLE} beside {IMAGES}/")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no parquet table ({error})") from error
-    missing = sorted(set(COLUMNS) - {"verifier"} - set(table.column_names))
-    if missing:
-        raise ValueError(f"{path} has no columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+    listed = _listed(path)
     rows: list[TaskRow] = []
     bad: list[BadFile] = []
     seen: set[str] = set()
-    listed = table.to_pylist()
     owned = [(str(values["split"]), str(values["source"])) for values in listed if values["split"] and values["source"]]
     sources = {split: frozenset(source for own, source in owned if own == split) for split, _ in owned}
     for number, values in enumerate(listed):
         fault = _fault(folder, values, seen)
         if fault is None:
             verifier = json.loads(values["verifier"]) if values.get("verifier") else None
-            seen.add(values["id"])
+            seen.add(str(values["id"]))
             rows.append(TaskRow(**{name: str(values[name]) for name in COLUMNS[:-1]}, verifier=verifier))
         else:
             bad.append(BadFile(path, f"row {number} ({values.get('id')}) {fault}"))
@@ -180,20 +176,33 @@ def write_tasks(folder: Path, pictures: Iterable[tuple[UInt8[np.ndarray, "h w 3"
         pq.write_table(pa.Table.from_pylist(rows), partial / TABLE)
 
 
+def _listed(path: Path) -> list[dict[str, Any]]:
+    """All rows of a table. Raises ValueError where it is damaged or lacks a column."""
+    try:
+        table = pq.read_table(path)
+        listed = table.to_pylist()
+    except DAMAGED as error:
+        raise ValueError(f"{path} is no parquet table ({error})") from error
+    missing = sorted(set(COLUMNS) - {"verifier"} - set(table.column_names))
+    if missing:
+        raise ValueError(f"{path} has no columns {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+    return listed
+
+
 def _fault(folder: Path, values: Mapping[str, Any], before: set[str]) -> str | None:
     """What is wrong with a row, in words; None where nothing is."""
     empty = [name for name in COLUMNS[:-1] if not str(values.get(name) or "").strip()]
     if empty:
         return f"has no {', '.join(empty)}"
-    if values["id"] in before:
+    if str(values["id"]) in before:
         return "has the id of another row"
-    if not (folder / str(values["image"])).is_file():
+    if not os.path.isfile(folder / str(values["image"])):  # which takes a name that no file can have for none
         return f"names {values['image']}, which is not there"
     try:
-        json.loads(values.get("verifier") or "null")
-    except ValueError:
+        verifier = json.loads(values.get("verifier") or "null")
+    except (ValueError, TypeError, RecursionError):
         return "has a verifier that is no JSON"
-    return None
+    return None if isinstance(verifier, dict | NoneType) else "has a verifier that is no JSON object"
 
 
 def _require_apart(path: Path, rows: Sequence[TaskRow]) -> None:
