@@ -16,8 +16,8 @@ from wm_lightning.adapted_checkpoints import read_adapted
 from wm_lightning.checkpoints import load_into, weights_hash
 from wm_lightning.clip import Clip, Condition, Prompt
 from wm_lightning.data.task_datamodule import prompted
+from wm_lightning.modules.average import Average
 from wm_lightning.modules.wmsd import WMSDModule
-from wm_lightning.modules.wmsd_roles import RoleAverage
 from wm_lightning.modules.wmsd_surrogates import AWM
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.lora import Adapters, LoRA, Role, merged
@@ -263,7 +263,7 @@ def test_validation_asks_the_average(tmp_path: Path) -> None:
 def test_an_average_may_step_seldom_and_hasten_at_first() -> None:
     def followed(**changes: Any) -> list[float]:
         role, settings = nn.Linear(1, 1, bias=False), dict(decay=0.9, start=0, every=1, power=False) | changes
-        average = RoleAverage(nn.Linear(1, 1, bias=False), **settings)
+        average = Average(role, kept_in=nn.Linear(1, 1, bias=False), **settings)
         role.weight.data.fill_(1.0)
         average.network.weight.data.fill_(0.0)  # type: ignore[operator,union-attr]
         values = []

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_map
 
 from wm_lightning.modules.average import Average
 from wm_lightning.modules.frozen import Frozen
-from wm_lightning.modules.wmsd_roles import RoleAverage
 from wm_lightning.networks.lora import Role
 
 # What is called of a network or its blocks beside their forward, and reads weights.
@@ -112,7 +111,7 @@ class Sharded(ModelParallelStrategy):
 def networks(module: nn.Module) -> Iterator[nn.Module]:
     """The networks that a module holds, learning, averaged and frozen; one that several roles share comes once."""
     for child in module.children():
-        network: Any = child.network if isinstance(child, Average | RoleAverage | Frozen) else child
+        network: Any = child.network if isinstance(child, Average | Frozen) else child
         if not isinstance(network, Role) and any(True for _ in network.parameters()):
             yield network
 

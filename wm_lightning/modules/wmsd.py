@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from wm_lightning.checkpoints import NetworkFile
 from wm_lightning.clip import Clip, Condition
+from wm_lightning.modules.average import Average
 from wm_lightning.modules.judged import JudgedModule
 from wm_lightning.modules.optimizers import Schedule
 from wm_lightning.modules.wmsd_advantages import judged
@@ -20,7 +21,7 @@ from wm_lightning.modules.wmsd_algorithm import Algorithm
 from wm_lightning.modules.wmsd_checks import check_settings, check_start
 from wm_lightning.modules.wmsd_draws import Draws, Picked
 from wm_lightning.modules.wmsd_losses import Lesson, Renoised
-from wm_lightning.modules.wmsd_roles import RoleAverage, Roles, resting
+from wm_lightning.modules.wmsd_roles import Roles, resting
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, noised, repeated, rolled, said_by
 from wm_lightning.modules.wmsd_scores import Scores
 from wm_lightning.modules.wmsd_surrogates import Surrogate
@@ -65,7 +66,8 @@ class WMSDModule(JudgedModule):
         roles = Roles.of(network, start, lora, algorithm, start_new)
         self.start, self.network, self.demonstrator = roles.start, roles.executor, roles.demonstrator
         self.base, self.critic, self.reference = roles.base, roles.critic, roles.reference
-        self.average = RoleAverage(roles.average, decay=ema_decay, start=ema_start, every=ema_every, power=ema_power)
+        ema: dict[str, Any] = dict(decay=ema_decay, start=ema_start, every=ema_every, power=ema_power)
+        self.average = Average(roles.executor, kept_in=roles.average, **ema)
 
     @property
     def deployed(self) -> nn.Module:

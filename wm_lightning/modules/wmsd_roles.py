@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wm_lightning.checkpoints import NetworkFile, load_into
 from wm_lightning.modules.frozen import Frozen
@@ -92,33 +91,3 @@ def grown(file: NetworkFile, network: nn.Module, new: Sequence[str]) -> NetworkF
     """
     own = {name: value for name, value in network.state_dict().items() if set(new) & set(name.split("."))}
     return replace(file, weights={**own, **file.weights})
-
-
-class RoleAverage(nn.Module):
-    """The moving average of a role, kept in `network`: a ← decay · a + (1 − decay) · p at every `every`-th update.
-
-    Until `start` updates have been made it is the role itself. With `power` the decay of the n-th step of the average
-    is (1 + n) / (10 + n), and `decay` at most.
-    """
-
-    updates: Tensor
-
-    def __init__(self, network: nn.Module, *, decay: float, start: int, every: int, power: bool) -> None:
-        super().__init__()
-        if every < 1:
-            raise ValueError(f"module.ema_every={every} counts updates; give 1 or more")
-        self.network = network
-        self.decay, self.start, self.every, self.power = decay, start, every, power
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-
-    # Without no_grad a foreach-lerp on parameters that require grad silently grows a graph.
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Counts an update of `network`, and takes a step towards it where one is due."""
-        self.updates += 1
-        made, step = int(self.updates), int(self.updates) // self.every
-        if made > self.start and made % self.every:
-            return
-        decay = min(self.decay, (1 + step) / (10 + step)) if self.power else self.decay
-        weight = 1.0 if made <= self.start else 1 - decay
-        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), weight)  # pyright: ignore
