@@ -11,6 +11,7 @@ PACKAGE = ROOT / "wm_lightning"
 # Bottom first; the longest name that fits a module decides.
 LAYERS = (
     (
+        "__version__",
         "torchvision_hook",
         "card",
         "clip",
