@@ -38,11 +38,15 @@ def test_the_pages_have_commands() -> None:
 
 
 def overrides(command: str, clips: Path) -> list[str]:
-    """The overrides of a command, PATH filled in; a checkpoint, which no file stands for, left out."""
+    """The overrides of a command, PATH filled in; a checkpoint, which no file stands for, left out.
+
+    Of several values, which `-m` runs one after another, the first.
+    """
     words = [word.replace(FOLDER, str(clips)) for word in shlex.split(command)]
     whole = [word for word in words if RUN not in word]
     kept = prepare_arguments(whole) if whole == words else whole
-    return [word for word in kept if not word.startswith("-")]
+    several = "-m" in words
+    return [word.split(",")[0] if several else word for word in kept if not word.startswith("-")]
 
 
 # By the first page that has it: what those behind the README say is composed in the fast tier and built by night.
