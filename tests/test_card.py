@@ -64,7 +64,9 @@ def test_a_null_pattern_needs_its_own_dropout(pattern: str, granularity: str, sh
         card.require_null(pattern, "guidance")
         return
     needed = "clip" if pattern == "all" else "frame"
-    message = f"guidance needs actions dropped by {needed}.*share={share} by {granularity}.*granularity={needed}"
+    # What drops them one way already needs the other beside it.
+    advised = "both" if share else needed
+    message = f"guidance needs actions dropped by {needed}.*share={share} by {granularity}.*granularity={advised}"
     with pytest.raises(ValueError, match=message):
         card.require_null(pattern, "guidance")
 
