@@ -120,3 +120,19 @@ def test_a_checkpoint_that_is_not_there(own: Own, project: Path) -> None:
     done = own("task=train", "ckpt_path=absent.ckpt")
     assert done.code == 2
     assert "absent.ckpt" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_told_without_encoders_data_or_an_autoencoder(run: Run) -> None:
+    words = ["network.channels=4", "network.height=8", "network.width=16", "network.tokens=8", "estimate.usable=0.0001"]
+    resampler = [f"network.resampler.{word}" for word in ("dim=8", "depth=1", "heads=1")]
+    done = run(
+        "experiment=vid2world_base",
+        "data=rt1",
+        "encoders=openclip",
+        "task=estimate",
+        "data.frames=3",
+        *words,
+        *resampler,
+    ).must_succeed()
+    assert re.search(r"vid2world_base needs about .* (what would fit|no smaller batch or size)", done.out + done.err)

@@ -149,22 +149,6 @@ def test_the_full_size_network_is_that_of_dynamicrafter() -> None:
     assert sum(p.numel() for p in net.parameters()) == 1_438_854_980
 
 
-@pytest.mark.slow
-def test_encoders_need_not_be_there_to_be_planned_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    words = [
-        "experiment=vid2world_base",
-        "data=rt1",
-        "encoders=openclip",
-        "network.tokens=8",
-        "network.resampler.dim=8",
-    ]
-    words += ["network.resampler.depth=1", "network.resampler.heads=1", "data.frames=3", "module.batch_size=2"]
-    config = compose([*words, "size=debug", "estimate.say=true", f"cache_dir={tmp_path}", f"run_dir={tmp_path}"])
-    with caplog.at_level("INFO"):
-        estimate.estimate(config)
-    assert "network's weights" in caplog.text and not list(tmp_path.iterdir())
-
-
 RECIPE = ["module.teacher.ckpt_path=null", "module.teacher.recipe.batch_size=4"]
 
 

@@ -90,9 +90,10 @@ def written(folder: Path) -> dict[str, Any]:
 
 
 def test_the_result_says_every_choice_and_what_is_not_the_papers(trained: Path, tmp_path: Path) -> None:
-    config = asked(trained, tmp_path)
+    config = asked(trained, tmp_path, "protocol.window=2")
     means = evaluate(config)
     found = written(tmp_path)
+    assert not any("remembers" in text for text in found["departures"]), "a window of 7 holds both frames"
     assert found["rollout"]["commit"]["mode"] == config.rollout.commit.mode and "guidance" in found["rollout"]
     assert found["clips"] == 6 and found["frames_scored"] == [1] and found["video_frames"] == [0, 2]
     assert not found["comparable_with_the_paper"]

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from wm_lightning.data.datamodule import ClipDataModule
-from wm_lightning.tasks.build import declare_actions, device_of, without
+from wm_lightning.tasks.build import device_of, without
 from wm_lightning.tasks.fitting import fitting
 from wm_lightning.tasks.machine import free_memory, product_rate, timed
 from wm_lightning.tasks.needs import Needs, needs_of, sized
-from wm_lightning.tasks.planned import Plan, Planned, plan_training
+from wm_lightning.tasks.planned import Plan, Planned, plan_unread
 
 log = logging.getLogger(__name__)
 
@@ -87,30 +86,12 @@ def refusal(planned: Planned, needs: Needs, free: int, usable: float) -> str:
     )
 
 
-def _without_encoders(config: DictConfig) -> None:
-    """Puts the shapes of tokens where their encoders would be, which need not be there."""
-    tokens, resampler = config.network.get("tokens"), config.network.get("resampler")
-    if tokens is not None:
-        # OpenCLIP's, one of them of the whole image; or groups of 16 as they enter the network, without a resampler.
-        image, width = (16 * 16, tokens) if resampler is None else (16 * 16 + 1, resampler.features)
-        shapes = {"image": image, "width": width, "states": tokens}
-        config.network.start_tokens = {"_target_": "wm_lightning.networks.start_tokens.TokenShapes", **shapes}
-
-
 def estimate(config: DictConfig) -> dict[str, float]:
     """task=estimate: says what the trainings of this config take, and what does not fit.
 
     Neither data nor an autoencoder's weights need be there.
     """
     config = without(config, {"ckpt_path": None})
-    with open_dict(config):
-        for key in ("autoencoder", "latents"):
-            if key in config.data:
-                config.data[key] = None
-        _without_encoders(config)
-    data: ClipDataModule = instantiate(config.data, _convert_="all")
-    data.frame_shape = (config.network.channels, config.network.height, config.network.width)
-    declare_actions(config, data)
-    for fault in faults(config, plan_training(config, data), instantiate(config.estimate)):
+    for fault in faults(config, plan_unread(config), instantiate(config.estimate)):
         log.warning("%s", fault)
     return {}

@@ -5,12 +5,9 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 
-from wm_lightning.data.datamodule import ClipDataModule
-from wm_lightning.tasks.build import declare_actions
 from wm_lightning.tasks.needs import Needs, needs_of
-from wm_lightning.tasks.planned import Planned, plan_training, rebuilt
+from wm_lightning.tasks.planned import Planned, plan_unread, rebuilt
 
 Changes = Mapping[str, Any]
 SMALLER = {"paper": "small", "small": "debug"}
@@ -77,7 +74,5 @@ def _smaller_size(allowed: float) -> list[str]:
         return []
     words = [word for word in hydra.overrides.task if not word.startswith(("size=", "run_dir="))]
     config = compose("config", [*words, f"size={size}"])
-    data: ClipDataModule = instantiate(config.data, _convert_="all")
-    declare_actions(config, data)
-    needs = [needs_of(planned) for planned in plan_training(config, data).trainings]
+    needs = [needs_of(planned) for planned in plan_unread(config).trainings]
     return [f"size={size}"] if all(need.most <= allowed for need in needs) else []

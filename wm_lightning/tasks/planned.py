@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.modules.base import WorldModelModule
-from wm_lightning.tasks.build import build_card, build_module, kind_of, plain_node, without
+from wm_lightning.tasks.build import build_card, build_module, declare_actions, kind_of, plain_node, without
 from wm_lightning.tasks.teachers import (
     given_teacher,
     must_adapt,
@@ -57,6 +57,27 @@ def plan_training(config: DictConfig, data: ClipDataModule) -> Plan:
     teacher = _teacher("module", config, data, before) if kind_of(config) == "student" else None
     own = _trained("module", config, data, teacher or _start(config, data, before))
     return Plan((*before, own), teacher)
+
+
+def plan_unread(config: DictConfig) -> Plan:
+    """The same without reading anything: neither data nor encoders nor an autoencoder's weights need be there.
+
+    Frames are then of the size that the network has, and tokens of their shapes alone. `config` is changed to that.
+    """
+    tokens, resampler = config.network.get("tokens"), config.network.get("resampler")
+    with open_dict(config):
+        for key in ("autoencoder", "latents"):
+            if key in config.data:
+                config.data[key] = None
+        if tokens is not None:
+            # OpenCLIP's, one of them of the whole image; or groups of 16 as they enter the network.
+            image, width = (16 * 16, tokens) if resampler is None else (16 * 16 + 1, resampler.features)
+            shapes = {"image": image, "width": width, "states": tokens}
+            config.network.start_tokens = {"_target_": "wm_lightning.networks.start_tokens.TokenShapes", **shapes}
+    data: ClipDataModule = instantiate(config.data, _convert_="all")
+    data.frame_shape = (config.network.channels, config.network.height, config.network.width)
+    declare_actions(config, data)
+    return plan_training(config, data)
 
 
 def _teacher(place: str, config: DictConfig, data: ClipDataModule, before: list[Planned]) -> NetworkFile:
