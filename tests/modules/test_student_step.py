@@ -1,5 +1,6 @@
 """One student and one critic step of a distillation: who receives which gradient."""
 
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_a_student_step_gives_gradient_to_the_student_alone(variant: Any) -> Non
 def test_gradient_checkpointing_changes_no_gradient_of_the_student(variant: Any, tmp_path: Path) -> None:
     weights = {}
     for checkpointing in (False, True):
-        make = lambda on=checkpointing: network(gradient_checkpointing=on)  # noqa: E731
+        make = functools.partial(network, gradient_checkpointing=checkpointing)
         module = dmd(variant=variant, network=make, iterations=3, critic_warmup=0)
         fit(module, tmp_path / str(checkpointing))
         weights[checkpointing] = module.student.state_dict()
