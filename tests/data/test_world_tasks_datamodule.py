@@ -98,6 +98,17 @@ def test_tasks_of_looking_are_written_with_their_verifier(make: Make) -> None:
     assert all(bool(met.all()) for met in judge_looks(torch.stack(films), tasks).met().values())
 
 
+@pytest.mark.parametrize("wrong", [0.0, 0.3, 1.0])
+def test_a_known_share_of_the_tasks_is_told_a_spoilt_plan(tmp_path: Path, wrong: float) -> None:
+    scenes = "data.world.scenes={train: 60, val: 3, test: 4}"
+    chosen = [*words(tmp_path, **{"world.wrong": wrong}), scenes, "data.world.looks=0.0"]
+    data: WorldTasksDataModule = instantiate(compose(chosen).data, _convert_="all")
+    data.prepare_data()
+    tasks = [from_json(row.verifier or {}, row.task, row.solution) for row in data.tasks.rows]
+    told = [task.solution != task.telling(task.moves) for task in tasks]
+    assert sum(told) / len(told) == pytest.approx(wrong, abs=0.07)
+
+
 def test_training_and_evaluation_give_the_same_tasks_on_every_call(make: Make) -> None:
     one, other = make(), make()
     for batch, again in zip(one.train_dataloader(), other.train_dataloader(), strict=True):

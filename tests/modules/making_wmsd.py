@@ -65,7 +65,14 @@ def algorithm(**changes: Any) -> Algorithm:
 
 def tasks(cache: Path, kind: type[Data] = WorldTasksDataModule, **changes: Any) -> Data:
     world = GridWorld(
-        seed=0, frames=FRAMES, most_walls=4, tasks_per_scene=2, scenes=dict(train=12, val=4, test=4), cell=2, looks=0.0
+        seed=0,
+        frames=FRAMES,
+        most_walls=4,
+        tasks_per_scene=2,
+        scenes=dict(train=12, val=4, test=4),
+        cell=2,
+        looks=0.0,
+        wrong=0.0,
     )
     settings: dict[str, Any] = dict(
         world=world, subset="grid_tasks", resize="crop", val_share=0.1, test_share=0.1, on_error="raise",
@@ -78,7 +85,7 @@ def tasks(cache: Path, kind: type[Data] = WorldTasksDataModule, **changes: Any) 
 
 def films(cache: Path, **changes: Any) -> LabelledFilmsDataModule:
     """Films of the same tasks, labelled by the grid's program."""
-    law = FilmLaw(told=0.8, spoilt=0.3, idle=0.5)
+    law = FilmLaw(told=0.8, spoilt=0.3, obeyed=0.3, idle=0.5)
     settings: dict[str, Any] = dict(frames=FRAMES, law=law, variants=2, labeller=grid_labeller, max_failed=0.2)
     return tasks(cache, kind=LabelledFilmsDataModule, **(settings | changes))
 

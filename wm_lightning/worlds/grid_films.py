@@ -12,18 +12,20 @@ from wm_lightning.worlds.grid_tasks import Task
 
 @dataclass(frozen=True)
 class FilmLaw:
-    """The share `told` of films has the solution for a caption; of these the share `spoilt` shows an imperfect plan.
+    """What films show, and what their captions say.
 
-    The others have the instruction, which tells nothing of what is shown: the share `idle` of them stands still, in the
-    rest the agent wanders.
+    The share `told` of films has a solution for a caption, which tells to the frame what is shown: in the share
+    `spoilt` of them an imperfect plan. The others have the instruction, which the share `obeyed` of them carries out;
+    of the rest the share `idle` stands still, and the agent of what remains wanders.
     """
 
     told: float
     spoilt: float
+    obeyed: float
     idle: float
 
     def __post_init__(self) -> None:
-        if not all(0 <= share <= 1 for share in (self.told, self.spoilt, self.idle)):
+        if not all(0 <= share <= 1 for share in (self.told, self.spoilt, self.obeyed, self.idle)):
             raise ValueError(f"shares from 0 to 1, not {self}")
 
 
@@ -38,9 +40,13 @@ class Film:
 
 def filmed(task: Task | LookTask, law: FilmLaw, frames: int, cell: int, source: np.random.Generator) -> Film:
     """One film of a task, drawn by the law."""
-    told, whole, still = (source.random() < share for share in (law.told, 1 - law.spoilt, law.idle))
-    if told:
-        moves = task.moves if whole else spoilt(task.moves, source)
-        return Film(task.film(moves, frames, cell), task.solution, whole)
-    moves = () if still else tuple(str(move) for move in source.choice(DIRECTIONS, frames - 1))
-    return Film(task.film(moves, frames, cell), task.prompt, False)
+    shares = (law.told, law.spoilt, law.obeyed, law.idle)
+    told, failing, obeyed, still = (source.random() < share for share in shares)
+    perfect = not failing if told else obeyed
+    if perfect:
+        moves = task.moves
+    elif told:
+        moves = spoilt(task.moves, source)
+    else:
+        moves = () if still else tuple(str(move) for move in source.choice(DIRECTIONS, frames - 1))
+    return Film(task.film(moves, frames, cell), task.telling(moves) if told else task.prompt, perfect)
