@@ -14,7 +14,7 @@ import yaml
 from wm_lightning.config import CONFIG_DIR  # also puts the package's import hook before lightning's first import
 
 TESTS = Path(__file__).parent
-pytest_plugins = ["tests.nightly_record"]
+pytest_plugins = ["tests.nightly_record", "tests.tiers"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,6 +25,10 @@ _OF_DATA = ("degradation",)
 # An override's key; flags begin with a dash.
 _KEY = re.compile(r"(\+\+?|~)?[\w$][\w$./:@-]*")
 
+# What is played where no checkpoint is named: the student that comes with the suite, by the words it was trained with.
+_PLAYED = Path(__file__).parent / "students" / "simulated-worldmap.safetensors"
+_PLAYED_WORDS = ("experiment=dmd_chunkwise", f"ckpt_path={_PLAYED}")
+
 # Hydra refuses null for a group, which is what these two have anyway.
 _NONE = ("experiment=null", "ablation=null")
 
@@ -33,8 +37,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments Hydra gets.
 
     `task=X ckpt_path=FILE` composes from the overrides saved in FILE followed by those given: later
-    ones win, groups included. Raises ConfigError for several grids at once, which Hydra would merge
-    into one point each without a word.
+    ones win, groups included; `task=play` without one has the student that comes with the suite. Raises
+    ConfigError for several grids at once, which Hydra would merge into one point each without a word.
     """
     arguments = [word for word in arguments if word not in _NONE]
     grid = _value(arguments, "ablation")
@@ -42,6 +46,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(f"ablation={grid} names several grids; start them one at a time, ablation=NAME")
     checkpoint = _value(arguments, "ckpt_path")
     networkless = _value(arguments, "protocol") in _OF_DATA
+    if _value(arguments, "task") == "play" and not {"ckpt_path", "experiment"} & set(map(_key, arguments)):
+        return [*_PLAYED_WORDS, *arguments]
     if _value(arguments, "task") in USES and checkpoint in (None, "null", "") and not networkless:
         raise ConfigError(f"task={_value(arguments, 'task')} needs a checkpoint: ckpt_path=RUN/checkpoints/best.ckpt")
     if _value(arguments, "task") is None or checkpoint in (None, "null", "last", ""):

@@ -120,7 +120,7 @@ def test_what_is_too_large_is_read_directly_and_said(clean, tmp_path: Path, capl
         way_named("some")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_training_on_what_is_too_large_is_that_on_what_is_kept(clean, tmp_path: Path) -> None:
     weights = []
     for number, words in enumerate((("data.store=keep",), ("data.store=auto", "data.cache_gib=0.0001"))):

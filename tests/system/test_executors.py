@@ -72,7 +72,7 @@ def test_teacher_student_and_executor_are_three_commands(run: Run, tmp_path: Pat
     assert refused.code == 2 and "told its goal with all actions dropped" in refused.err, refused.err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("words", [["surrogate=grpo", "sampler=cps", "sampler.steps.steps=5"]], ids=str)
 def test_every_surrogate_trains(run: Run, tmp_path: Path, words: list[str]) -> None:
     trained(run, tmp_path / "run", "experiment=wmsd_rl_only", "metrics.distilled=null", *words)
@@ -121,11 +121,8 @@ def test_films_and_what_learns_from_them_go_together(words: list[str], said: str
         check_training(config)
 
 
-@pytest.mark.parametrize(
-    "experiment",
-    [pytest.param("wmsd_lora", marks=pytest.mark.slow)]
-    + [pytest.param(name, marks=pytest.mark.nightly) for name in ("wmsd_ltx2", "wmsd_hunyuan15")],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("experiment", ["wmsd_lora", "wmsd_ltx2", "wmsd_hunyuan15"])
 def test_executors_of_adapters_are_exported_whole(run: Run, tmp_path: Path, experiment: str) -> None:
     folder, brief = tmp_path / "run", ("metrics.distilled=null", "metrics.writer=null")
     found = trained(run, folder, f"experiment={experiment}", *brief)

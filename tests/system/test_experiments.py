@@ -163,8 +163,9 @@ def test_real_clips(run: Run, real_data: Path, tmp_path: Path) -> None:
     assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+@pytest.mark.parametrize(
+    "logger", [pytest.param("wandb", marks=pytest.mark.slow), pytest.param("tensorboard", marks=pytest.mark.nightly)]
+)
 def test_loggers(run: Run, tmp_path: Path, logger: str) -> None:
     shown = [word for word in QUICK if "rollout_video" not in word]
     words = ["experiment=teacher", *shown, f"logger={logger}", "trainer.log_every_n_steps=1"]

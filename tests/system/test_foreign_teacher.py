@@ -101,7 +101,7 @@ def distilled(run: Run, folder: Path, *given: str) -> tuple[dict[str, Any], dict
     return content["card"], weights, done.out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_it_is_fine_tuned_to_the_masks_it_lacks(run: Run, pixels: list[str], tmp_path: Path, cache: Path) -> None:
     """On simulated pixels; the fine-tuned teacher has its own card, from which the student's takes its hash."""
     card, _, log = distilled(run, tmp_path / "run", "experiment=dmd_chunkwise", *pixels)

@@ -19,8 +19,10 @@ def chosen(kind: str, folder: Path) -> list[str]:
     return words(folder / "vae.safetensors")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "experiment"), [("patch", "dmd_chunkwise"), ("sd", "teacher")])
+@pytest.mark.parametrize(("kind", "experiment"), [
+    pytest.param("patch", "dmd_chunkwise", marks=pytest.mark.slow),
+    pytest.param("sd", "teacher", marks=pytest.mark.nightly),
+])  # fmt: skip
 def test_a_training_on_latents(run: Run, clips: Path, tmp_path: Path, kind: str, experiment: str) -> None:
     latents, folder = tmp_path / "latents", tmp_path / "run"
     recorded = ["data=rt1", f"data.root={clips}", "data.subset=bridge"]

@@ -8,15 +8,15 @@ import pytest
 from tests.system.conftest import QUICK, Run
 from tests.tasks.test_protocol import PROTOCOLS, PUBLISHED
 
-# As another one but for clips and frames.
-ALIKE = ("vid2world_recon_time", "nwm_time", "nwm_rollout", "nwm_rollout_1fps")
+# The others differ from these in clips and frames, or are run by the test below.
+BY_DAY = ("vid2world_rt1", "worldgen")
 # What a protocol's model must have been trained with.
 TRAINED = {"nwm_rollout_1fps": ["data.stride=4", "data.world.length=56"]}
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.nightly if name in ALIKE else pytest.mark.slow) for name in PROTOCOLS],
+    [pytest.param(name, marks=pytest.mark.slow if name in BY_DAY else pytest.mark.nightly) for name in PROTOCOLS],
 )
 def test_every_protocol_runs_on_its_simulated_world(run: Run, tmp_path: Path, name: str) -> None:
     words = ["experiment=teacher", f"data={PROTOCOLS[name]}", *QUICK, "module.iterations=2", "module.validate_every=2"]
@@ -47,8 +47,9 @@ def test_the_recon_protocols_of_vid2world_score_its_own_network(run: Run, tmp_pa
         assert all(entry["n"] == 8 for entry in model.values()) and model["psnr"]["mean"] != copied["psnr"]["mean"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("data", ["worldmap", "rt1"])
+@pytest.mark.parametrize(
+    "data", [pytest.param("worldmap", marks=pytest.mark.slow), pytest.param("rt1", marks=pytest.mark.nightly)]
+)
 def test_the_degradation_ladder_and_the_reader_of_actions(run: Run, tmp_path: Path, data: str) -> None:
     trained = run("task=inverse_dynamics", f"data={data}", "size=debug", "task.iterations=20", f"run_dir={tmp_path}")
     trained.must_succeed()

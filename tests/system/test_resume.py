@@ -157,7 +157,7 @@ def test_killed_and_continued(
     kill_and_continue(kind, 0, whole(kind), words_of(kind, noisy_teacher), cache, tmp_path, kills)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_between_two_checkpoints(whole: Any, noisy_teacher: Path, cache: Path, tmp_path: Path) -> None:
     kind = "dmd, every 2"
     kill_and_continue(kind, 0, whole(kind), words_of(kind, noisy_teacher), cache, tmp_path)
@@ -172,8 +172,9 @@ def test_killed_and_continued_at_many_moments(
     kill_and_continue(kind, seed, whole(kind), words_of(kind, noisy_teacher), cache, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["half", "renaming"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param("half", marks=pytest.mark.slow), pytest.param("renaming", marks=pytest.mark.nightly)]
+)
 def test_killed_while_a_checkpoint_is_written(
     stage: str, whole: Any, noisy_teacher: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -192,8 +193,9 @@ def test_killed_while_a_checkpoint_is_written(
     assert_same_end(whole(kind), target, role(kind))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["training", "evaluation"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param("training", marks=pytest.mark.slow), pytest.param("evaluation", marks=pytest.mark.nightly)]
+)
 def test_an_interrupt_says_how_to_go_on(stage: str, whole: Any, cache: Path, tmp_path: Path) -> None:
     target, words = tmp_path / "run", [*KINDS["teacher"], f"run_dir={tmp_path / 'run'}"]
     long = ["metrics.teacher_steps=[64]"] if stage == "evaluation" else []  # a table to be interrupted in

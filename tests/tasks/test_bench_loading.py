@@ -129,7 +129,7 @@ def test_a_training_waits_for_a_slow_loader_and_hardly_for_a_quick_one(tmp_path:
     assert "teacher, waiting" in text and "under 5 %" in text and "simulated data" in text
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_waiting_is_told_from_working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ["task=bench", "task.parts=[waiting]", "task.warmup=1", "task.waiting_steps=3", "task.batches=1"]
     config = compose([*words("rt1", tmp_path), *few])

@@ -122,7 +122,7 @@ def test_the_start_is_what_the_encoders_make_of_the_first_frame(published: Publi
     assert other is not None and not torch.equal(other.image, start.image)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_vid2world_is_used_as_published(published: Published, tmp_path: Path) -> None:
     config = published.config(tmp_path, "compat=official", f"ckpt_path={published.vid2world}/unet.safetensors")
     data, _ = opened(config)

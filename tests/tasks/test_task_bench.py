@@ -205,7 +205,7 @@ def test_videos_go_to_a_benchmarks_own_programs_and_come_back_as_scores(home: Pa
     assert "LTX-2" not in text.split("## Published")[0] and "n=2) | 3 |" in text and "3 tasks, not 200" in text
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_executor_is_judged_over_http_and_compared_with_its_base_task_by_task(
     home: Path, server: Running, tmp_path: Path
 ) -> None:

@@ -107,7 +107,7 @@ def test_it_starts_from_the_given_weights(file: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, start.weights[name]) for name, value in still.weights.items())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_masks_the_recipe_lacks_join_it(file: Path, tmp_path: Path) -> None:
     config = distillation(file, tmp_path, "rollout.chunk=2")
     check_training(config)
