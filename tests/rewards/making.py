@@ -24,7 +24,7 @@ WORLD = GridTasks(seed=0, frames=FRAMES, most_walls=8, tasks_per_scene=4)
 BOARDS = [task for number in range(5) for task in WORLD.scene("train", number)]
 LOOKS = [task for number in range(2) for task in look_tasks(WORLD, "train", number)[:2]]
 TASKS: list[Task | LookTask] = [*BOARDS, *LOOKS]
-ROWS = {f"task{place}": row_of(task, "train", place) for place, task in enumerate(TASKS)}
+ROWS = {f"task{place}": row_of(task, "train", place, task.solution) for place, task in enumerate(TASKS)}
 TEXTS = Texts(
     tuple(ROWS), tuple(row.prompt for row in ROWS.values()), tuple(row.solution for row in ROWS.values())
 )  # fmt: skip
