@@ -10,6 +10,7 @@ import torch
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from wm_lightning.checkpoints import read_card
 from wm_lightning.config import compose, cpu_precision
 from wm_lightning.config_check import check, locate
 from wm_lightning.config_errors import ConfigError, explain
@@ -62,6 +63,16 @@ def test_a_grid_is_a_multirun_by_itself(folder: Path) -> None:
 def test_several_grids_at_once_are_refused(words: list[str]) -> None:
     with pytest.raises(ConfigError, match="several grids"):
         prepare_arguments(words)
+
+
+def test_play_without_a_checkpoint_has_the_suites_own_student() -> None:
+    words = prepare_arguments(["task=play", "task.fps=5"])
+    config = compose([word for word in words if not word.startswith("task.fps")])
+    card = read_card(Path(str(config.ckpt_path)))
+    assert (card.kind, card.trained_for["chunks"]) == ("student", [config.rollout.chunk])
+    assert config.name == "dmd_chunkwise" and words[-1] == "task.fps=5"
+    with pytest.raises(ConfigError, match="needs a checkpoint"):
+        prepare_arguments(["task=play", "experiment=teacher"])
 
 
 def test_the_trainer_knows_no_epochs_and_no_global_steps(composed: Compose) -> None:
