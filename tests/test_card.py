@@ -67,8 +67,9 @@ def test_a_null_pattern_needs_its_own_dropout(pattern: str, granularity: str, sh
     # What drops them one way already needs the other beside it.
     advised = "both" if share else needed
     message = f"guidance needs actions dropped by {needed}.*share={share} by {granularity}.*granularity={advised}"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         card.require_null(pattern, "guidance")
+    assert ("module.action_dropout.share above 0" in str(refused.value)) == (share == 0)
 
 
 @pytest.mark.parametrize(("mode", "t"), [("clean", 0.0), ("noised", 0.0), ("noised", 0.12), ("scaled", 0.1)])

@@ -11,12 +11,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from wm_lightning.checkpoints import read_card
-from wm_lightning.config import compose, cpu_precision
+from wm_lightning.config import compose, cpu_precision, grid_points
 from wm_lightning.config_check import check, locate
 from wm_lightning.config_errors import ConfigError, explain
 from wm_lightning.config_overrides import join, prepare_arguments, recorded, refuse_unread
 from wm_lightning.config_record import config_hash, newest_run, plain, redact, save_record
 
+TEACHER = "wm_lightning.modules.teacher.TeacherModule"
 OPTIMIZER = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1}
 Compose = Callable[[Sequence[str]], DictConfig]
 
@@ -214,6 +215,25 @@ def test_a_value_where_something_is_built_is_named(place: str) -> None:
         check(config)
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("masked", "not 'masked'; set module.transfer.mode=masked"),
+        ("backwards", "not 'backwards'; it is a group with the keys mode, window, head_height"),
+    ],
+)
+def test_a_word_in_place_of_a_group_is_told_its_key(value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="module.transfer: TeacherModule wants .*Transfer") as caught:
+        check(OmegaConf.create({"module": {"_target_": TEACHER, "transfer": value}}))
+    assert said in str(caught.value)
+    check(OmegaConf.create({"module": {"_target_": TEACHER, "transfer": None, "start": "a file, read elsewhere"}}))
+
+
+def test_nothing_in_place_of_a_group_is_told_how_to_have_none() -> None:
+    with pytest.raises(ConfigError, match=r"ActionDropout, not None; set module.action_dropout.share=0.0$"):
+        check(OmegaConf.create({"module": {"_target_": TEACHER, "action_dropout": None}}))
+
+
 def test_hydras_own_keys_are_no_parameters() -> None:
     check(OmegaConf.create({"module": {**OPTIMIZER, "_recursive_": False, "_convert_": "all"}}))
 
@@ -317,6 +337,17 @@ def test_what_a_checkpoint_is_put_to_stands_in_a_folder_that_names_it(task: str)
     assert find(f"task={task}", student, "run_dir=logs/here") == Path("logs/here")
     assert find("task=train", student).parent == Path("logs/run") == find(f"task={task}").parent
     assert find("task=report").parent == Path("logs/report") and find("task=report", "name=x").parent == Path("logs/x")
+
+
+@pytest.mark.parametrize("point", grid_points("vid2world_transfer")[::9], ids=str)
+def test_points_of_several_experiments_stand_in_one_folder(point: list[str]) -> None:
+    def place(*words: str) -> Path:
+        return Path(compose(["ablation=vid2world_transfer", *point, *words], with_hydra=True).hydra.sweep.dir)
+
+    assert place().parent == Path("logs/vid2world_transfer")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", place().name)
+    assert place("run_dir=logs/here") == Path("logs/here") and place("name=mine").parent == Path("logs/mine")
+    assert Path(compose(point, with_hydra=True).hydra.sweep.dir).parent.name == point[0].split("=")[1]
 
 
 def test_saved_overrides_come_first_and_those_of_the_old_run_are_dropped() -> None:

@@ -100,12 +100,13 @@ class Card:
         dropout = self.trained_for["action_dropout"]
         wanted = {"all": ("clip", "both"), "newest": ("frame", "both")}[pattern]
         if not dropout["share"] or dropout["granularity"] not in wanted:
-            # What was trained for one pattern needs the other beside it.
+            # What was trained for one pattern needs the other beside it; where nothing was dropped, a share first.
             better = wanted[1] if dropout["share"] else wanted[0]
+            share = "" if dropout["share"] else "module.action_dropout.share above 0 (0.2 is Vid2World's) and "
             raise ValueError(
                 f"{use} needs actions dropped by {' or '.join(wanted)} (null pattern {pattern!r}); the {self.kind} "
                 f"was trained with share={dropout['share']} by {dropout['granularity']}; use a guidance scale of 1 "
-                f"or a {self.kind} trained with module.action_dropout.granularity={better}"
+                f"or a {self.kind} trained with {share}module.action_dropout.granularity={better}"
             )
 
     def require_sampler(self, sampler: Mapping[str, Any]) -> None:

@@ -52,14 +52,18 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_network(path: Path, expected: Card) -> NetworkFile:
+def read_network(path: Path, expected: Card, *, otherwise: str = "") -> NetworkFile:
     """The deployed network of any readable file. `expected` supplies what foreign files do not say.
 
-    Raises ValueError naming the file and what is wrong with it.
+    Raises ValueError naming the file and what is wrong with it; `otherwise` says what else the user may do where it is
+    not there.
     """
     path = path / UNPACKED if path.is_dir() else path
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; name a .ckpt, a .safetensors, or null to train a teacher")
+        raise ValueError(
+            f"{path}: there is no such file; name a .ckpt, a .safetensors, or the folder that task=unpack wrote"
+            f"{otherwise and f', or set {otherwise}'}"
+        )
     try:
         weights, card = _safetensors(path, expected) if path.suffix == ".safetensors" else _torch(path, expected)
     except UNREADABLE as error:

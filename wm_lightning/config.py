@@ -100,6 +100,16 @@ def run_folder(run_dir: str, *, _root_: DictConfig) -> str:
     return run_dir if found is None else str(found)
 
 
+def grid_folder(run_dir: str, *, _root_: DictConfig) -> str:
+    """The folder of a grid: with `ablation=` that grid's, which points of several experiments share.
+
+    It is `run_dir` where `run_dir=` or `name=` stands on the command line.
+    """
+    grid, usual = _root_.hydra.runtime.choices.get("ablation"), Path(run_dir)
+    said = any(word.lstrip("+").startswith(("run_dir=", "name=")) for word in _root_.hydra.overrides.task)
+    return run_dir if said or grid in (None, "null") else str(usual.parents[1] / grid / usual.name)
+
+
 def named_by(checkpoint: Path) -> str:
     """A folder's name for what is done with a checkpoint: its run and its own name, as `dmd_chunkwise_DATE_best`."""
     run = checkpoint.parents[1] if checkpoint.parent.name == "checkpoints" else checkpoint.parent
@@ -114,6 +124,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("cpu_count", cpu_count, replace=True)
     OmegaConf.register_new_resolver("latent_side", latent_side, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    OmegaConf.register_new_resolver("grid_folder", grid_folder, replace=True)
 
 
 def compose(overrides: Sequence[str] = (), *, config_dir: Path = CONFIG_DIR, with_hydra: bool = False) -> DictConfig:

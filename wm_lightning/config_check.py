@@ -38,6 +38,10 @@ _EXAMPLES = {
     "logger": "csv: {_target_: lightning.pytorch.loggers.CSVLogger}",
 }
 _PLAIN = (bool, int, float, str, NoneType)
+# What nothing says of a group that is wanted and null: how to have none of it.
+_INSTEAD_OF_NULL = {"ActionDropout": "share=0.0"}
+# Classes of what is read from files: the config names the file, and whoever reads it gives the rest.
+_READ = "wm_lightning.checkpoints"
 # Importing a module runs it, so a name is looked up only below these packages.
 _IMPORTED = ("wm_lightning.", "torch.optim.", "lightning.pytorch.")
 
@@ -143,7 +147,8 @@ def _faults(target: Target) -> Iterator[str]:
             yield f"{_join(target.place, key)}: {short} has no parameter {key}{nearest(key, parameters)}"
         elif found.__module__.startswith(_OWN) and not _fits(value, parameters[key].annotation, target):
             wanted = inspect.formatannotation(parameters[key].annotation).replace("typing.", "")
-            yield f"{_join(target.place, key)}: {short} wants {wanted}, not {value!r}"
+            place = _join(target.place, key)
+            yield f"{place}: {short} wants {wanted}, not {value!r}{_instead(place, parameters[key].annotation, value)}"
 
 
 def _parameters(found: Any) -> dict[str, inspect.Parameter] | None:
@@ -162,14 +167,39 @@ def _parameters(found: Any) -> dict[str, inspect.Parameter] | None:
     return None
 
 
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _built(kind: Any) -> bool:
+    """Whether it is a class of the suite's, which a config makes of a group of keys."""
+    return isinstance(kind, type) and kind.__module__.startswith(_OWN) and kind.__module__ != _READ
+
+
+def _instead(place: str, annotation: Any, value: Any) -> str:
+    """Where a value stands in place of a group: the key that takes it, or how to have none of it."""
+    for kind in filter(_built, _kinds(annotation)):
+        if value is None and kind.__name__ in _INSTEAD_OF_NULL:
+            return f"; set {place}.{_INSTEAD_OF_NULL[kind.__name__]}"
+        for name, parameter in (_parameters(kind) or {}).items():
+            if value in [word for each in _kinds(parameter.annotation) for word in get_args(each)]:
+                return f"; set {place}.{name}={value}"
+        if value is not None:
+            return f"; it is a group with the keys {', '.join(_parameters(kind) or ())}"
+    return ""
+
+
 def _fits(value: Any, annotation: Any, target: Target) -> bool:
-    """Whether a plain value is of a plain type; anything fits a type that is not plain."""
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    """Whether a plain value is of a plain type; a group fits what is built, anything a type that is neither."""
+    kinds = _kinds(annotation)
     if value == "???" or (value is None and target.values.get("_partial_")):
         return True  # reported elsewhere, or filled in by whoever calls the partial
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     plain = {kind for kind in kinds if kind in _PLAIN}
-    if len(plain) + sum(get_origin(kind) is Literal for kind in kinds) < len(kinds):
+    built = sum(map(_built, kinds))
+    if len(plain) + built + sum(get_origin(kind) is Literal for kind in kinds) < len(kinds):
+        return True
+    if built and isinstance(value, Mapping):
         return True
     # A bool is an int to Python and never one to a user; an int serves as a float.
     return value in words or type(value) in plain or (type(value) is int and float in plain)

@@ -3,8 +3,11 @@
 Hydra can list groups too, but takes a second for it and knows no descriptions.
 """
 
+import re
 from pathlib import Path
 
+# Where a sentence ends, which is not after an abbreviation ("eq. 7") or dots that leave out numbers.
+_END = re.compile(r"\. (?!\d)")
 _USAGE = """\
 wm_lightning: action-conditioned video world models, from data to a real-time simulator
 
@@ -46,4 +49,4 @@ def _sentence(option: Path) -> str:
             break
         if "@package" not in line:
             comment.append(line.lstrip("# "))
-    return " ".join(comment).split(". ")[0].rstrip(".")
+    return _END.split(" ".join(comment))[0].rstrip(".")

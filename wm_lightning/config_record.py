@@ -19,6 +19,7 @@ _NOT_HASHED = frozenset({
     "actions",  # of the network: null until the data are opened, and theirs from then on
     "url", "key_variable", "concurrency", "timeout", "retries", "backoff", "judgements",  # how a judge is reached
 })  # fmt: skip
+RECORD = ("config.yaml", "overrides.yaml")  # what a run folder begins with
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*([^,}\s]+)")
 # The variables that only say where things lie may be written down.

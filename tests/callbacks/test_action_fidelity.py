@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.modules.making import SIDE, data, dmd, fit, network, trainer
+from tests.modules.making import SIDE, data, dmd, fit, network, teacher, trainer
 from wm_lightning.callbacks.action_fidelity import ActionFidelity
 from wm_lightning.metrics.inverse_dynamics import Trained, save_reader
 from wm_lightning.metrics.pinned import Pinned
 from wm_lightning.modules.fidelity import Probes
+from wm_lightning.modules.teacher import ActionDropout
 from wm_lightning.networks.inverse_dynamics import InverseDynamics
 
 PROBES = Probes({"stay": 1.0}, {"left": {"stay": 0.0, "left": 1.0}, "down": {"stay": 0.0, "down": 1.0}})
@@ -53,6 +54,15 @@ def test_a_validation_in_which_actions_are_ignored_is_loud(tmp_path: Path, caplo
     assert any("ACTIONS ARE IGNORED" in message and "by 0, standard" in message for message in caplog.messages)
     assert logged["val/sweep_gain"] == 0
     assert written["sweep"]["measure"] == "worldmap" and len(written["gap"]["horizon"]) == 6
+
+
+def test_where_all_actions_are_hidden_from_training_nothing_is_loud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = teacher(network=deaf, action_dropout=ActionDropout(1.0, "clip"))
+    with caplog.at_level(logging.WARNING):
+        _, written = validated(tmp_path, module)
+    assert written["ignored"] and not any("ACTIONS ARE IGNORED" in message for message in caplog.messages)
 
 
 def test_recovery_names_its_network_and_refuses_other_data(tmp_path: Path) -> None:

@@ -199,6 +199,8 @@ def test_a_subset_without_bounds_is_told_where_to_give_them(real: Path, tmp_path
     (real / "bridge").rename(real / "fractal")
     with pytest.raises(ValueError, match=r"data.bounds.fractal to conf/data/rt1.yaml"):
         make_data(tmp_path / "c", root=str(real), subset="fractal").prepare_data()
+    with pytest.raises(ValueError, match=r"data.root=.*nowhere is not a folder"):
+        _ = make_data(tmp_path / "c", root=str(tmp_path / "nowhere"), subset="fractal").spec
 
 
 def test_a_missing_subset_names_those_that_are_there(real: Path, tmp_path: Path):

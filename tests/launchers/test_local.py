@@ -31,3 +31,19 @@ def test_every_point_is_a_run_of_its_own_in_weights_and_biases(tmp_path: Path, m
         task(None)
     assert seen == ["key0", "key1"]
     assert [entry["state"] for entry in diary(sweep.place(sweep.points[1]))] == ["running", "done"]
+
+
+@pytest.mark.parametrize("stop", [SystemExit(130), KeyboardInterrupt()])
+def test_an_interrupted_point_is_called_that_with_how_to_go_on(
+    stop: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise stop
+
+    monkeypatch.chdir(tmp_path)
+    sweep = grid(tmp_path / "grid", 2)
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"job": {"num": 0}}))
+    with pytest.raises(type(stop)):
+        noting(interrupted, sweep)(None)
+    assert diary(sweep.place(sweep.points[0]))[-1]["why"] == "interrupted"
+    assert "task=sweep task.resume=grid" in capsys.readouterr().err

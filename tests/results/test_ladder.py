@@ -94,6 +94,8 @@ def test_seeds_of_one_side_alone_count_for_nothing() -> None:
     assert gap is not None and gap.seeds == 2
     [line] = claim_lines(ladder(claims=[Claim(says="x", better="flow", than="none", by="distance")]), found([1.0], []))
     assert line[2:] == ["not measured", "–"]
+    [line] = claim_lines(ladder(), found([0.1, 0.2, 0.3], [0.3]))
+    assert line[2:] == ["one seed, no interval", "–"]
 
 
 def test_steps_and_losses_can_be_named() -> None:

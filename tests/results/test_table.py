@@ -92,6 +92,14 @@ def test_the_verdict_counts_what_is_met(results: Results, targets):
     assert isinstance(console.file, io.StringIO) and console.file.getvalue().count("yes") == 12
 
 
+def test_what_is_about_a_student_is_left_out_where_there_is_none(results: Results, targets):
+    alone = replace(results, rows=results.of("teacher"), extra={"how": ["transfer shift", "no guidance (scale 1)"]})
+    text = markdown(alone, targets)
+    assert "What it says" not in text and "judged" not in text
+    assert text.splitlines()[2] == "Made with transfer shift, no guidance (scale 1)."
+    assert "Made with" not in markdown(results, targets)
+
+
 def test_names_no_published_metric_for_itself(results: Results, targets):
     text = markdown(results, targets)
     assert "kd_rand" in text and "no published FID or FVD" in text and "eeeeeeeeeeee" in text

@@ -46,6 +46,8 @@ def test_help_names_groups_with_what_they_mean() -> None:
     for words in ("  trainer\n", "ddp ", "One process on the CPU", "--cfg job", "ckpt_path=last"):
         assert words in text
     assert not re.search(r"^\s*_base", text, re.MULTILINE)
+    assert not re.search(r"\b(alg|eqs?|fig)$", text, re.MULTILINE), "cut after an abbreviation"
+    assert "the indices 999, 979, ... 19, with fresh noise at each\n" in text
 
 
 @pytest.mark.parametrize(

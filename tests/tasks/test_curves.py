@@ -9,7 +9,7 @@ from PIL import Image
 
 from wm_lightning.results.curves import Curve, Level, Panel
 from wm_lightning.results.results import Results, Row, Use
-from wm_lightning.tasks.curves import GROUPS, UNITS, draw_run_curves, explained, joined, levels, with_log_axis
+from wm_lightning.tasks.curves import GROUPS, UNITS, dashed, draw_run_curves, explained, joined, levels, with_log_axis
 
 FIRST = "epoch,iteration,step,train/critic,val/score\n0,1,0,0.5,\n0,2,1,0.4,\n0,2,1,,1.5\n0,3,2,0.9,\n"
 SECOND = "epoch,iteration,step,train/critic,val/score\n0,3,2,0.3,\n0,4,3,0.2,\n0,4,3,,1.0\n"
@@ -74,6 +74,8 @@ def test_panels_say_their_unit_and_what_controls_reach() -> None:
     assert panel.levels == (Level("undistilled, Euler, 4 steps", 13.0), Level("teacher, 32 steps", 12.0))
     assert explained(panel, None).levels == () and levels("val/object_error", results) == ()
     assert levels("train/critic", results) == levels("val/score", results) == ()
+    assert dashed([panel]) == "; dashed: measured on the test clips"
+    assert dashed([explained(panel, None)]) == ""
     teacher = replace(results, deployed=Use("teacher", 32, "clean"))
     assert levels("val/psnr", teacher) == (), "a teacher has no control"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
-from tests.modules.making import ACTIONS, FRAMES, SIDE, adamw, clip, dmd, network, teacher
+from tests.modules.making import ACTIONS, FRAMES, SIDE, adamw, card, clip, dmd, network, teacher
 from tests.tiny_run import DMD, tiny
 from wm_lightning.config import compose
 from wm_lightning.modules.base import WorldModelModule
@@ -19,7 +19,7 @@ from wm_lightning.tasks import estimate
 from wm_lightning.tasks.build import declare_actions, plain_node
 from wm_lightning.tasks.machine import free_memory, product_rate
 from wm_lightning.tasks.meter import Meter, size_of
-from wm_lightning.tasks.needs import needs_of, shares_of
+from wm_lightning.tasks.needs import Needs, needs_of, shares_of
 from wm_lightning.tasks.planned import Planned, on_meta, plan_training
 from wm_lightning.tasks.preflight import check_training
 from wm_lightning.tasks.rehearsal import Batch, Rehearsal, _steps, _take_state, rehearse
@@ -184,6 +184,22 @@ def test_where_weights_alone_do_not_fit_nothing_is_promised(tmp_path: Path, monk
     monkeypatch.setattr(estimate, "free_memory", lambda device: 1000)
     with pytest.raises(ValueError, match="no smaller batch"):
         check_training(tiny(tmp_path, "experiment=teacher", "estimate.say=true"))
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "word"),
+    [
+        ("module.start.module", "pretraining", "module.start=FILE"),
+        ("module.teacher.recipe", "teacher", "module.teacher.ckpt_path=FILE"),
+        ("module.start.module.teacher.recipe", "teacher", "module.start.module.teacher.ckpt_path=FILE"),
+        ("module", "vid2world", None),
+    ],
+)
+def test_a_training_that_comes_first_is_told_what_spares_it(place: str, name: str, word: str | None) -> None:
+    first = Planned(place, OmegaConf.create({"name": name}), one_mask(), card(), None)
+    said = estimate.refusal(first, Needs(name, {"weights": 2000}, 2000, 1.0, 5), 1000, 0.95)
+    assert (f"; {word} takes a network that is there, without this training" in said) == (word is not None)
+    assert "FILE" not in said or word is not None
 
 
 def test_free_memory_is_what_the_system_and_the_container_allow(tmp_path: Path) -> None:

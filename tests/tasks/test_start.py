@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from wm_lightning.config import compose
+from wm_lightning.config_overrides import prepare_arguments
 from wm_lightning.tasks import start as start_module
 
 
@@ -21,6 +22,30 @@ def interrupted() -> None:
 def failing() -> None:
     """Without an interrupt."""
     raise ValueError("cannot be read")
+
+
+def refusing() -> None:
+    """As the suite refuses what the user can mend."""
+    prepare_arguments(["ablation=one,two"])
+
+
+@pytest.mark.parametrize(
+    ("task", "before", "stays"),
+    [(refusing, ["run.log"], False), (refusing, ["run.log", "mine"], True), (failing, ["run.log"], True)],
+)
+def test_a_refused_task_leaves_no_folder_but_what_was_there_and_what_is_a_bug(
+    task: object, before: list[str], stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = compose(["task=report"]), tmp_path / "run"
+    config.run_dir = str(folder)
+    folder.mkdir()
+    for name in before:
+        (folder / name).touch()
+    monkeypatch.setattr(start_module, "instantiate", lambda *_: lambda *_: task())  # pyright: ignore[reportCallIssue]
+    with pytest.raises(ValueError):
+        start_module.start(config, [])
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    assert found == (sorted([*before, "config.yaml", "overrides.yaml"]) if stays else [])
 
 
 @pytest.mark.usefixtures("interrupts_heeded")

@@ -18,6 +18,7 @@ from wm_lightning.tasks.fit import best_checkpoint, export
 from wm_lightning.tasks.preflight import check_training
 from wm_lightning.tasks.teachers import (
     given_teacher,
+    prepare_start,
     prepare_teacher,
     recipe_of,
     start_file,
@@ -105,6 +106,19 @@ def test_it_starts_from_the_given_weights(file: Path, tmp_path: Path) -> None:
     config.module.teacher.recipe.optimizer.lr = config.module.teacher.recipe.optimizer.muon_lr = 0.0
     still = prepare_teacher(config, build_data(config))
     assert all(torch.equal(value, start.weights[name]) for name, value in still.weights.items())
+
+
+def test_random_weights_in_place_of_a_start_are_said(
+    file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny(tmp_path, "experiment=teacher", "module.start=absent.ckpt", cache=file.parent / "cache")
+    data = build_data(config)
+    with pytest.raises(ValueError, match="task=unpack wrote, or set module.start=null to begin from random"):
+        prepare_start(config, data)
+    config.module.start = None
+    assert prepare_start(config, data) is None and "random weights" not in caplog.text
+    config.module.transfer = {"mode": "masked"}
+    assert prepare_start(config, data) is None and "module.start=null: random weights" in caplog.text
 
 
 @pytest.mark.nightly

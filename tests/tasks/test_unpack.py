@@ -165,6 +165,12 @@ def test_a_key_without_a_place_is_named(state: dict[str, torch.Tensor], tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"], "something was left behind"
 
 
+def test_what_is_no_such_checkpoint_at_all_is_called_that(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="it is no checkpoint of DynamiCrafter or Vid2World: of its 2 keys") as refused:
+        unpack({"layer.weight": torch.zeros(1), "layer.bias": torch.zeros(1)}, tmp_path)
+    assert "out of the file" not in str(refused.value)
+
+
 class Code:
     """What a file may not bring along."""
 
@@ -192,6 +198,10 @@ def test_wrong_names_and_a_full_disk(
     config = compose(["task=unpack"])
     with pytest.raises(ValueError, match="needs task.checkpoint=FILE.*found None and None"):
         instantiate(config.task, _convert_="all")(config)
+    for name, said in (("absent.ckpt", "is not there"), ("", "is a folder")):
+        config = compose(["task=unpack", f"task.checkpoint={tmp_path / name}", f"task.into={tmp_path / 'parts'}"])
+        with pytest.raises(ValueError, match=f"^task.checkpoint={tmp_path / name} {said}; name the model.ckpt"):
+            instantiate(config.task, _convert_="all")(config)
     (tmp_path / "parts").mkdir()
     with pytest.raises(ValueError, match="parts is there already"):
         unpack({"state_dict": state}, tmp_path)

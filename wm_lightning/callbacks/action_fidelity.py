@@ -75,7 +75,8 @@ class ActionFidelity(Callback):
             found = self.measure_on(data, self._clip, context, lambda driven: made_by(module, driven))
         if trainer.is_global_zero:
             self._write(found, module, data)
-        warn_if_ignored(found, f"at iteration {module.iterations}")
+        if module.trained_for()["action_dropout"]["share"] < 1:  # else no action was ever shown
+            warn_if_ignored(found, f"at iteration {module.iterations}")
         return found
 
     def measure_on(self, data: ClipDataModule, clip: Clip, context: int, generate: Generate) -> Fidelity:

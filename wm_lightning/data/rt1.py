@@ -90,10 +90,11 @@ class RT1DataModule(SourceDataModule):
         if self.world is not None and self._order is None:
             return self.world.spec
         if self.label not in self._bounds:
+            home = self.home  # which refuses a folder that is not there: without data, bounds are no use
             raise ValueError(
-                f"data.bounds has no action bounds for data.subset={self.label}, only for {sorted(self._bounds)}; add "
-                f"data.bounds.{self.label} to conf/data/rt1.yaml with a bound for every action field (task=doctor with "
-                f"the same data proposes some)"
+                f"data.bounds has no action bounds for data.subset={self.label} in {home}, only for "
+                f"{sorted(self._bounds)}; add data.bounds.{self.label} to conf/data/rt1.yaml with a bound for every "
+                f"action field (task=doctor with the same data proposes some)"
             )
         stored = self.open_source("train").columns if self._order is None else ()
         return spec_of(self._order or order_of(stored), self._bounds[self.label])

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from wm_lightning.launchers.manifest import Launch, Point, Process, Sweep, note, program
-from wm_lightning.launchers.stopping import DIARY_VARIABLE
+from wm_lightning.launchers.stopping import DIARY_VARIABLE, INTERRUPTED
 
 _WANDB = "WANDB_RUN_ID"
 
@@ -33,7 +33,10 @@ def noting(task: Callable[[Any], Any], sweep: Sweep) -> Callable[[Any], Any]:
             try:
                 result = task(config)
             except BaseException as error:
-                note(place, "failed", why=_why(error))
+                interrupted = isinstance(error, KeyboardInterrupt) or getattr(error, "code", None) == INTERRUPTED
+                note(place, "failed", why="interrupted" if interrupted else _why(error))
+                if interrupted:
+                    _say_how_to_go_on(sweep)
                 raise
             note(place, "done")
         return result
@@ -62,6 +65,7 @@ def _run(sweep: Sweep, point: Point) -> int:
     except BaseException:
         run.terminate()
         note(place, "failed", why="interrupted")
+        _say_how_to_go_on(sweep)
         raise
     if code == 0:
         note(place, "done")
@@ -84,6 +88,11 @@ def _identity(point: Point) -> Iterator[None]:
         if "wandb" in sys.modules:
             sys.modules["wandb"].finish()
             sys.modules["wandb"].teardown()  # or the next point would be read into this one's settings
+
+
+def _say_how_to_go_on(sweep: Sweep) -> None:
+    folder = os.path.relpath(sweep.folder)
+    print(f"The grid's other points, and this one, go on by task=sweep task.resume={folder}", file=sys.stderr)
 
 
 def _why(error: BaseException) -> str:

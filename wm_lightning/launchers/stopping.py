@@ -12,6 +12,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM) if hasattr(signal, "SIGUSR1") else (signal.SIGTERM,)
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 DIARY_VARIABLE = "WM_POINT_DIARY"  # names the diary of the point that this process runs
 
 

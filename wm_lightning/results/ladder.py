@@ -93,11 +93,17 @@ def claim_lines(ladder: Ladder, found: Sequence[Group]) -> list[list[str]]:
         factor = f"{1 + claim.margin:g} × " if claim.margin else ""
         pair = f"{claim.better} − {factor}{claim.than}, {claim.by.replace('_', ' ')}"
         if gap is None:
-            lines.append([claim.says, pair, "not measured", "–"])
+            lines.append([claim.says, pair, _why_no_gap(claim, found), "–"])
         else:
             text = f"{gap.mean:+.4f} ({gap.low:+.4f} to {gap.high:+.4f}, {gap.seeds} seeds)"
             lines.append([claim.says, pair, text, VERDICTS[gap.verdict]])
     return lines
+
+
+def _why_no_gap(claim: Claim, found: Sequence[Group]) -> str:
+    """A single seed has a difference and no interval, which is what a claim is judged by."""
+    better, than = (_values(name, claim.by, found) for name in (claim.better, claim.than))
+    return "one seed, no interval" if better.keys() & than.keys() else "not measured"
 
 
 def loss_lines(found: Sequence[Group]) -> list[list[str]]:

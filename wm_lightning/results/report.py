@@ -109,7 +109,7 @@ def table(group: Group, recipe: Recipe) -> str:
     parts = [_caption(group), grid(head, lines, left=range(3))]
     if notes.reasons:
         parts.append("  \n".join(f"– [{n}] {reason}" for n, reason in enumerate(notes.reasons, start=1)))
-    if recipe.targets is not None:
+    if recipe.targets is not None and group.first.of("student"):
         parts.append(_verdict(group, recipe.targets))
     return "\n\n".join([*parts, *_ages(group), _origin(group)])
 

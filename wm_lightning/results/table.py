@@ -139,9 +139,10 @@ def verdict(statements: Sequence[Statement]) -> Table:
 
 
 def markdown(results: Results, targets: Targets | None) -> str:
-    """The whole report; without targets the numbers only."""
+    """The whole report; without targets, or a student for them to be about, the numbers only."""
     notes = Footnotes()
-    parts = [f"# {results.name} ({results.data})", caption(results) + "."]
+    how = [f"Made with {', '.join(results.extra['how'])}."] if results.extra.get("how") else []
+    parts = [f"# {results.name} ({results.data})", *how, caption(results) + "."]
     for title, chosen in columns(results):
         head = ["", "steps", "cache", *(column.heading.replace("\n", " ") for column in chosen)]
         rows = [heads(row) + cells(row, chosen, notes) for row in results.rows]
@@ -149,7 +150,7 @@ def markdown(results: Results, targets: Targets | None) -> str:
     parts.append(_drift(results))
     if notes.reasons:
         parts.append("\n".join(f"{ABSENT} [{n}] {reason}  " for n, reason in enumerate(notes.reasons, start=1)))
-    if targets is not None:
+    if targets is not None and results.of("student"):
         parts += ["## What it says", paragraph(results, judge(results, targets))]
     return "\n\n".join([*parts, _origin(results)]) + "\n"
 

@@ -1,6 +1,7 @@
 """The curves of a training, drawn from what its csv logger wrote."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -56,9 +57,14 @@ def draw_run_curves(run_dir: Path, caption: str, results: Results | None = None)
         log.info("No curves: no metrics.csv in %s has values over a column %r", run_dir / "csv", X)
         return None
     path = run_dir / "curves.png"
-    note = "" if results is None else "; dashed: measured on the test clips"
-    draw_curves(path, tuple(explained(with_log_axis(panel), results) for panel in shown), caption + note)
+    drawn = tuple(explained(with_log_axis(panel), results) for panel in shown)
+    draw_curves(path, drawn, caption + dashed(drawn))
     return path
+
+
+def dashed(drawn: Sequence[Panel]) -> str:
+    """What the caption says of lines of what is reached on the test clips, where there are any."""
+    return "; dashed: measured on the test clips" if any(panel.levels for panel in drawn) else ""
 
 
 def explained(panel: Panel, results: Results | None) -> Panel:

@@ -13,6 +13,7 @@ from wm_lightning.tasks.fitting import fitting
 from wm_lightning.tasks.machine import free_memory, product_rate, timed
 from wm_lightning.tasks.needs import Needs, needs_of, sized
 from wm_lightning.tasks.planned import Plan, Planned, plan_unread
+from wm_lightning.tasks.teachers import PRETRAINING
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +81,18 @@ def refusal(planned: Planned, needs: Needs, free: int, usable: float) -> str:
     """Why a training does not fit into `free` bytes of which a share is usable, by role, and overrides that help."""
     ways = fitting(planned, needs, usable * free)
     advice = f"what would fit: {' or '.join(ways)}" if ways else "no smaller batch or size= that is known would fit"
+    spared = f"; {file} takes a network that is there, without this training" if (file := _in_place(planned)) else ""
     return (
         f"{needs.name} needs about {needs}, and {sized(free)} are free on this machine, of which "
-        f"estimate.usable={usable:g} may be filled; {advice}; estimate.refuse=false begins all the same"
+        f"estimate.usable={usable:g} may be filled; {advice}{spared}; estimate.refuse=false begins all the same"
     )
+
+
+def _in_place(planned: Planned) -> str:
+    """The override that spares a training which comes first; empty for the config's own."""
+    if planned.place.endswith(".recipe"):
+        return f"{planned.place.removesuffix('recipe')}ckpt_path=FILE"
+    return "module.start=FILE" if planned.config.name == PRETRAINING else ""
 
 
 def estimate(config: DictConfig) -> dict[str, float]:

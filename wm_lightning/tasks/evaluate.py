@@ -90,9 +90,23 @@ def evaluate_files(
     hashes = (config_hash(plain(config)), config_hash(plain(unseeded)))
     folder = Path(config.run_dir)
     origin = Origin(
-        config.name, *hashes, revision(), config.seed, started, recorded_overrides(folder), final_losses(folder)
-    )
+        config.name, *hashes, revision(), config.seed, started, recorded_overrides(folder), final_losses(folder),
+        how=made_with(config) if teacher is None else (),
+    )  # fmt: skip
     return evaluate_cast(cast, bench, settings, origin, folder, terminal.console())
+
+
+def made_with(config: DictConfig) -> tuple[str, ...]:
+    """Transfer, guidance and sampler of a module that rolls out alone, in words, where it has them."""
+    module, guidance, found = config.module, config.rollout.guidance, []
+    if module.get("start") is not None and module.get("transfer") is not None:
+        line = f" (a line through {module.transfer.window} frames)" if module.transfer.mode == "extrapolative" else ""
+        found.append(f"transfer {module.transfer.mode}{line}")
+    if guidance is not None:
+        found.append(f"guidance {guidance.scale:g}" if guidance.scale != 1 else "no guidance (scale 1)")
+    kind = str(module.sampler.get("_target_")).rsplit(".", 1)[-1].removesuffix("Sampler")
+    eta = f", eta {module.sampler.eta:g}" if module.sampler.get("eta") else ""
+    return (*found, f"sampler {kind}{eta}") if found else ()
 
 
 def build_cast(

@@ -40,6 +40,7 @@ class Origin:
     started: float  # time.time() of the run's beginning
     overrides: Sequence[str]  # what the run was started with, which tells points of a grid apart
     losses: Mapping[str, float]  # where the training ended, empty where it is not at hand
+    how: Sequence[str] = ()  # what a teacher alone was made causal by and is sampled with, in words
 
 
 def evaluate_cast(
@@ -145,6 +146,7 @@ def _results(rows: Sequence[Row], cast: Cast, bench: Bench, settings: TableSetti
         presence_truth=presence, deployed=cast.deployed(settings.teacher_steps),
         extra={
             "family": origin.family, "overrides": list(origin.overrides), "losses": dict(origin.losses),
+            "how": list(origin.how),
             "code": [*loaded_code(), *chosen_config()],
         },
     )  # fmt: skip

@@ -16,13 +16,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from wm_lightning.config_check import check
+from wm_lightning.config_errors import refusal
 from wm_lightning.config_overrides import refuse_unread
-from wm_lightning.config_record import save_record
+from wm_lightning.config_record import RECORD, save_record
+from wm_lightning.launchers.stopping import INTERRUPTED
 from wm_lightning.tasks.quiet import quiet
 
 TRAIN = "wm_lightning.tasks.train.train"
 # Reads and writes files only: of its config its own part is checked, and torch, which takes seconds, is not imported.
 REPORT = "wm_lightning.tasks.report.Report"
+LOG = "run.log"  # which Hydra makes
 
 
 def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | None:
@@ -32,22 +35,31 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
     touched. Raises ValueError (ConfigError for the config's form) for what cannot be used.
     """
     quiet()
-    folder, trains, computes = Path(config.run_dir), config.task["_target_"] == TRAIN, config.task["_target_"] != REPORT
-    with _removed_where_refused(folder):
-        check(config if computes else OmegaConf.create({"task": config.task, "metrics": _targets(config)}))
-        if trains or not str(config.ckpt_path).endswith(".ckpt"):  # which brings words of its own along
-            refuse_unread(config, overrides)
-        if computes:
-            # Before a training's time is estimated, which depends on threads and precision.
-            _prepare(config)
-        if trains:
-            from wm_lightning.tasks.preflight import check_training  # noqa: PLC0415  loads torch
+    with _removed_where_refused(Path(config.run_dir)):
+        _check(config, overrides)
+        return _perform(config, overrides)
 
-            check_training(config)
-    # Another task in a training's folder leaves its record, by which it is found and continued.
-    if _first_rank() and (trains or not (folder / "config.yaml").is_file()):
-        save_record(config, overrides, folder)
+
+def _check(config: DictConfig, overrides: Sequence[str]) -> None:
+    trains, computes = config.task["_target_"] == TRAIN, config.task["_target_"] != REPORT
+    check(config if computes else OmegaConf.create({"task": config.task, "metrics": _targets(config)}))
+    if trains or not str(config.ckpt_path).endswith(".ckpt"):  # which brings words of its own along
+        refuse_unread(config, overrides)
     if computes:
+        # Before a training's time is estimated, which depends on threads and precision.
+        _prepare(config)
+    if trains:
+        from wm_lightning.tasks.preflight import check_training  # noqa: PLC0415  loads torch
+
+        check_training(config)
+
+
+def _perform(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | None:
+    folder, target = Path(config.run_dir), config.task["_target_"]
+    # Another task in a training's folder leaves its record, by which it is found and continued.
+    if _first_rank() and (target == TRAIN or not (folder / "config.yaml").is_file()):
+        save_record(config, overrides, folder)
+    if target != REPORT:
         _seed(config)
     with _noted_interrupts() as interrupts:
         try:
@@ -58,7 +70,7 @@ def start(config: DictConfig, overrides: Sequence[str]) -> dict[str, float] | No
         last = folder / "checkpoints" / "last.ckpt"
         how = f"; the same command with run_dir={folder} ckpt_path=last goes on from there" if last.is_file() else ""
         print(f"\nInterrupted{how}.", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
 
 
 @contextmanager
@@ -104,11 +116,17 @@ def _targets(config: DictConfig) -> dict[str, Any]:
 
 @contextmanager
 def _removed_where_refused(folder: Path) -> Iterator[None]:
-    """A refused start leaves no folder: Hydra has made it, with a log, before anything could be checked."""
+    """A refused command leaves no folder: Hydra has made it, with a log, before anything could be checked.
+
+    One that held more before, or by now holds what the task made, stays; so does the record of an error that is a bug.
+    """
+    holds = lambda: {path.name for path in folder.iterdir()} if folder.is_dir() else set()  # noqa: E731
+    fresh = holds() <= {LOG}
     try:
         yield
-    except (ValueError, HydraException):
-        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"run.log"}:
+    except (ValueError, HydraException) as error:
+        left = holds()
+        if fresh and (left <= {LOG} or (left <= {LOG, *RECORD} and refusal(error) is not None)):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

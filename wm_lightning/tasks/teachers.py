@@ -23,6 +23,7 @@ from wm_lightning.tasks.fit import best_checkpoint, export, fit
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "teachers"
+PRETRAINING = "pretraining"  # the name of the training that module.start describes
 # Settings of a network that its weights' shapes do not tell.
 HIDDEN = ("_target_", "groups", "heads", "head_dim", "opening_heads", "rate", "rope_base")
 
@@ -110,15 +111,16 @@ def given_teacher(config: DictConfig, data: ClipDataModule) -> NetworkFile | Non
 def _read(
     path: Path, expected: Card, *, starts: bool = False, growing: bool = False, kinds: Sequence[str] = ("teacher",)
 ) -> NetworkFile:
-    file = read_network(path, expected)
+    what, key = ("start", "module.start") if starts else ("teacher", "module.teacher.ckpt_path")
+    otherwise = f"{key}=null to {'begin from random weights' if starts else 'train one'}"
+    file = read_network(path, expected, otherwise=otherwise)
     card = replace(file.card, kind=expected.kind) if file.card.kind in kinds else file.card
     card = replace(card, network=_grown(card.network, expected.network)) if growing else card
     if differences := card.differences(expected):
-        what, key = ("start", "module.start") if starts else ("teacher", "module.teacher.ckpt_path")
         raise ValueError(
             f"the {what} {path} is not for this run: {'; '.join(differences)} ({what} against run); change "
-            f"network=, noising=, data.action_shift or data.first_action to match it, or set {key}=null to "
-            f"{'begin from random weights' if starts else 'train one'}"
+            f"network=, noising=, data.action_shift or data.first_action to match it, or set "
+            f"{otherwise}"
         )
     return file
 
@@ -201,6 +203,8 @@ def prepare_start(config: DictConfig, data: ClipDataModule) -> NetworkFile | Non
     Where `module.start` says what to train first, that is trained into the cache, or found there.
     """
     if (recipe := pretraining_of(config)) is None:
+        if config.module.get("start") is None and config.module.get("transfer") is not None:
+            log.warning("module.start=null: random weights in place of those that module.transfer would make causal")
         return start_file(config, data)
     first, kind = pretraining_data(config, recipe, data), kind_of(recipe)
     first.prepare_data()
@@ -223,7 +227,7 @@ def pretraining_of(config: DictConfig) -> DictConfig | None:
     first = config.module.get("start")
     if not isinstance(first, DictConfig):
         return None
-    recipe = without(config, {"name": "pretraining", "ckpt_path": "last"})
+    recipe = without(config, {"name": PRETRAINING, "ckpt_path": "last"})
     with open_dict(recipe):
         recipe.network.update(first.network)
         for key in ("module", "rollout", "seed", "data"):

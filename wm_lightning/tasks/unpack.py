@@ -40,11 +40,14 @@ class Unpack:
 
         Raises ValueError where a name is wrong, a key has no place, the file brings code along or the disk is too full.
         """
-        if self.checkpoint is None or not Path(self.checkpoint).is_file() or self.into is None:
+        if self.checkpoint is None or self.into is None:
             raise ValueError(
                 "task=unpack needs task.checkpoint=FILE, one that is there, and task.into=FOLDER, a new one; "
                 f"found {self.checkpoint} and {self.into}"
             )
+        if not Path(self.checkpoint).is_file():
+            what = "is a folder" if Path(self.checkpoint).is_dir() else "is not there"
+            raise ValueError(f"task.checkpoint={self.checkpoint} {what}; {ADVICE}")
         folder = Path(self.into)
         if folder.exists():
             raise ValueError(f"task.into={folder} is there already; name a new folder, nothing is overwritten")

@@ -83,7 +83,7 @@ def split(state: State) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
     """The weights of every part, without what stands before their names, and the keys left out with the reason.
 
     Parts that are not there are missing (Vid2World may be published without its frozen ones); "schedule" holds the
-    noise schedule's buffers. Raises ValueError that names every key which belongs to nothing.
+    noise schedule's buffers. Raises ValueError that names every key which belongs to nothing, or where all do.
     """
     parts: dict[str, dict[str, Tensor]] = {}
     left_out, unknown = {}, []
@@ -97,6 +97,11 @@ def split(state: State) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
         else:
             unknown.append(name)
     unknown += [f"embedder.model.{name}" for name in parts.get("image", {}) if not name.startswith("visual.")]
+    if unknown and not parts:
+        raise ValueError(
+            f"it is no checkpoint of DynamiCrafter or Vid2World: of its {len(state)} keys ({', '.join(unknown[:3])}, "
+            f"…) none begins as theirs do ({', '.join(_PARTS.values())})"
+        )
     if unknown:
         raise ValueError(
             f"{len(unknown)} keys belong to no part of a DynamiCrafter or Vid2World checkpoint: "
