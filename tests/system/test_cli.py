@@ -90,7 +90,7 @@ def test_a_run_folder_holds_the_resolved_config_and_no_keys(own: Own, project: P
 def test_a_grid_runs_every_point_in_its_own_folder_over_every_file(own: Own, project: Path) -> None:
     done = own("ablation=widths", "experiment=claim", "size=debug", "trainer=cpu")
     assert done.code == 0, done.err
-    points = [record(folder.parent) for folder in sorted(project.glob("logs/claim/*/*/config.yaml"))]
+    points = [record(folder.parent) for folder in sorted(project.glob("logs/widths/*/*/config.yaml"))]
     assert [point["network"]["width"] for point in points] == [7, 8]
     assert len({point["run_dir"] for point in points}) == 2
     assert {point["seed"] for point in points} == {11}
