@@ -15,7 +15,7 @@ import pytest
 from wm_lightning.data.formats.atomic import atomic_file
 
 MEASURED = Path(__file__).with_name("seconds.json")
-QUICK, LONG = 1.5, 6.0  # seconds
+QUICK, LONG = 1.0, 5.0  # seconds
 NAMED = ("slow", "nightly")
 
 
