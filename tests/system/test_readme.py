@@ -118,10 +118,10 @@ def filled_in(word: str, folder: Path) -> str:
 def smaller(words: list[str]) -> list[str]:
     """What makes a command one of seconds, and leaves it what it is."""
     given = {word.split("=")[0].lstrip("+~") for word in words}
-    if "--help" in words or "task" in given and not {"experiment", "ckpt_path"} & given:
-        return []
     if "task=play" in words:
         return ["task.seconds=2", "task.port=0"]  # else it goes on until it is interrupted
+    if "--help" in words or "task" in given and not {"experiment", "ckpt_path"} & given:
+        return []
     if any(word.startswith("experiment=wmsd_") and word != "experiment=wmsd_base" for word in words):
         return []  # an executor's table has other settings
     more = [word for word in (*QUICK, "module.iterations=3") if word.split("=")[0].lstrip("+") not in given]
