@@ -1,8 +1,8 @@
-"""The tier of a test that carries no mark of one, by the seconds it took when all were last measured.
+"""The tier of a test that carries no mark of one, by the seconds it took when it was last measured.
 
 Quick ones are the fast tier. Of a function whose cases are not, the first runs in the slow tier, and the others by
-night; all of them do where one takes very long. What was never measured is quick: `./wm pytest
---seconds=tests/seconds.json` measures all anew (half an hour on two cores).
+night; one that takes very long always does. What has no entry is quick: `./wm pytest --seconds=tests/seconds.json`
+measures all anew.
 """
 
 import json
