@@ -10,6 +10,11 @@ from wm_lightning.worlds.grid_planner import DIRECTIONS, spoilt
 from wm_lightning.worlds.grid_tasks import Task
 
 
+def erring(task: Task | LookTask, wrong: float, source: np.random.Generator) -> str:
+    """A solution in words as a model writes it: the planner's, and in the share `wrong` of the draws a spoilt one."""
+    return task.telling(spoilt(task.moves, source) if source.random() < wrong else task.moves)
+
+
 @dataclass(frozen=True)
 class FilmLaw:
     """What films show, and what their captions say.

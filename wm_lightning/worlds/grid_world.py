@@ -8,8 +8,8 @@ import numpy as np
 
 from wm_lightning.data.formats.world_tasks import TaskRow, write_tasks
 from wm_lightning.randomness import generator
+from wm_lightning.worlds.grid_films import erring
 from wm_lightning.worlds.grid_look import LookTask, look_tasks, look_to_json
-from wm_lightning.worlds.grid_planner import spoilt
 from wm_lightning.worlds.grid_scene import SIDE
 from wm_lightning.worlds.grid_tasks import SPLITS, GridTasks, Task, to_json
 
@@ -74,8 +74,7 @@ class GridWorld:
         """Every task with the solution it comes with."""
         source = generator(self.tasks.seed, f"grid solutions {split}", scene)
         for task in tasks:
-            errs = source.random() < self.wrong
-            yield task, task.telling(spoilt(task.moves, source)) if errs else task.solution
+            yield task, erring(task, self.wrong, source)
 
     def _tasks(self, split: str, number: int) -> Sequence[Task | LookTask]:
         # Scenes of looking are spread evenly, whatever their share.

@@ -6,7 +6,7 @@ from wm_lightning.clip import Pixels, Texts
 from wm_lightning.data.formats.world_tasks import TaskRow
 from wm_lightning.randomness import generator
 from wm_lightning.rewards.reward import Failed
-from wm_lightning.worlds.grid_planner import spoilt
+from wm_lightning.worlds.grid_films import erring
 from wm_lightning.worlds.grid_reward import UNKNOWN, HasRows, task_of
 
 
@@ -26,8 +26,7 @@ class GridWriter:
     def _written(self, name: str) -> str | Failed:
         if (task := task_of(self.row(name))) is None:
             return UNKNOWN
-        source = generator(self.seed, f"written {name}")
-        return task.telling(spoilt(task.moves, source) if source.random() < self.wrong else task.moves)
+        return erring(task, self.wrong, generator(self.seed, f"written {name}"))
 
 
 def grid_writer(data: HasRows, *, wrong: float, seed: int) -> GridWriter:
