@@ -91,7 +91,7 @@ def margins(
     measures = {
         "task": lambda: torch.stack([_done(_one(tracks, row), task, ends_alone) for row, task in enumerate(tasks)]),
         "agent": lambda: torch.stack([_acted(_one(tracks, row), task) for row, task in enumerate(tasks)]),
-        "consistency": lambda: torch.minimum(_holds_together(tracks), _lawful(seen, tracks, tasks)),
+        "consistency": lambda: _of_frames(torch.minimum(_holds_together(tracks), _lawful(seen, tracks, tasks))),
     }
     return {name: measures[name]() for name in criteria}
 
@@ -110,7 +110,16 @@ def log_odds(margin: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
     return (SHARPNESS * margin).clamp(-MOST, MOST)
 
 
-def _lawful(seen: Int[Tensor, "b f h w"], tracks: Tracks, tasks: Sequence[Task]) -> Float[Tensor, "b"]:
+def _of_frames(margins: Float[Tensor, "b f"]) -> Float[Tensor, "b"]:
+    """The worst frame's margin where all frames hold; else what falls short, on average.
+
+    So a video of one bad frame is told from one that is all bad, though neither holds together.
+    """
+    worst = margins.amin(1)
+    return torch.where(worst > 0, worst, margins.clamp(max=0).mean(1))
+
+
+def _lawful(seen: Int[Tensor, "b f h w"], tracks: Tracks, tasks: Sequence[Task]) -> Float[Tensor, "b f"]:
     movers = [NAMES.index(name) for name in MOVERS]
     margin = [
         lawfulness(task.board, task.state, seen[row], tracks.centre[row][:, movers], NAMES, CHANGE)
@@ -176,15 +185,15 @@ def _acted(tracks: Tracks, task: Task) -> Float[Tensor, ""]:
     return torch.minimum(moved(own) - 0.5, 0.5 - moved(other))
 
 
-def _holds_together(tracks: Tracks) -> Float[Tensor, "b"]:
+def _holds_together(tracks: Tracks) -> Float[Tensor, "b f"]:
     """Agents and box keep their size, and nothing jumps."""
     margins = []
     for name in MOVERS:
         area, centre = tracks.of(name)
-        there = area[:, 0] > 0.5
+        there = area[:, :1] > 0.5
         change = (area - area[:, :1]).abs() / area[:, :1].clamp_min(1.0)
-        margins.append(torch.where(there, CHANGE - change.amax(1), CHANGE - area.amax(1)))
+        margins.append(torch.where(there, CHANGE - change, CHANGE - area))
         # Rows and columns together: two moves at once are a jump, and could pass between two walls.
-        stride = centre.diff(dim=1).abs().sum(-1).nan_to_num(0.0).amax(1)
+        stride = centre.diff(dim=1, prepend=centre[:, :1]).abs().sum(-1).nan_to_num(0.0)
         margins.append(torch.where(there, STRIDE - stride, torch.full_like(stride, STRIDE)))
     return torch.stack(margins).amin(0)

@@ -20,18 +20,18 @@ ILLEGAL = 0.5  # the margin of a lawful move; a move that ends a cell elsewhere 
 def lawfulness(
     board: Board, state: State, seen: Int[Tensor, "f h w"], centre: Float[Tensor, "f 3 2"], names: Sequence[str],
     change: float,
-) -> float:  # fmt: skip
-    """A signed margin in cells: positive where every frame follows from the one before by the rules of `step`.
+) -> list[float]:  # fmt: skip
+    """A signed margin in cells for every frame: positive where it follows from the one before by the rules of `step`.
 
     `seen` numbers every pixel's colour in `names`, `centre` says where blue, red and box are (NaN: nowhere). `change`
     is the share of a wall, door, circle, key or floor cell that may be seen otherwise.
     """
     pictures = seen.cpu().numpy()
-    margin = change - _strays(board, state, pictures[0], names)
+    margins = [change - _strays(board, state, pictures[0], names)]
     for picture, places in zip(pictures[1:], centre.cpu().numpy()[1:], strict=True):
         state, off = _followed(board, state, places)
-        margin = min(margin, ILLEGAL - off, change - _strays(board, state, picture, names))
-    return margin
+        margins.append(min(ILLEGAL - off, change - _strays(board, state, picture, names)))
+    return margins
 
 
 def _followed(board: Board, state: State, places: Float[np.ndarray, "3 2"]) -> tuple[State, float]:
