@@ -1,5 +1,7 @@
 """Self-attention over the tokens of a video: joint space–time, spatial, or temporal, with remembered keys."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -12,6 +14,7 @@ from wm_lightning.networks.rope import rotate
 Tokens = Float[Tensor, "b f n d"]
 Heads = Float[Tensor, "b f n h e"]
 Remembered = tuple[Float[Tensor, "b past n h e"], Float[Tensor, "b past n h e"]]
+Parts = Sequence[Float[Tensor, "b _ n d"]]
 Extended = tuple[Float[Tensor, "b total n h e"], Float[Tensor, "b total n h e"]]
 
 
@@ -103,6 +106,19 @@ def attend(
 ) -> Float[Tensor, "b h q e"]:
     """Scaled dot-product attention; the mask is boolean, True where attention is allowed."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def attend_once(q: Float[Tensor, "b 1 n d"], k: Parts, v: Parts, heads: int) -> Float[Tensor, "b 1 n d"]:
+    """Attention of one frame to frames in several parts, place by place.
+
+    Products as everything lies in memory: of thousands of attentions with one query each, `attend` takes up to three
+    times as long, and wants all frames in one piece.
+    """
+    width = q.shape[-1] // heads
+    scores = torch.cat([(q * part).unflatten(-1, (heads, width)).sum(-1) for part in k], dim=1)
+    weights = (scores * width**-0.5).softmax(1).to(q.dtype).split([part.shape[1] for part in v], dim=1)
+    seen = ((w[..., None] * part.unflatten(-1, (heads, width))).sum(1) for w, part in zip(weights, v, strict=True))
+    return sum(seen, torch.zeros((), dtype=q.dtype, device=q.device)).flatten(-2)[:, None]
 
 
 def _append(past: Remembered | None, k: Heads, v: Heads) -> Extended:

@@ -1,11 +1,42 @@
 """What a network remembers of the frames it has seen, as a value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+
+class Grown(Mapping[str, Tensor]):
+    """What was remembered with new frames behind it, joined when it is first asked for.
+
+    Most passes of a rollout denoise, and what they would remember is dropped: they shall not pay for a copy of it.
+    """
+
+    def __init__(
+        self, past: Mapping[str, Tensor], new: Mapping[str, Tensor], joined: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self._past, self._new, self._joined = past, dict(new), dict(joined or {})
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key in self._new:
+            new = self._new.pop(key)
+            self._joined[key] = torch.cat([self._past[key].to(new.dtype), new], dim=1) if key in self._past else new
+            if not self._new:  # nothing holds the past any longer
+                self._past = {}
+        return self._joined[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._joined, *self._new])
+
+    def __len__(self) -> int:
+        return len(self._joined) + len(self._new)
+
+    def slots(self, rows: slice) -> "Grown":
+        """Some slots of the batch, still to be joined."""
+        past = {key: self._past[key] for key in self._new if key in self._past}
+        return Grown(*({key: value[rows] for key, value in part.items()} for part in (past, self._new, self._joined)))
 
 
 @dataclass(frozen=True)
@@ -43,7 +74,10 @@ class State:
 
     def __getitem__(self, rows: slice) -> "State":
         """Some slots of the batch."""
-        memory, last = ({name: value[rows] for name, value in m.items()} for m in (self.memory, self.last))
+        memory, last = (
+            m.slots(rows) if isinstance(m, Grown) else {name: value[rows] for name, value in m.items()}
+            for m in (self.memory, self.last)
+        )
         return State(memory, self.frame[rows], None if self.valid is None else self.valid[rows], last)
 
     @classmethod

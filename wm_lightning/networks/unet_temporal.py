@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wm_lightning.networks.attention import attend
+from wm_lightning.networks.attention import attend, attend_once
 from wm_lightning.networks.conditioning import Embedding
 from wm_lightning.networks.geometry import temporal_mask
 
@@ -51,7 +51,8 @@ class Run:
 
 def per_frame(layer: Callable[[Tensor], Tensor], x: Features) -> Changed:
     """A layer for images, on every frame by itself."""
-    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    made = layer(x.flatten(0, 1))
+    return made.view(*x.shape[:2], *made.shape[1:])
 
 
 class TemporalNorm(nn.GroupNorm):
@@ -110,10 +111,10 @@ class TemporalConv(nn.Module):
             run.kept_last[self.key] = padded[:, frames:].detach()
         else:
             padded = torch.cat([self._beside(x[:, :1], taps // 2), x, self._beside(x[:, -1:], taps // 2)], dim=1)
-        # One matrix product over the taps' channels together.
-        stacked = torch.cat([padded[:, tap : tap + frames] for tap in range(taps)], dim=2)
-        weight = rearrange(self.weight, "o i k -> o (k i) 1 1")
-        return F.conv2d(stacked.flatten(0, 1), weight, self.bias).unflatten(0, x.shape[:2])
+        # One matrix product over all taps of all channels, in the order in which the weights lie.
+        stacked = torch.stack([padded[:, tap : tap + frames] for tap in range(taps)], dim=3)
+        made = F.conv2d(stacked.flatten(2, 3).flatten(0, 1), self.weight.flatten(1)[:, :, None, None], self.bias)
+        return made.view(*x.shape[:2], *made.shape[1:])
 
     def _beside(self, edge: Float[Tensor, "b 1 c h w"], frames: int) -> Float[Tensor, "b beside c h w"]:
         wide = edge.expand(-1, frames, -1, -1, -1)
@@ -157,16 +158,19 @@ class TemporalAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tokens, run: Run) -> Tokens:
-        k, v = (self._with_past(name, layer(x), run) for name, layer in (("k", self.k), ("v", self.v)))
-        q, k, v = (rearrange(y, "b f n (h e) -> (b n) h f e", h=self.heads) for y in (self.q(x), k, v))
+        q, keys, values = self.q(x), self._with_past("k", self.k(x), run), self._with_past("v", self.v(x), run)
+        if x.shape[1] == 1 and run.seen is None:
+            return self.out(attend_once(q, keys, values, self.heads))
+        whole = (q, torch.cat(keys, dim=1), torch.cat(values, dim=1))
+        q, k, v = (rearrange(y, "b f n (h e) -> (b n) h f e", h=self.heads) for y in whole)
         seen = temporal_mask(run.seen, x.shape[2])
         return self.out(rearrange(attend(q, k, v, seen), "(b n) h f e -> b f n (h e)", n=x.shape[2]))
 
-    def _with_past(self, name: str, new: Tokens, run: Run) -> Float[Tensor, "b total n d"]:
+    def _with_past(self, name: str, new: Tokens, run: Run) -> list[Tensor]:
+        """What is remembered, if anything is, and the new."""
         past = run.memory.get(f"{self.key}.{name}")
-        every = new if past is None else torch.cat([past.to(new.dtype), new], dim=1)
-        run.kept_memory[f"{self.key}.{name}"] = every.detach()
-        return every
+        run.kept_memory[f"{self.key}.{name}"] = new.detach()
+        return [new] if past is None else [past.to(new.dtype), new]
 
 
 class TemporalTransformer(nn.Module):

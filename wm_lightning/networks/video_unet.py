@@ -17,7 +17,7 @@ from wm_lightning.networks.conditioning import ActionEmbedder, ActionKind, Actio
 from wm_lightning.networks.geometry import frame_visibility
 from wm_lightning.networks.masks import FrameMask, TeacherForcingMask
 from wm_lightning.networks.start_tokens import StartTokens
-from wm_lightning.networks.state import State, empty_state
+from wm_lightning.networks.state import Grown, State, empty_state
 from wm_lightning.networks.unet_spatial import ResBlock
 from wm_lightning.networks.unet_stages import Stages
 from wm_lightning.networks.unet_temporal import (
@@ -207,7 +207,7 @@ class VideoUNet(nn.Module):
             x = self._through(stage, x, run)
         for stage in self.up:
             x = self._through(stage, torch.cat([x, skips.pop()], dim=2), run)
-        state = state.advanced(run.kept_memory, frames, run.kept_last)
+        state = state.advanced(Grown(state.memory, run.kept_memory), frames, run.kept_last)
         if memory_only:
             return None, state
         made = per_frame(self.head, x)
@@ -232,7 +232,9 @@ class VideoUNet(nn.Module):
             tokens = image if self.resampler is None else self.resampler(image)
             image = self._image_tokens(tokens, first, frames)
         visible = None if seen is None else seen.to(embedding.device)
-        text, fresh = None if start is None else start.text, first == 0 if state.last else None
+        text, fresh = None if start is None else start.text, state.frame == 0
+        # Asked here, once, where the frames' numbers are: on a GPU every layer would wait for the answer.
+        fresh = fresh.to(embedding.device) if state.last and bool(fresh.any()) else None
         told_all = embedding if told is None else embedding + told
         return Run(told_all, state.memory, state.last, visible, fresh, text, image, scales)
 
