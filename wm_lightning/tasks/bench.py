@@ -24,6 +24,7 @@ from wm_lightning.tasks import terminal
 from wm_lightning.tasks.bench_entries import Comparison, Entry, page, shown
 from wm_lightning.tasks.bench_history import history
 from wm_lightning.tasks.bench_loading import cache_of, loading
+from wm_lightning.tasks.bench_products import of_products
 from wm_lightning.tasks.bench_training import Training
 from wm_lightning.tasks.build import build_data, device_of, kind_of, plain_node
 from wm_lightning.tasks.speed import measure_speed, sixteen
@@ -31,7 +32,7 @@ from wm_lightning.tasks.subjects import CLEAN, Subject
 
 log = logging.getLogger(__name__)
 
-PARTS = ("training", "rollout", "history", "loading", "waiting")
+PARTS = ("training", "products", "rollout", "history", "loading", "waiting")
 # What loading alone is measured by: other changes make its numbers no older.
 LOADING = ("wm_lightning/data", "wm_lightning/tasks/bench_loading.py", "conf/data", "conf/task/bench.yaml")
 
@@ -98,6 +99,7 @@ class Bench:
         found: list[Entry] = []
         ways: dict[str, Callable[[], Iterable[Entry]]] = {
             "training": training.steps_by_hand,
+            "products": lambda: of_products(training),
             "rollout": lambda: [self.rollout(config, data, device)],
             "history": lambda: history(config, data, device, self.repeats),
             "loading": lambda: loading(data, self.batches, self.repeats, self.least_loading, self.least_direct),
