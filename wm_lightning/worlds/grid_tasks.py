@@ -117,13 +117,23 @@ class Task:
 
 
 class GridTasks:
-    """Scenes of a split by number, and their tasks, solvable in `frames` frames: one given, then a move a frame."""
+    """Scenes of a split by number, and their tasks, solvable in `frames` frames: one given, then a move a frame.
 
-    def __init__(self, *, seed: int, frames: int, most_walls: int, tasks_per_scene: int) -> None:
+    With `slack` as many moves fewer suffice, so that a film need not be right in every single frame.
+    """
+
+    def __init__(self, *, seed: int, frames: int, most_walls: int, tasks_per_scene: int, slack: int = 0) -> None:
         if frames < 4 or not 0 <= most_walls <= 24 or not 1 <= tasks_per_scene <= 16:
             raise ValueError(f"{frames=} of at least 4, {most_walls=} up to 24, {tasks_per_scene=} from 1 to 16")
-        self.seed, self.frames = seed, frames
+        if not 0 <= slack <= frames - 2:
+            raise ValueError(f"{slack=} of {frames=} leaves no move; give 0 to {frames - 2}")
+        self.seed, self.frames, self.slack = seed, frames, slack
         self.most_walls, self.tasks_per_scene = most_walls, tasks_per_scene
+
+    @property
+    def moves(self) -> int:
+        """The most that a task asks for."""
+        return self.frames - 1 - self.slack
 
     def scene(self, split: str, number: int) -> list[Task]:
         """The tasks of one scene, at least one. Raises ValueError for a split there is not."""
@@ -140,7 +150,7 @@ class GridTasks:
 
     def _solved(self, board: Board, state: State, goals: list[Goal], source: np.random.Generator) -> Iterator[Task]:
         for goal in goals:
-            moves = plan(board, state, goal.agent, lambda s, g=goal: g.fulfilled(board, s), self.frames - 1)
+            moves = plan(board, state, goal.agent, lambda s, g=goal: g.fulfilled(board, s), self.moves)
             if not moves:  # out of reach, or nothing to do
                 continue
             solution = solution_of(board, state, goal, moves, self.frames)

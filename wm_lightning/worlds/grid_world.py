@@ -27,13 +27,15 @@ class GridWorld:
 
     def __init__(
         self, *, seed: int, frames: int, most_walls: int, tasks_per_scene: int, scenes: Mapping[str, int], cell: int,
-        looks: float, wrong: float,
+        looks: float, wrong: float, slack: int = 0,
     ) -> None:  # fmt: skip
         if set(scenes) != set(SPLITS) or min(scenes.values()) < 1 or cell < 2:
             raise ValueError(f"data.world.{scenes=} needs 1 or more of {SPLITS}, and data.world.{cell=} 2 or more")
         if not (0 <= looks <= 1 and 0 <= wrong <= 1):
             raise ValueError(f"data.world.{looks=} and data.world.{wrong=} are shares, from 0 to 1")
-        self.tasks = GridTasks(seed=seed, frames=frames, most_walls=most_walls, tasks_per_scene=tasks_per_scene)
+        self.tasks = GridTasks(
+            seed=seed, frames=frames, most_walls=most_walls, tasks_per_scene=tasks_per_scene, slack=slack
+        )
         self.scenes, self.cell = {split: int(scenes[split]) for split in SPLITS}, cell
         self.looks, self.wrong = looks, wrong
 
@@ -42,7 +44,9 @@ class GridWorld:
         """All that the data depend on, as plain JSON values."""
         names = ("seed", "frames", "most_walls", "tasks_per_scene")
         own = {"scenes": self.scenes, "cell": self.cell, "looks": self.looks, "wrong": self.wrong, "version": VERSION}
-        return {name: getattr(self.tasks, name) for name in names} | own
+        # Data without any are those of before there could be some, and keep their name.
+        slack = {"slack": self.tasks.slack} if self.tasks.slack else {}
+        return {name: getattr(self.tasks, name) for name in names} | own | slack
 
     @property
     def size(self) -> int:
