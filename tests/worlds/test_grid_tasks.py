@@ -143,3 +143,24 @@ def test_a_task_survives_json(tasks: list[Task]) -> None:
         assert again == task
     with pytest.raises(ValueError, match="'maze' is not one of grid_tasks"):
         from_json({"world": "maze"}, "", "")
+
+
+@pytest.mark.parametrize("slack", [0, 2])
+def test_slack_is_left_by_every_plan(slack: int) -> None:
+    world = GridTasks(seed=0, frames=FRAMES, most_walls=5, tasks_per_scene=8, slack=slack)
+    taken = [len(task.moves) for number in range(30) for task in world.scene("train", number)]
+    assert max(taken) == FRAMES - 1 - slack
+
+
+def test_slack_that_leaves_no_move_is_refused() -> None:
+    with pytest.raises(ValueError, match="slack=6 of frames=7 leaves no move; give 0 to 5"):
+        GridTasks(seed=0, frames=FRAMES, most_walls=5, tasks_per_scene=8, slack=6)
+
+
+def test_a_film_of_one_bad_frame_is_told_from_one_of_bad_frames_alone(tasks: list[Task]) -> None:
+    task = next(task for task in tasks if len(task.moves) < FRAMES - 1)
+    film = task.film(task.moves, FRAMES, CELL)
+    spoilt, bad = film.copy(), film.copy()
+    spoilt[3], bad[1:] = 0, 0
+    good, one, many = judge(filmed([film, spoilt, bad]), [task] * 3).consistency.tolist()
+    assert good > 0 > one > many
