@@ -1,6 +1,8 @@
 """The page in a real browser: frames arrive, keys and buttons move the world, reset works, a second tab is refused."""
 
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.play.making import STARTS, Served
+from tests.system.conftest import command, environment
 
 pytestmark = pytest.mark.slow
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
@@ -69,4 +72,47 @@ def test_the_page_plays(browser: Any, served: Served) -> None:
     assert served.game.begun == before + 2 and served.game.start == 2
     page.locator("#record").click()
     page.wait_for_timeout(500)
+    page.close()
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Iterator[str]:
+    """The address of a page that shows the student of the suite as fast as it can, alone; two threads are its own."""
+    words = ["task=play", "task.port=0", "task.fps=100", "task.simulator=false", "task.seconds=300"]
+    with (tmp_path / "said").open("w+") as said:
+        server = subprocess.Popen(
+            command([*words, f"run_dir={tmp_path}/run"]), cwd=tmp_path, env=environment(tmp_path / "cache"),
+            stdout=said, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            yield address_in(tmp_path / "said", server)
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def address_in(said: Path, server: subprocess.Popen[bytes]) -> str:
+    """What the server says of where it listens, once it does."""
+    while server.poll() is None:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", said.read_text()):
+            return found[0]
+    raise AssertionError(said.read_text()[-3000:])
+
+
+@pytest.mark.nightly
+def test_the_page_measures_its_speed(browser: Any, shipped: str) -> None:
+    """Prints it (`-s`): on a machine that does nothing else it is the number of the documentation."""
+    page = browser.new_page()
+    page.goto(shipped)
+    until(page, "page.shown > 30", seconds=120)
+    for press in range(50):
+        key = ("ArrowRight", "ArrowLeft", "ArrowUp", "ArrowDown")[press % 4]
+        page.keyboard.down(key)
+        page.wait_for_timeout(300)
+        page.keyboard.up(key)
+        page.wait_for_timeout(37 * (press % 7))  # at other moments of a chunk
+    until(page, "page.latencies.length == 50")
+    measured = page.locator("#measured").inner_text()
+    print(measured)
+    assert re.match(r"[\d.]+ frames/s shown, .* key to frame: median \d+ ms, 95 % \d+ ms", measured)
     page.close()
