@@ -159,7 +159,7 @@ def recon_set(write):
 
 
 def tasks_set(root: Path) -> None:
-    world = GridTasks(seed=1, frames=9, most_walls=4, tasks_per_scene=2)
+    world = GridTasks(seed=1, frames=9, most_walls=4, tasks_per_scene=2, slack=0)
     made = []
     for number in range(TRAIN + TEST):
         split = split_of(number)

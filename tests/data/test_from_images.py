@@ -27,7 +27,7 @@ from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.worlds.grid_tasks import GridTasks, Task
 
 CELL = 32  # pictures of 192 x 192, at which the filters measure here
-WORLD = GridTasks(seed=3, frames=12, most_walls=8, tasks_per_scene=8)
+WORLD = GridTasks(seed=3, frames=12, most_walls=8, tasks_per_scene=8, slack=0)
 SCENES = [tasks for number in range(40) if len(tasks := WORLD.scene("train", number)) == 8][:12]
 CLIPS = 6
 # What is wrong with a picture -> the filter that must remove it, and how many there are.

@@ -10,7 +10,7 @@ import pytest
 from wm_lightning.data.formats.world_tasks import TABLE, TaskRow, read_tasks, write_tasks
 from wm_lightning.worlds.grid_tasks import GridTasks, from_json, to_json
 
-WORLD = GridTasks(seed=1, frames=9, most_walls=4, tasks_per_scene=4)
+WORLD = GridTasks(seed=1, frames=9, most_walls=4, tasks_per_scene=4, slack=0)
 
 
 def row_of(task, split: str, number: int) -> TaskRow:

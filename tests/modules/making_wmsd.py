@@ -69,6 +69,7 @@ def tasks(cache: Path, kind: type[Data] = WorldTasksDataModule, **changes: Any) 
         frames=FRAMES,
         most_walls=4,
         tasks_per_scene=2,
+        slack=0,
         scenes=dict(train=12, val=4, test=4),
         cell=2,
         looks=0.0,

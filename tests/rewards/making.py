@@ -20,7 +20,7 @@ from wm_lightning.worlds.grid_tasks import GridTasks, Task
 from wm_lightning.worlds.grid_world import row_of
 
 FRAMES, CELL = 9, 4
-WORLD = GridTasks(seed=0, frames=FRAMES, most_walls=8, tasks_per_scene=4)
+WORLD = GridTasks(seed=0, frames=FRAMES, most_walls=8, tasks_per_scene=4, slack=0)
 BOARDS = [task for number in range(5) for task in WORLD.scene("train", number)]
 LOOKS = [task for number in range(2) for task in look_tasks(WORLD, "train", number)[:2]]
 TASKS: list[Task | LookTask] = [*BOARDS, *LOOKS]

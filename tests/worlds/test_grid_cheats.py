@@ -28,7 +28,7 @@ from wm_lightning.worlds.grid_scene import (
 from wm_lightning.worlds.grid_tasks import Goal, GridTasks, Task
 
 FRAMES, CELL = 7, 4
-WORLD = GridTasks(seed=0, frames=FRAMES, most_walls=5, tasks_per_scene=16)
+WORLD = GridTasks(seed=0, frames=FRAMES, most_walls=5, tasks_per_scene=16, slack=0)
 TASKS = [task for number in range(80) for task in WORLD.scene("train", number)]
 Film = tuple[Task, np.ndarray]
 

@@ -111,12 +111,12 @@ def log_odds(margin: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
 
 
 def _of_frames(margins: Float[Tensor, "b f"]) -> Float[Tensor, "b"]:
-    """The worst frame's margin where all frames hold; else what falls short, on average.
+    """The worst frame's margin where all hold; else what falls short on average, of a frame no more than counts at all.
 
-    So a video of one bad frame is told from one that is all bad, though neither holds together.
+    So a video of one bad frame, however bad, is told from one that is all bad, though neither holds together.
     """
     worst = margins.amin(1)
-    return torch.where(worst > 0, worst, margins.clamp(max=0).mean(1))
+    return torch.where(worst > 0, worst, margins.clamp(-MOST / SHARPNESS, 0).mean(1))
 
 
 def _lawful(seen: Int[Tensor, "b f h w"], tracks: Tracks, tasks: Sequence[Task]) -> Float[Tensor, "b f"]:

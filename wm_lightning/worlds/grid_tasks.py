@@ -122,7 +122,7 @@ class GridTasks:
     With `slack` as many moves fewer suffice, so that a film need not be right in every single frame.
     """
 
-    def __init__(self, *, seed: int, frames: int, most_walls: int, tasks_per_scene: int, slack: int = 0) -> None:
+    def __init__(self, *, seed: int, frames: int, most_walls: int, tasks_per_scene: int, slack: int) -> None:
         if frames < 4 or not 0 <= most_walls <= 24 or not 1 <= tasks_per_scene <= 16:
             raise ValueError(f"{frames=} of at least 4, {most_walls=} up to 24, {tasks_per_scene=} from 1 to 16")
         if not 0 <= slack <= frames - 2:

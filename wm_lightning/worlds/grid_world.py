@@ -27,7 +27,7 @@ class GridWorld:
 
     def __init__(
         self, *, seed: int, frames: int, most_walls: int, tasks_per_scene: int, scenes: Mapping[str, int], cell: int,
-        looks: float, wrong: float, slack: int = 0,
+        looks: float, wrong: float, slack: int,
     ) -> None:  # fmt: skip
         if set(scenes) != set(SPLITS) or min(scenes.values()) < 1 or cell < 2:
             raise ValueError(f"data.world.{scenes=} needs 1 or more of {SPLITS}, and data.world.{cell=} 2 or more")
