@@ -1,5 +1,7 @@
 """Memory that grows is joined when it is asked for, and one new frame attends to it in parts."""
 
+import weakref
+
 import pytest
 import torch
 from einops import rearrange
@@ -46,6 +48,42 @@ def test_the_state_that_grew_is_left_as_it_was() -> None:
     after = before.advanced(Grown(before.memory, {"k": part(1, 1)}), 1)
     assert (before.length, after.length) == (3, 4)
     torch.testing.assert_close(before.memory["k"], part(3, 0), atol=0, rtol=0)
+
+
+def test_the_past_is_let_go_once_it_is_joined() -> None:
+    past = part(3, 0)
+    held, grown = weakref.ref(past), Grown({"k": past, "other": past.clone()}, {"k": part(1, 1)})
+    del past
+    assert held() is not None and grown["k"].shape[1] == 4
+    assert held() is None
+
+
+def test_halves_are_put_side_by_side_without_being_joined() -> None:
+    names = "abcd"
+    past, new = ({name: part(frames, seed) for seed, name in enumerate(names)} for frames in (3, 1))
+    state = State(Grown(past, new), torch.tensor([4, 4]))
+    both = state[:1].joined(state[1:], "given/", "null/")
+    # Type checks of a mapping, which only tests have, look at its first value.
+    assert isinstance(both.memory, Grown) and len(both.memory.parts[1]) >= 2 * (len(names) - 1)
+    for name, row in (("given/", slice(0, 1)), ("null/", slice(1, 2))):
+        torch.testing.assert_close(both.subset(name).memory["c"], state.memory["c"][row], atol=0, rtol=0)
+
+
+def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_fused_kernel() -> None:
+    q, keys, values = (part(frames, seed, 64) for frames, seed in ((1, 0), (9, 1), (9, 2)))
+    exact = attend_once(q, [keys], [values], 2)
+    found = attend_once(q.bfloat16(), [keys.bfloat16()], [values.bfloat16()], 2)
+    whole = (rearrange(y.bfloat16(), "b f n (h e) -> (b n) h f e", h=2) for y in (q, keys, values))
+    fused = rearrange(attend(*whole, None), "(b n) h f e -> b f n (h e)", n=6)
+    errors = [float((made.float() - exact).square().mean().sqrt()) for made in (found, fused)]
+    assert found.dtype == torch.bfloat16 and errors[0] < 2.5 * errors[1]
+
+
+def test_gradients_are_those_of_the_whole() -> None:
+    tensors = [
+        part(frames, seed).double().requires_grad_() for frames, seed in ((1, 0), (3, 1), (1, 2), (3, 3), (1, 4))
+    ]
+    assert torch.autograd.gradcheck(lambda q, a, b, c, d: attend_once(q, [a, b], [c, d], 2), tensors)
 
 
 @pytest.mark.parametrize("past", [0, 1, 5])

@@ -160,7 +160,7 @@ def test_slack_that_leaves_no_move_is_refused() -> None:
 def test_a_film_of_one_bad_frame_is_told_from_one_of_bad_frames_alone(tasks: list[Task]) -> None:
     task = next(task for task in tasks if len(task.moves) < FRAMES - 1)
     film = task.film(task.moves, FRAMES, CELL)
-    spoilt, bad = film.copy(), film.copy()
-    spoilt[3], bad[1:] = 0, 0
-    good, one, many = judge(filmed([film, spoilt, bad]), [task] * 3).consistency.tolist()
-    assert good > 0 > one > many
+    spoilt, flooded, bad = film.copy(), film.copy(), film.copy()
+    spoilt[3], flooded[3], bad[1:] = 0, COLOURS["blue square"], 0
+    good, *one, many = judge(filmed([film, spoilt, flooded, bad]), [task] * 4).consistency.tolist()
+    assert good > 0 > min(one) > many

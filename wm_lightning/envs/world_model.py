@@ -61,7 +61,7 @@ class Slot:
     @property
     def kind(self) -> Hashable:
         """Slots of one kind can share a forward pass: they remember as many frames, in blocks that lie alike."""
-        blocks = [value for name, value in self.past.memory.items() if name.endswith("block")]
+        blocks = [self.past.memory[name] for name in self.past.memory if name.endswith("block")]
         lie = tuple(tuple((value - value[:, -1:]).flatten().tolist()) for value in blocks)
         return self.past.length, lie
 

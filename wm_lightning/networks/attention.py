@@ -114,11 +114,11 @@ def attend_once(q: Float[Tensor, "b 1 n d"], k: Parts, v: Parts, heads: int) -> 
     Products as everything lies in memory: of thousands of attentions with one query each, `attend` takes up to three
     times as long, and wants all frames in one piece.
     """
-    width = q.shape[-1] // heads
-    scores = torch.cat([(q * part).unflatten(-1, (heads, width)).sum(-1) for part in k], dim=1)
-    weights = (scores * width**-0.5).softmax(1).to(q.dtype).split([part.shape[1] for part in v], dim=1)
+    width, wide = q.shape[-1] // heads, torch.promote_types(q.dtype, torch.float32)
+    scores = torch.cat([(q * part).unflatten(-1, (heads, width)).sum(-1, dtype=wide) for part in k], dim=1)
+    weights = (scores * width**-0.5).softmax(1).split([part.shape[1] for part in v], dim=1)
     seen = ((w[..., None] * part.unflatten(-1, (heads, width))).sum(1) for w, part in zip(weights, v, strict=True))
-    return sum(seen, torch.zeros((), dtype=q.dtype, device=q.device)).flatten(-2)[:, None]
+    return sum(seen, torch.zeros((), dtype=wide, device=q.device)).to(q.dtype).flatten(-2)[:, None]
 
 
 def _append(past: Remembered | None, k: Heads, v: Heads) -> Extended:

@@ -17,14 +17,21 @@ class Grown(Mapping[str, Tensor]):
     def __init__(
         self, past: Mapping[str, Tensor], new: Mapping[str, Tensor], joined: Mapping[str, Tensor] | None = None
     ) -> None:
-        self._past, self._new, self._joined = past, dict(new), dict(joined or {})
+        # No more of the past than is needed, and each layer's only until it is joined.
+        self._past = {key: past[key] for key in new if key in past}
+        self._new, self._joined = dict(new), dict(joined or {})
+
+    @property
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """What makes another of it: past and new of what is not joined yet, and what is."""
+        return self._past, self._new, self._joined
 
     def __getitem__(self, key: str) -> Tensor:
-        if key in self._new:
-            new = self._new.pop(key)
-            self._joined[key] = torch.cat([self._past[key].to(new.dtype), new], dim=1) if key in self._past else new
-            if not self._new:  # nothing holds the past any longer
-                self._past = {}
+        if key not in self._joined:
+            new, past = self._new[key], self._past.get(key)
+            self._joined[key] = new if past is None else torch.cat([past.to(new.dtype), new], dim=1)
+            self._new.pop(key)
+            self._past.pop(key, None)
         return self._joined[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -33,10 +40,9 @@ class Grown(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._joined) + len(self._new)
 
-    def slots(self, rows: slice) -> "Grown":
-        """Some slots of the batch, still to be joined."""
-        past = {key: self._past[key] for key in self._new if key in self._past}
-        return Grown(*({key: value[rows] for key, value in part.items()} for part in (past, self._new, self._joined)))
+
+def _parts(memory: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]]:
+    return memory.parts if isinstance(memory, Grown) else ({}, {}, memory)
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,8 @@ class State:
 
     def __getitem__(self, rows: slice) -> "State":
         """Some slots of the batch."""
-        memory, last = (
-            m.slots(rows) if isinstance(m, Grown) else {name: value[rows] for name, value in m.items()}
-            for m in (self.memory, self.last)
-        )
+        memory = Grown(*({name: value[rows] for name, value in part.items()} for part in _parts(self.memory)))
+        last = {name: value[rows] for name, value in self.last.items()}
         return State(memory, self.frame[rows], None if self.valid is None else self.valid[rows], last)
 
     @classmethod
@@ -98,11 +102,12 @@ class State:
 
     def joined(self, other: "State", own: str, others: str) -> "State":
         """This state with the memory of another beside it, under the prefixes `own` and `others`; see `subset`."""
-        both = (
-            {own + k: v for k, v in mine.items()} | {others + k: v for k, v in theirs.items()}
-            for mine, theirs in ((self.memory, other.memory), (self.last, other.last))
-        )
-        return replace(self, memory=next(both), last=next(both))
+
+        def both(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {own + k: v for k, v in mine.items()} | {others + k: v for k, v in theirs.items()}
+
+        memory = Grown(*map(both, _parts(self.memory), _parts(other.memory)))
+        return replace(self, memory=memory, last=both(self.last, other.last))
 
 
 def empty_state(batch: int) -> State:

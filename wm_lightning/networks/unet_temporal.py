@@ -166,7 +166,7 @@ class TemporalAttention(nn.Module):
         seen = temporal_mask(run.seen, x.shape[2])
         return self.out(rearrange(attend(q, k, v, seen), "(b n) h f e -> b f n (h e)", n=x.shape[2]))
 
-    def _with_past(self, name: str, new: Tokens, run: Run) -> list[Tensor]:
+    def _with_past(self, name: str, new: Tokens, run: Run) -> list[Float[Tensor, "b _ n d"]]:
         """What is remembered, if anything is, and the new."""
         past = run.memory.get(f"{self.key}.{name}")
         run.kept_memory[f"{self.key}.{name}"] = new.detach()

@@ -47,7 +47,8 @@ class Bench:
     to be as good as the others of its task.
     On recordings the loader is to be `least_loading` times as fast as a reader by hand where decoded frames are kept,
     `least_direct` times where they are read from the recordings, and training to wait for less
-    than the share `most_waiting` of its time. `save_dir` gets a second copy of the file, named by the device.
+    than the share `most_waiting` of its time; its steps are to reach the share `least_of_products` of the rate of their
+    own products. `save_dir` gets a second copy of the file, named by the device.
     """
 
     parts: Sequence[str]
@@ -60,6 +61,7 @@ class Bench:
     least_loading: float
     least_direct: float
     most_waiting: float
+    least_of_products: float
     without_advantage: float
     save_dir: str | None
 
@@ -99,7 +101,7 @@ class Bench:
         found: list[Entry] = []
         ways: dict[str, Callable[[], Iterable[Entry]]] = {
             "training": training.steps_by_hand,
-            "products": lambda: of_products(training),
+            "products": lambda: of_products(training, self.least_of_products),
             "rollout": lambda: [self.rollout(config, data, device)],
             "history": lambda: history(config, data, device, self.repeats),
             "loading": lambda: loading(data, self.batches, self.repeats, self.least_loading, self.least_direct),

@@ -1,9 +1,8 @@
 """How fast training steps are beside nothing but their own matrix products: the share of the roof that they reach."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -20,8 +19,7 @@ from wm_lightning.tasks.machine import product_rate
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.convolution_backward}
-LEAST = 0.5
-ALONE = 5  # runs of every product; the median counts
+ALONE = 5  # runs of every product, one behind the other
 
 
 @dataclass(frozen=True)
@@ -62,33 +60,30 @@ class Products(TorchDispatchMode):
             with FlopCounterMode(display=False) as counter:
                 func(*args, **kwargs)
             flops += count * counter.get_total_flops()
-            seconds += count * median(_seconds(partial(func, *args, **kwargs), device) for _ in range(ALONE))
+            start = now(device)
+            for _ in range(ALONE):
+                func(*args, **kwargs)
+            seconds += count * (now(device) - start) / ALONE
         return flops, seconds
 
 
-def of_products(training: Training) -> Iterator[Comparison]:
-    """The FLOPs a second of every module's steps by hand, against those of the products in them timed alone, and
-    against the fastest square product of this machine. All in turn, `repeats` times; medians."""
+def of_products(training: Training, least: float) -> Iterator[Comparison]:
+    """How many FLOPs of products a second every module's steps by hand make, against the same products timed alone, and
+    against the fastest square product of this machine. All in turn, `repeats` times; medians. `least` is aimed at."""
     loader = iter(training.data.train_dataloader())
     clips = [next(loader) for _ in range(training.warmup + training.steps)]
     # What a step is depends on its number, so those that are counted are those that are timed.
     every = replace(training, warmup=0)
     dtype = torch.bfloat16 if "bf16" in str(training.config.trainer.precision) else torch.float32
     for name, make in training.makers().items():
-        with FlopCounterMode(display=False) as counter, Products() as products:
+        with Products() as products:
             every.by_hand(make(), clips)
         rates: dict[str, list[float]] = {"step": [], "products": [], "square": []}
         for _ in range(training.repeats):
-            rates["step"].append(counter.get_total_flops() / every.by_hand(make(), clips))
-            own, seconds = products.alone(training.device)
-            rates["products"].append(own / seconds)
+            flops, seconds = products.alone(training.device)
+            rates["products"].append(flops / seconds)
+            rates["step"].append(flops / every.by_hand(make(), clips))
             rates["square"].append(product_rate(training.device, dtype))
         step, alone, square = (median(values) / 1e9 for values in rates.values())
-        yield Comparison(f"{name} step, of its products", "GFLOP/s", "step", "products alone", step, alone, least=LEAST)
+        yield Comparison(f"{name} step, of its products", "GFLOP/s", "step", "products alone", step, alone, least=least)
         yield Comparison(f"{name} step, of the machine", "GFLOP/s", "step", "square products", step, square)
-
-
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    start = now(device)
-    run()
-    return now(device) - start
