@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from wm_lightning.checkpoints import read_card
-from wm_lightning.config import compose, cpu_precision, grid_points
+from wm_lightning.config import CONFIG_DIR, compose, cpu_precision, grid_points
 from wm_lightning.config_check import check, locate
 from wm_lightning.config_errors import ConfigError, explain
 from wm_lightning.config_overrides import join, prepare_arguments, recorded, refuse_unread
@@ -414,3 +416,9 @@ def test_a_sampler_that_the_module_does_not_read_is_refused(word: str, instead: 
         refuse_unread(compose(["experiment=vid2world", word]), ["experiment=vid2world", word])
     refuse_unread(compose(["experiment=vid2world", instead]), [instead])
     refuse_unread(compose(["experiment=dmd_chunkwise", "sampler.steps.steps=2"]), ["sampler.steps.steps=2"])
+
+
+def test_a_program_that_hydra_has_started_composes_too() -> None:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        assert compose(["experiment=teacher", "seed=5"]).seed == 5
+        assert hydra_compose("config", ["seed=6"]).seed == 6  # its own is what it was

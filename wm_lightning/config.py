@@ -5,7 +5,8 @@ Imports no torch, so that `--help` and `--cfg job` answer at once.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -127,13 +129,25 @@ def register() -> None:
     OmegaConf.register_new_resolver("grid_folder", grid_folder, replace=True)
 
 
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Puts aside the Hydra that has started this program, if one has, for there may be but one at a time."""
+    instance = GlobalHydra.instance()
+    running = instance.hydra
+    instance.clear()
+    try:
+        yield
+    finally:
+        instance.hydra = running
+
+
 def compose(overrides: Sequence[str] = (), *, config_dir: Path = CONFIG_DIR, with_hydra: bool = False) -> DictConfig:
-    """The config that `python run.py OVERRIDES` would run with, for tests and notebooks.
+    """The config that `python run.py OVERRIDES` would run with, for tests, notebooks, and checkpoints beside a run's own.
 
     `with_hydra` keeps the `hydra` node. Raises Hydra's own errors for overrides it cannot apply.
     """
     register()
-    with initialize_config_dir(str(config_dir), version_base="1.3"):
+    with _apart(), initialize_config_dir(str(config_dir), version_base="1.3"):
         return hydra_compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
