@@ -132,17 +132,16 @@ def register() -> None:
 @contextmanager
 def _apart() -> Iterator[None]:
     """Puts aside the Hydra that has started this program, if one has, for there may be but one at a time."""
-    instance = GlobalHydra.instance()
-    running = instance.hydra
-    instance.clear()
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        instance.hydra = running
+        GlobalHydra.instance().hydra = running  # a composition leaves another instance behind
 
 
 def compose(overrides: Sequence[str] = (), *, config_dir: Path = CONFIG_DIR, with_hydra: bool = False) -> DictConfig:
-    """The config that `python run.py OVERRIDES` would run with, for tests, notebooks, and checkpoints beside a run's own.
+    """The config that `python run.py OVERRIDES` would run with: for tests, notebooks, checkpoints beside a run's own.
 
     `with_hydra` keeps the `hydra` node. Raises Hydra's own errors for overrides it cannot apply.
     """
