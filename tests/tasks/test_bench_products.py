@@ -38,6 +38,7 @@ def test_what_is_no_product_is_left_out() -> None:
     assert not products.seen and products.alone(CPU) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_steps_are_held_against_their_products_and_the_machine(tmp_path: Path) -> None:
     config = tiny(tmp_path, "experiment=dmd_chunkwise", "task=bench", *DMD, *FEW)
     measured = instantiate(config.task)(config)
