@@ -10,8 +10,8 @@ from wm_lightning.networks.attention import attend, attend_once
 from wm_lightning.networks.state import Grown, State, empty_state
 
 
-def part(frames: int, seed: int, batch: int = 2) -> torch.Tensor:
-    return torch.randn(batch, frames, 6, 8, generator=torch.Generator().manual_seed(seed))
+def part(frames: int, seed: int, batch: int = 2, dim: int = 8) -> torch.Tensor:
+    return torch.randn(batch, frames, 6, dim, generator=torch.Generator().manual_seed(seed))
 
 
 def test_new_frames_stand_behind_the_past_and_layers_without_one_begin_with_them() -> None:
@@ -70,13 +70,14 @@ def test_halves_are_put_side_by_side_without_being_joined() -> None:
 
 
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_fused_kernel() -> None:
-    q, keys, values = (part(frames, seed, 64) for frames, seed in ((1, 0), (9, 1), (9, 2)))
-    exact = attend_once(q, [keys], [values], 2)
-    found = attend_once(q.bfloat16(), [keys.bfloat16()], [values.bfloat16()], 2)
-    whole = (rearrange(y.bfloat16(), "b f n (h e) -> (b n) h f e", h=2) for y in (q, keys, values))
+    q, keys, values = (part(frames, seed, 64, 64).bfloat16() for frames, seed in ((1, 0), (31, 1), (31, 2)))
+    exact = attend_once(q.double(), [keys.double()], [values.double()], 2)
+    found = attend_once(q, [keys], [values], 2)
+    whole = (rearrange(y, "b f n (h e) -> (b n) h f e", h=2) for y in (q, keys, values))
     fused = rearrange(attend(*whole, None), "(b n) h f e -> b f n (h e)", n=6)
-    errors = [float((made.float() - exact).square().mean().sqrt()) for made in (found, fused)]
-    assert found.dtype == torch.bfloat16 and errors[0] < 2.5 * errors[1]
+    errors = [float((made.double() - exact).square().mean().sqrt()) for made in (found, fused)]
+    # 1.13; scores and weights in bfloat16 make it 2.6.
+    assert found.dtype == torch.bfloat16 and errors[0] < 1.5 * errors[1]
 
 
 def test_gradients_are_those_of_the_whole() -> None:
