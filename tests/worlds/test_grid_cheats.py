@@ -125,6 +125,21 @@ def test_a_cheat_never_holds_together(name: str) -> None:
     assert not accepted.any(), f"{int(accepted.sum())} of {len(films)} accepted"
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_whoever_vanishes_has_not_acted(name: str) -> None:
+    """Neither the agent that was asked nor the other one."""
+    films = list(islice(vanishing(name)(), 40))
+    asked = {AGENTS[task.goal.agent] == name for task, _ in films}
+    assert asked == {True, False} and not judged(films).met()["agent"].any()
+
+
+def test_an_agent_that_vanishes_where_it_stood_has_not_acted() -> None:
+    task = scene(Goal("reach", 0), Board(frozenset(), circle=(3, 4), door=None))
+    film = drawn(task, [task.state] * FRAMES)[1]
+    film[-1][(film[-1] == np.array(COLOURS[AGENTS[0]], np.uint8)).all(-1)] = FLOOR
+    assert not judged([(task, film)]).met()["agent"]
+
+
 def scene(goal: Goal, board: Board, **state: Any) -> Task:
     settings: dict = dict(agents=((3, 2), (0, 5)), box=None, key=None, held=False, opened=False)
     return Task(board, State(**(settings | state)), goal, "", "", (), FRAMES)

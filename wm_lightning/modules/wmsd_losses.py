@@ -96,7 +96,9 @@ class Lesson:
             lambda draw: self.noises(rows, draw)[moved.cpu()], self.mask, self.average,
         ))  # fmt: skip
         # Of the rollouts that were moved at all; a share of 0 has no ratio.
-        self._log("ratio", found.ratio * len(moved) / max(1, int(able.sum())))
+        share = len(moved) / max(1, int(able.sum()))
+        self._log("ratio", found.ratio * share)
+        self._log("ratio_clipped", found.clipped * share)
         return found.loss * len(moved) / len(made)
 
     def _nothing(self, executor: Denoiser) -> Scalar:

@@ -15,6 +15,7 @@ Tokens = Float[Tensor, "b f n d"]
 Heads = Float[Tensor, "b f n h e"]
 Remembered = tuple[Float[Tensor, "b past n h e"], Float[Tensor, "b past n h e"]]
 Parts = Sequence[Float[Tensor, "b _ n d"]]
+WHOLE_SCORES = 512 * 512  # a head's, that are best formed at once on a CPU
 Extended = tuple[Float[Tensor, "b total n h e"], Float[Tensor, "b total n h e"]]
 
 
@@ -32,15 +33,15 @@ class Projections(nn.Module):
         self.key_norm = nn.RMSNorm(dim // heads, eps=1e-6) if qk_norm else nn.Identity()
 
     def split(self, x: Tokens) -> tuple[Heads, Heads, Heads]:
-        """Normalised queries and keys, and values."""
+        """Normalised queries and keys, in float32 at least where there is a norm, and values."""
         q, k, v = rearrange(self.qkv(x), "b f n (three h e) -> three b f n h e", three=3, h=self.heads)
-        return self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype), v
+        return self.query_norm(_wide(q)), self.key_norm(_wide(k)), v
 
     def keys_values(self, x: Tokens) -> tuple[Heads, Heads]:
         """Keys and values alone, for a commit that needs no output."""
         weight = self.qkv.weight[self.qkv.weight.shape[1] :]
         k, v = rearrange(F.linear(x, weight), "b f n (two h e) -> two b f n h e", two=2, h=self.heads)
-        return self.key_norm(k).to(v.dtype), v
+        return self.key_norm(_wide(k)), v
 
 
 class JointAttention(nn.Module):
@@ -104,8 +105,33 @@ class TemporalAttention(nn.Module):
 def attend(
     q: Float[Tensor, "b h q e"], k: Float[Tensor, "b h k e"], v: Float[Tensor, "b h k e"], mask: Tensor | None
 ) -> Float[Tensor, "b h q e"]:
-    """Scaled dot-product attention; the mask is boolean, True where attention is allowed."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    """Scaled dot-product attention, in the dtype of v; q and k may be in a wider one.
+
+    The mask is boolean, True where attention is allowed, somewhere for each query.
+    """
+    if _better_whole(q, k, v):
+        return _whole(q, k, v, mask)
+    return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
+
+
+def _better_whole(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether all scores at once are faster than torch's blocks of them.
+
+    On a CPU blocks are multiplied one by one, which costs two to ten times as much where they are in bfloat16 or
+    products are oneDNN's (`compute.prepare_cpu`); a single query, and what does not stay in the cache, gain nothing.
+    """
+    if q.device.type != "cpu" or q.shape[-2] == 1 or q.shape[-2] * k.shape[-2] > WHOLE_SCORES:
+        return False
+    return v.dtype == torch.bfloat16 or torch.get_float32_matmul_precision() != "highest"
+
+
+def _whole(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same by two products, with scores in float32 at least."""
+    with torch.autocast(q.device.type, enabled=False):
+        scores = (_wide(q) * q.shape[-1] ** -0.5) @ _wide(k).transpose(-1, -2)
+        if mask is not None:
+            scores = scores.add_(torch.where(mask, 0.0, -torch.inf).to(scores.dtype))
+        return scores.softmax(-1).to(v.dtype) @ v
 
 
 def attend_once(q: Float[Tensor, "b 1 n d"], k: Parts, v: Parts, heads: int) -> Float[Tensor, "b 1 n d"]:
@@ -122,6 +148,11 @@ def attend_once(q: Float[Tensor, "b 1 n d"], k: Parts, v: Parts, heads: int) -> 
 
 
 def _append(past: Remembered | None, k: Heads, v: Heads) -> Extended:
+    """Keys and values of all frames, in the dtype of the values."""
     if past is None:
-        return k, v
-    return torch.cat([past[0].to(k.dtype), k], dim=1), torch.cat([past[1].to(v.dtype), v], dim=1)
+        return k.to(v.dtype), v
+    return torch.cat([past[0].to(v.dtype), k.to(v.dtype)], dim=1), torch.cat([past[1].to(v.dtype), v], dim=1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -77,7 +77,7 @@ class Iteration:
     def ours(self) -> None:
         """One sweep while judges judge, rollouts' own velocities, levels in the batch, no pass without advantage."""
         self.roll_out()
-        begun = time.perf_counter()
+        begun = now(self.made.made.device)
         taught = self.sweep(self.module.sweep_batch)
         self.judged(begun)
         self.learn(taught, self.advantage + 1e-6, self.module.picked(self.made))
@@ -85,7 +85,7 @@ class Iteration:
     def straightforward(self) -> None:
         """Judges first, everybody asked again, level by level, with an old policy, all rollouts."""
         self.roll_out()
-        self.judged(time.perf_counter())
+        self.judged(now(self.made.made.device))
         self.asked_again()
         taught = self.sweep(self.module.micro_batch)
         self.level_by_level(taught, old=True, advantage=self.advantage + 1e-6)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,16 +76,16 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
     settings: RoleSettings = instantiate(config.metrics, _convert_="all")
     clips = tuple(data.clips("test", settings.tasks, data.val_frames, settings.batch_size))
     stage = stage_of(config, data, clips, frames=config.module.frames, seed=settings.seed)
-    bus = settings.judges(data)
+    if (there := sum(map(len, stage.clips))) < settings.tasks:
+        log.warning("There are %d test tasks, of metrics.tasks=%d asked for: all are measured", there, settings.tasks)
     writer = None if settings.writer is None else settings.writer(data)
     played = []
-    with Progress(console=console.console(), transient=True) as progress:
+    with closing(settings.judges(data)) as bus, Progress(console=console.console(), transient=True) as progress:
         bar = progress.add_task("roles", total=None)
         for role in _roles(config, data, file, stage.device, writer):
             progress.update(bar, description=f"{role.name}: {settings.tasks} tasks")
-            log.info("Measuring the %s on %d tasks", role.name, sum(map(len, stage.clips)))
+            log.info("Measuring the %s on %d tasks", role.name, there)
             played.append(play(role, stage, bus, pictures=settings.pictures, repeats=settings.repeats))
-    bus.close()
     unseeded = config.copy()
     unseeded.seed = 0
     rows = tuple(_row(one, played, stage, settings) for one in played)

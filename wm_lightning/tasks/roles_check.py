@@ -1,5 +1,7 @@
 """What an executor's training and table would refuse only after other work."""
 
+from contextlib import closing
+
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -40,9 +42,9 @@ def check_roles(config: DictConfig, data: ClipDataModule, base: NetworkFile | No
                 f"metrics.writer=null"
             )
     instantiate(plain_node(config, "module")["judges"], _convert_="all")(data).close()
-    bus = settings.judges(data)
-    bus.close()
-    if missing := [name for name in CRITERIA if name not in bus.rewards]:
+    with closing(settings.judges(data)) as bus:
+        names = bus.rewards
+    if missing := [name for name in CRITERIA if name not in names]:
         raise ValueError(f"metrics.judges has no judge of {', '.join(missing)}; the table needs {', '.join(CRITERIA)}")
 
 

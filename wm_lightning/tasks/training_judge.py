@@ -60,7 +60,7 @@ def require_another(config: DictConfig, own: Node | None, allowed: bool) -> None
 
 
 def _identity(node: Node) -> Any:
-    # A server may name a model with or without the folder it is from.
-    if model := (node.get("endpoint") or {}).get("model"):
+    # A server may name a model with or without the folder it is from, and a folder here has the model's own name.
+    if model := (node.get("endpoint") or {}).get("model") or (node.get("model") or {}).get("folder"):
         return str(model).rstrip("/").rsplit("/", 1)[-1].casefold()
     return {key: value for key, value in flat(node).items() if key.split(".")[0] not in NO_JUDGE}

@@ -175,14 +175,16 @@ def _done(tracks: Tracks, task: Task, ends_alone: bool) -> Float[Tensor, ""]:
 
 
 def _acted(tracks: Tracks, task: Task) -> Float[Tensor, ""]:
-    """The named agent moved, the other one did not."""
+    """The named agent moved and is there at the end, the other one did not move; whoever vanishes has done wrong."""
 
-    def moved(name: str) -> Float[Tensor, ""]:
-        centre = tracks.of(name)[1][0]
-        return (centre - centre[:1]).norm(dim=-1).nan_to_num(SIDE).max()
+    def moved(name: str, lost: float) -> Float[Tensor, ""]:
+        area, centre = tracks.of(name)
+        path = (centre[0] - centre[0, :1]).norm(dim=-1).nan_to_num(lost)
+        return torch.where(area[0] > 0.5, path, torch.full_like(path, lost)).max()
 
     own, other = (AGENTS[number] for number in (task.goal.agent, 1 - task.goal.agent))
-    return torch.minimum(moved(own) - 0.5, 0.5 - moved(other))
+    left = tracks.of(own)[0][0, -1]
+    return torch.stack([moved(own, 0.0) - 0.5, 0.5 - moved(other, float(SIDE)), left - 0.5]).min()
 
 
 def _holds_together(tracks: Tracks) -> Float[Tensor, "b f"]:

@@ -163,7 +163,7 @@ def _judged(tracks: Tracks, row: int, target: str) -> tuple[Float[Tensor, ""], F
     both = there[:-1] & there[1:]
     others = (centre.diff(dim=0) - shift[:, None]).norm(dim=-1).nan_to_num(0.0)
     apart = torch.where(both, others, torch.zeros_like(others)).max()
-    moved = (own - own[:1]).norm(dim=-1).max()
+    moved = torch.where(there[:, number], (own - own[:1]).norm(dim=-1), torch.zeros(())).max()
     ahead = centre[:-1] + shift[:, None]
     stays = there[:-1] & (ahead > -0.4).all(-1) & (ahead < VIEW - 0.6).all(-1)
     lost = (stays & ~there[1:]).any().float()
