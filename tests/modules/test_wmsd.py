@@ -16,7 +16,7 @@ from wm_lightning.clip import Clip
 from wm_lightning.modules.wmsd import WMSDModule
 from wm_lightning.modules.wmsd_advantages import distilled, judged
 from wm_lightning.modules.wmsd_rollouts import Rollouts, said_by, velocities_at
-from wm_lightning.modules.wmsd_surrogates import AWM, GRPO, NFT
+from wm_lightning.modules.wmsd_surrogates import AWM, GRPO, NFT, Others
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.rewards.bus import Scores
 from wm_lightning.sampling.samplers import StepList
@@ -197,7 +197,7 @@ def test_a_rollout_as_good_as_the_others_costs_no_pass(clip: Clip, tmp_path: Pat
     advantage = torch.tensor([0.0, 0.0, 0.0, 1.0, -1.0, 0.0])
     noises = lambda rows, draw: torch.randn(made[rows].made.shape)  # noqa: E731
     average = module.denoiser(module.average.network)
-    lesson = Lesson(made, asked, None, advantage, 0.0, module.plan.mask, noises, module.sampler, average)
+    lesson = Lesson(made, asked, None, advantage, 0.0, module.plan.mask, noises, module.sampler, Others(average))
     first, second = lesson.losses(module.denoiser(module.network), module.surrogate, module.picked(made), 3)
     assert float(first()) == 0 and not calls
     second().backward()

@@ -46,8 +46,30 @@ def test_every_divergence_pulls_in_a_way_of_its_own(name: str, clip: Clip, tmp_p
     for parameter in module.average.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=source)
     held = [gradient(module, clip, made, asked, trust=5.0, kl=kl) - free for kl in kls]
+    # The base is where it was, and the executor too.
+    torch.testing.assert_close(gradient(module, clip, made, asked, hold=5.0), free, atol=1e-6, rtol=1e-4)
     assert all(float(pull.abs().max()) > 1e-4 for pull in held)
     assert all(float((one - other).abs().max()) > 1e-4 for one, other in zip(held, held[1:], strict=False))
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_what_holds_to_the_base_is_its_distance_from_it(name: str, clip: Clip, tmp_path: Path) -> None:
+    module = wmsd(**SURROGATES[name], algorithm=algorithm(distill=0.0, anchor=0.0))
+    made, asked, _ = rollouts(module, clip, tmp_path)
+    source = torch.Generator().manual_seed(0)
+    for own, kept in zip(module.network.parameters(), module.average.network.parameters(), strict=True):
+        own.data += 0.05 * torch.randn(own.shape, generator=source)
+        kept.data.copy_(own.data)
+    free = gradient(module, clip, made, asked, kl="velocity", trust=0.0)
+    assert torch.equal(gradient(module, clip, made, asked, kl="velocity", trust=5.0), free), "the average is there too"
+    assert float((gradient(module, clip, made, asked, kl="velocity", trust=0.0, hold=5.0) - free).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["trust", "hold"])
+def test_a_demonstrator_that_rewards_move_is_held_by_its_algorithm_alone(name: str) -> None:
+    held = replace(SURROGATES["nft"]["surrogate"], **{name: 0.1})
+    with pytest.raises(ValueError, match=rf"surrogate.{name} holds to the .* set it to 0 \(algorithm.hold"):
+        wmsd(surrogate=held, algorithm=algorithm(demonstrator="rewarded", turns=(1, 1)))
 
 
 def test_every_matching_loss_has_a_gradient_of_its_own(clip: Clip, tmp_path: Path) -> None:

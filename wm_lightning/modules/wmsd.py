@@ -18,13 +18,13 @@ from wm_lightning.modules.judged import JudgedModule
 from wm_lightning.modules.optimizers import Schedule
 from wm_lightning.modules.wmsd_advantages import judged
 from wm_lightning.modules.wmsd_algorithm import Algorithm
-from wm_lightning.modules.wmsd_checks import check_settings, check_start
+from wm_lightning.modules.wmsd_checks import check_old, check_settings, check_start
 from wm_lightning.modules.wmsd_draws import Draws, Picked
 from wm_lightning.modules.wmsd_losses import Lesson, Renoised
 from wm_lightning.modules.wmsd_roles import Roles, resting
 from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, noised, repeated, rolled, said_by
 from wm_lightning.modules.wmsd_scores import Scores
-from wm_lightning.modules.wmsd_surrogates import Surrogate
+from wm_lightning.modules.wmsd_surrogates import Others, Surrogate
 from wm_lightning.networks.lora import LoRA
 from wm_lightning.objectives.advantages import Advantages
 from wm_lightning.rewards.bus import Pending
@@ -55,19 +55,26 @@ class WMSDModule(JudgedModule):
         ema_power: bool = False,
         lora: LoRA | None = None,
         start_new: Sequence[str] = (),
+        updates: int = 1,
+        old_decay: float | None = None,
+        old_rise: float = 0.0,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         check_settings(algorithm, surrogate, advantage, copies, self.sampler, self.plan, self.path)
+        check_old(algorithm, updates, old_decay)
         self.algorithm, self.surrogate, self.advantage = algorithm, surrogate, advantage
         self.copies, self.anchor_draws, self.tasks_a_batch = copies, anchor_draws, batch_size
         self.micro_batch, self.sweep_batch = micro_batch, sweep_batch
         self.make_optimizer, self.schedule, self.lora = optimizer, schedule, lora
-        roles = Roles.of(network, start, lora, algorithm, start_new)
+        self.updates, self.acts_old = updates, old_decay is not None
+        roles = Roles.of(network, start, lora, algorithm, start_new, old=updates > 1 or self.acts_old)
         self.start, self.network, self.demonstrator = roles.start, roles.executor, roles.demonstrator
         self.base, self.critic, self.reference = roles.base, roles.critic, roles.reference
         ema: dict[str, Any] = dict(decay=ema_decay, start=ema_start, every=ema_every, power=ema_power)
         self.average = Average(roles.executor, kept_in=roles.average, **ema)
+        old: dict[str, Any] = dict(decay=old_decay or 0.0, start=0, rise=old_rise, kept_in=roles.old)
+        self.old = None if roles.old is None else Average(roles.executor, **old)
 
     @property
     def deployed(self) -> nn.Module:
@@ -101,7 +108,7 @@ class WMSDModule(JudgedModule):
         turn, own = self.algorithm.turn(self.iterations), self.split_optimizers()
         asked, told = self.conditions(clip)
         by_demonstrator = self.algorithm.made_by(turn) == "demonstrator"
-        made = self.rollouts(clip, *((told, self.teaching) if by_demonstrator else (asked, self.network)))
+        made = self.rollouts(clip, *((told, self.teaching) if by_demonstrator else (asked, self.acting)))
         pending = self.submitted(made.video, clip, made.task) if self.algorithm.rl and self.algorithm.judged else None
         taught = self.taught(made, told) if turn != "demonstrator" and self.algorithm.taught else None
         name = "" if turn == "executor" else "demonstrator_"
@@ -114,8 +121,13 @@ class WMSDModule(JudgedModule):
             for number, lesson in enumerate(self.critic_lessons(clip, made, asked)):
                 self.learn(lesson, own[1], self.critic, "critic_", number)
         if turn != "demonstrator":
-            self.learn(self.lesson(clip, made, asked, taught, advantage, told), own[0], self.network, "")
-            self.average.update(self.network)
+            lesson = self.lesson(clip, made, asked, taught, advantage, told)
+            self.learn(lesson, own[0], self.network, "")
+            for number in range(1, self.updates):
+                self.learn(self.again(lesson, number), own[0], self.network, "", number)
+            for follower in (self.average, self.old):
+                if follower is not None:
+                    follower.update(self.network)
         self.iteration += 1
 
     def learn(self, lesson: Lesson, optimizers: list[Optimizer], network: nn.Module, name: str, *number: int) -> None:
@@ -149,11 +161,23 @@ class WMSDModule(JudgedModule):
             scores = Scores(self.denoiser(self.teaching), self.denoiser(self.critic), told, levels)
         if self.algorithm.anchor_states == "renoised" and told is not None:
             renoised = Renoised(self.denoiser(self.teaching), told)
-        noises, average = partial(draws.matching, made.made.shape[1:]), self.denoiser(self.average.network)
+        noises = partial(draws.matching, made.made.shape[1:])
         return Lesson(
-            made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises, self.sampler, average,
-            scores, renoised,
+            made, asked, taught, advantage, self.algorithm.anchor, self.plan.mask, noises, self.sampler,
+            self.others(self.acts_old), scores, renoised,
         )  # fmt: skip
+
+    def others(self, old: bool) -> Others:
+        """Who may be asked beside the executor; the old policy where it is not the executor itself."""
+        base = None if self.algorithm.moves_demonstrator else self.denoiser(self.demonstrator)
+        asked = self.denoiser(self.old.network) if old and self.old is not None else None
+        return Others(self.denoiser(self.average.network), base, asked)
+
+    def again(self, lesson: Lesson, number: int) -> Lesson:
+        """The same rollouts for one more update, after which the executor is not who made them; under fresh noise."""
+        draws = 1 if self.surrogate is None else max(self.surrogate.draws, self.anchor_draws)
+        noises = lambda rows, draw: lesson.noises(rows, draw + number * draws)  # noqa: E731
+        return replace(lesson, noises=noises, others=self.others(True), logged={})
 
     def critic_lessons(self, clip: Clip, made: Rollouts, asked: Condition) -> Iterator[Lesson]:
         """The executor's videos under fresh noise, for every update of the critic: it learns to make them."""
@@ -187,6 +211,11 @@ class WMSDModule(JudgedModule):
         if self.reference is None:
             return None
         return said_by(self.denoiser(self.reference), made, told, self.plan.mask, self.sweep_batch)
+
+    @property
+    def acting(self) -> nn.Module:
+        """The network whose rollouts the executor learns from, where it is not the demonstrator."""
+        return self.old.network if self.acts_old and self.old is not None else self.network
 
     @property
     def teaching(self) -> nn.Module:

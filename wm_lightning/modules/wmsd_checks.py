@@ -60,5 +60,23 @@ def _check_rewarded(
             "surrogate.aggregation=sum_first takes one ratio per rollout, and algorithm.distill_reward=per_step gives "
             "every step an advantage of its own; set surrogate.aggregation=exp_first"
         )
-    if getattr(surrogate, "trust", 0.0) > 0 and algorithm.moves_demonstrator:
-        raise ValueError("surrogate.trust holds to the executor's average, which a rewarded demonstrator has not")
+    for name, of in (("trust", "executor's average"), ("hold", "base")):
+        if getattr(surrogate, name, 0.0) > 0 and algorithm.moves_demonstrator:
+            raise ValueError(
+                f"surrogate.{name} holds to the {of}, which a demonstrator that rewards move has not; set it to 0 "
+                f"(algorithm.hold holds such a demonstrator to the base)"
+            )
+
+
+def check_old(algorithm: Algorithm, updates: int, decay: float | None) -> None:
+    """Raises ValueError where an old policy would be of nobody, or no policy's."""
+    if updates < 1:
+        raise ValueError(f"module.updates={updates}: an iteration makes 1 update of its rollouts, or more")
+    if decay is not None and not 0 <= decay < 1:
+        raise ValueError(f"module.old_decay={decay} must be null, or at least 0 and below 1")
+    if (updates > 1 or decay is not None) and (algorithm.moves_demonstrator or algorithm.states != "executor"):
+        raise ValueError(
+            f"module.updates={updates} and module.old_decay={decay} are of an executor that learns from its own "
+            f"rollouts, with algorithm.states=executor and a demonstrator that rewards do not move; set updates=1 and "
+            f"old_decay=null"
+        )

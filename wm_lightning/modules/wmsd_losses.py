@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wm_lightning.clip import Condition, Latents, Levels
+from wm_lightning.clip import Condition, Latents
 from wm_lightning.modules.wmsd_draws import Picked
-from wm_lightning.modules.wmsd_rollouts import Context, Rollouts, Steps, velocities_at
+from wm_lightning.modules.wmsd_rollouts import Rollouts, States, Steps, renoised
 from wm_lightning.modules.wmsd_scores import Scores
-from wm_lightning.modules.wmsd_surrogates import Moved, Surrogate
+from wm_lightning.modules.wmsd_surrogates import Moved, Others, Surrogate
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.noising import per_pixel
@@ -58,7 +58,7 @@ class Lesson:
     mask: FrameMask
     noises: Noises
     sampler: Sampler
-    average: Denoiser
+    others: Others
     scores: Scores | None = None
     renoised: Renoised | None = None
     logged: dict[str, Tensor] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Lesson:
             return self._nothing(executor)
         found = surrogate.loss(executor, self.sampler, Moved(
             made[moved], self.asked[rows][moved], advantage[moved], picked,
-            lambda draw: self.noises(rows, draw)[moved.cpu()], self.mask, self.average,
+            lambda draw: self.noises(rows, draw)[moved.cpu()], self.mask, self.others,
         ))  # fmt: skip
         # Of the rollouts that were moved at all; a share of 0 has no ratio.
         share = len(moved) / max(1, int(able.sum()))
@@ -108,23 +108,20 @@ class Lesson:
     def _gap(self, executor: Denoiser, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
         """Executor against demonstrator at the picked levels, all of them in one pass."""
         at, target = self._rolled(picked, rows) if self.renoised is None else self._noised(self.renoised, picked, rows)
-        said = velocities_at(executor, at.context, at.x_t, at.t, at.asked, self.mask)
+        said = at.velocities(executor, self.mask)
         return distillation_loss(said, target, torch.zeros_like(at.t, dtype=torch.bool))
 
-    def _rolled(self, picked: Int[Tensor, "draws"], rows: slice) -> tuple["_At", Latents]:
+    def _rolled(self, picked: Int[Tensor, "draws"], rows: slice) -> tuple[States, Latents]:
         """States of the rollouts, and what was said there already."""
         assert self.taught is not None
         return self._at(picked, rows), torch.cat([self.taught[rows][:, step] for step in picked.tolist()])
 
     @torch.no_grad()
-    def _noised(self, by: Renoised, picked: Int[Tensor, "draws"], rows: slice) -> tuple["_At", Latents]:
+    def _noised(self, by: Renoised, picked: Int[Tensor, "draws"], rows: slice) -> tuple[States, Latents]:
         """Finished videos noised to the picked levels, and what the demonstrator says there when asked."""
-        at, draws = self._at(picked, rows), range(len(picked))
-        clean = self.made[rows].made.repeat(len(picked), 1, 1, 1, 1)
-        noise = torch.cat([self.noises(rows, draw) for draw in draws]).to(clean)
-        at = replace(at, x_t=by.demonstrator.path.add_noise(clean, noise, at.t))
-        told = by.told[rows][at.place]
-        return at, velocities_at(by.demonstrator, at.context, at.x_t, at.t, told, self.mask)
+        made, noise, path = self.made[rows], partial(self.noises, rows), by.demonstrator.path
+        at, *_ = renoised(made, self.asked[rows], picked.tolist(), noise, path)
+        return at, replace(at, told=by.told[rows][at.place]).velocities(by.demonstrator, self.mask)
 
     def _matching(self, executor: Denoiser, scores: Scores, picked: Int[Tensor, "draws"], rows: slice) -> Scalar:
         """What the executor takes for the clean frames at the picked states, moved as the two scores say.
@@ -132,31 +129,16 @@ class Lesson:
         So no gradient goes through more than one of its passes, as in DMD2 (2405.14867).
         """
         at = self._at(picked, rows)
-        x = at.x_t - per_pixel(at.t) * velocities_at(executor, at.context, at.x_t, at.t, at.asked, self.mask)
+        x = at.x_t - per_pixel(at.t) * at.velocities(executor, self.mask)
         noise = torch.cat([self.noises(rows, draw) for draw in range(len(picked))]).to(x)
         t = self._at(scores.levels, rows).t
         told = scores.told[rows][at.place]
-        real, fake = scores.x0(at.context, x, noise, t, at.asked, told, self.mask)
+        real, fake = scores.x0(at.context, x, noise, t, at.told, told, self.mask)
         self._log("score_gap", (real - fake).abs().mean() * len(self.made[rows]) / len(self.made))
         return dmd_loss(x, real, fake, torch.ones_like(at.t, dtype=torch.bool))
 
-    def _at(self, picked: Int[Tensor, "draws"], rows: slice) -> "_At":
-        made, steps = self.made[rows], picked.tolist()
-        x_t = torch.cat([made.states[:, step] for step in steps])
-        t = torch.cat([made.times[step].expand(len(made), -1) for step in steps])
-        place = torch.arange(len(made), device=x_t.device).repeat(len(steps))
-        return _At(place, made.context[place], x_t, t, self.asked[rows][place])
+    def _at(self, picked: Int[Tensor, "draws"], rows: slice) -> States:
+        return States.at(self.made[rows], self.asked[rows], picked.tolist())
 
     def _log(self, name: str, value: Tensor) -> None:
         self.logged[name] = self.logged.get(name, torch.zeros_like(value.detach())) + value.detach()
-
-
-@dataclass(frozen=True)
-class _At:
-    """Rollouts at picked states, one state after the other; `place` says which rollout of the micro-batch."""
-
-    place: Int[Tensor, "n"]
-    context: Context
-    x_t: Latents
-    t: Levels
-    asked: Condition

@@ -15,12 +15,12 @@ from wm_lightning.networks.lora import Adapters, LoRA, Role
 
 @dataclass(frozen=True)
 class Roles:
-    """The executor, what its moving average is kept in, the demonstrator, and a critic where there is one; and
-    the base as it was, as the `reference` that a demonstrator is held to.
+    """The executor, what its moving average is kept in, the demonstrator, and a critic where there is one; the base as
+    it was, as the `reference` that a demonstrator is held to; and what the `old` policy is kept in.
 
-    With `lora` one network is all of them: executor, average and critic are adapters of it, and the demonstrator is the
-    network without any, or another where rewards move it. Then `base` holds that network, which stays as it is.
-    `start` is the SHA-256 of what all of them began as.
+    With `lora` one network is all of them: executor, average, old policy and critic are adapters of it, and the
+    demonstrator is the network without any, or another where rewards move it. Then `base` holds that network, which
+    stays as it is. `start` is the SHA-256 of what all of them began as.
     """
 
     start: str
@@ -30,13 +30,14 @@ class Roles:
     base: Frozen | None
     critic: nn.Module | None
     reference: nn.Module | None
+    old: nn.Module | None
 
     @classmethod
     def of(
         cls, network: Callable[[], nn.Module], start: NetworkFile | None, lora: LoRA | None, algorithm: Algorithm,
-        new: Sequence[str] = (),
+        new: Sequence[str] = (), *, old: bool = False,
     ) -> "Roles":  # fmt: skip
-        """Those that the algorithm has, all as `start` is. Nothing but rewards may move a demonstrator.
+        """Those that the algorithm has, and an `old` policy, all as `start` is. Rewards alone may move a demonstrator.
 
         Parts that `new` names may be missing in the file (see `grown`); they begin alike in all roles. Raises
         ValueError without a file, and for new parts of adapters, which change layers that have learned.
@@ -51,7 +52,7 @@ class Roles:
                     f"layers that have learned; set module.lora=null"
                 )
             load_into(first, start, "module.start")
-            return cls._adapted(first, start.sha256, lora, algorithm)
+            return cls._adapted(first, start.sha256, lora, algorithm, old)
         base = network()
         load_into(first, grown(start, first, new), "module.start")
         base.load_state_dict(first.state_dict())
@@ -60,19 +61,21 @@ class Roles:
             base if algorithm.moves_demonstrator else Frozen(base), None,
             copy.deepcopy(first) if algorithm.critic else None,
             Frozen(copy.deepcopy(first)) if algorithm.hold else None,
+            copy.deepcopy(first).requires_grad_(False) if old else None,
         )  # fmt: skip
 
     @classmethod
-    def _adapted(cls, network: nn.Module, start: str, lora: LoRA, algorithm: Algorithm) -> "Roles":
+    def _adapted(cls, network: nn.Module, start: str, lora: LoRA, algorithm: Algorithm, old: bool) -> "Roles":
         moved, critic = algorithm.moves_demonstrator, algorithm.critic > 0
         # Before there are adapters, for it takes all gradients away.
         base, learning = Frozen(network), ["executor"] + ["demonstrator"] * moved + ["critic"] * critic
-        adapters = Adapters(network, lora, [*learning, "average"], learning)
+        adapters = Adapters(network, lora, [*learning, "average"] + ["old"] * old, learning)
         demonstrator = Role(adapters, "demonstrator" if moved else None)
         learner = Role(adapters, "critic") if critic else None
         reference = Role(adapters, None) if algorithm.hold else None
         return cls(
-            start, Role(adapters, "executor"), Role(adapters, "average"), demonstrator, base, learner, reference
+            start, Role(adapters, "executor"), Role(adapters, "average"), demonstrator, base, learner, reference,
+            Role(adapters, "old") if old else None,
         )  # fmt: skip
 
 

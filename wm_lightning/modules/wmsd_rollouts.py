@@ -1,6 +1,6 @@
 """Rollouts that something is learned from: every pass of every step is kept, and can be asked again of another role."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,6 +95,45 @@ def noised(
     levels = times[:-1, None].expand(-1, len(video), -1)
     states = [path.add_noise(video, one, t) for one, t in zip(drawn, levels, strict=True)]
     return Rollouts(context, times, torch.stack(states, 1), torch.stack(drawn, 1) - video[:, None], video, task)
+
+
+@dataclass(frozen=True)
+class States:
+    """Noisy videos behind their given frames: the same steps of some rollouts, one step after the other.
+
+    `place` says which of the rollouts each is of, `told` what is said of it.
+    """
+
+    place: Int[Tensor, "n"]
+    context: Context
+    x_t: Latents
+    t: Levels
+    told: Condition
+
+    @classmethod
+    def at(cls, made: Rollouts, told: Condition, steps: Sequence[int]) -> "States":
+        """Those that the rollouts went through."""
+        place = torch.arange(len(made), device=made.made.device).repeat(len(steps))
+        x_t = torch.cat([made.states[:, step] for step in steps])
+        t = torch.cat([made.times[step].expand(len(made), -1) for step in steps])
+        return cls(place, made.context[place], x_t, t, told[place])
+
+    def velocities(self, model: Denoiser, mask: FrameMask) -> Latents:
+        """What a role says of them, in one pass."""
+        return velocities_at(model, self.context, self.x_t, self.t, self.told, mask)
+
+
+def renoised(
+    made: Rollouts, told: Condition, steps: Sequence[int], noise: Callable[[int], Latents], path: GaussianPath
+) -> tuple[States, Latents, Latents]:
+    """Where the rollouts ended, under fresh noise of the levels of these steps; with those clean frames and that noise.
+
+    `noise` gives that of one step, of which 0 is the first here.
+    """
+    at = States.at(made, told, steps)
+    clean = made.made.repeat(len(steps), 1, 1, 1, 1)
+    drawn = torch.cat([noise(draw) for draw in range(len(steps))]).to(clean)
+    return replace(at, x_t=path.add_noise(clean, drawn, at.t)), clean, drawn
 
 
 def velocity(x_t: Latents, x0: Latents, t: Levels) -> Latents:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wm_lightning.clip import Condition, Latents, Levels
-from wm_lightning.modules.wmsd_rollouts import Context, Rollouts, velocities_at
+from wm_lightning.clip import Condition, Latents
+from wm_lightning.modules.wmsd_rollouts import Rollouts, States, renoised
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.networks.masks import FrameMask
 from wm_lightning.noising import per_pixel
@@ -34,11 +34,20 @@ NOISE = 0.7  # eta of the noise in whose unit "elbo" weighs: Flow-GRPO's
 
 
 @dataclass(frozen=True)
+class Others:
+    """Who may be asked beside the executor: its moving average, the base as it was, and the `old` policy that made the
+    rollouts, None where that is the executor as it is."""
+
+    average: Denoiser
+    base: Denoiser | None = None
+    old: Denoiser | None = None
+
+
+@dataclass(frozen=True)
 class Moved:
     """Rollouts that an advantage moves: what the executor was told of them, and the sampler's steps to learn at.
 
-    The advantage is theirs, or one for each of the `picked` steps. `noise` gives that of one draw, `average` is the
-    executor's moving average.
+    The advantage is theirs, or one for each of the `picked` steps. `noise` gives that of one draw.
     """
 
     made: Rollouts
@@ -47,7 +56,26 @@ class Moved:
     picked: Int[Tensor, "draws"]
     noise: Callable[[int], Latents]
     mask: FrameMask
-    average: Denoiser
+    others: Others
+
+    @property
+    def steps(self) -> list[int]:
+        """The picked steps' numbers."""
+        return self.picked.tolist()
+
+    @property
+    def given(self) -> Given:
+        """No generated frame was given, at any of the steps."""
+        return self.made.given.repeat(len(self.picked), 1)
+
+    def old(self, at: States, said: Latents) -> Latents:
+        """The velocities of the policy that made the rollouts: what the executor `said` where it is the same."""
+        return said.detach() if self.others.old is None else self.asked_of(self.others.old, at)
+
+    @torch.no_grad()
+    def asked_of(self, other: Denoiser, at: States) -> Latents:
+        """What somebody else says of the same states."""
+        return at.velocities(other, self.mask)
 
 
 @runtime_checkable
@@ -64,85 +92,92 @@ class Surrogate(Protocol):
         ...
 
     def loss(self, executor: Denoiser, sampler: Sampler, moved: Moved) -> PolicyLoss:
-        """The loss of an only update, at which every ratio is 1."""
+        """The loss of one update; of the first after the executor's own rollouts every ratio is 1."""
         ...
 
 
-@dataclass(frozen=True)
-class AWM:
-    """Advantage-weighted matching (2509.25050) at the sampler's own levels.
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What holds a policy that noises videos anew: `trust` weighs its `kl` to the executor's moving average, `hold`
+    that to the base as it was (the squared distance of velocities, or that weighed by level as the likelihood's bound
+    does, "elbo").
 
-    `weighting` and `p` turn a matching loss into a log-probability, `aggregation` and `clip` that into a loss. Above 0,
-    `trust` weighs the `kl` to the executor's moving average: the squared distance of velocities, or that weighed by
-    level as the likelihood's bound does ("elbo").
+    It learns at all steps but the `skip` noisiest, of which 1 leaves pure noise out.
     """
 
     draws: int
+    trust: float = 0.0
+    hold: float = 0.0
+    kl: VelocityKL = "velocity"
+    skip: int = 0
+
+    def eligible(self, sampler: Sampler) -> Sequence[int]:
+        """A network that was trained for few steps knows their levels alone."""
+        return range(self.skip, sampler.steps.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AWM(Held):
+    """Advantage-weighted matching (2509.25050) at the sampler's own levels.
+
+    `weighting` and `p` turn a matching loss into a log-probability, `aggregation` and `clip` that into a loss.
+    """
+
     weighting: Weighting
     p: float
     aggregation: Aggregation
     clip: float
-    trust: float = 0.0
-    kl: VelocityKL = "velocity"
-
-    def eligible(self, sampler: Sampler) -> Sequence[int]:
-        """All steps: a network that was trained for few knows their levels alone."""
-        return range(sampler.steps.steps)
 
     def loss(self, executor: Denoiser, sampler: Sampler, moved: Moved) -> PolicyLoss:
         """Videos are noised anew, and what the executor says of them is held against that noise."""
-        made, seen = moved.made, _renoised(executor, moved)
-        said = velocities_at(executor, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
-        matching = sample_error(said, seen.noise - seen.clean, seen.given)
-        log_prob = matching_log_prob(matching, seen.t[:, 0], weighting=self.weighting, p=self.p)
-        log_prob = log_prob.unflatten(0, (len(moved.picked), len(made))).T
-        found = policy_loss(log_prob, log_prob, moved.advantage, clip=self.clip, aggregation=self.aggregation)
-        return _trusting(found, self.trust, lambda: _velocity_kl(said, seen, moved, self.kl))
+        at, clean, noise = renoised(moved.made, moved.asked, moved.steps, moved.noise, executor.path)
+        said = at.velocities(executor, moved.mask)
+
+        def log_prob(velocity: Latents) -> Float[Tensor, "rows draws"]:
+            matching = sample_error(velocity, noise - clean, moved.given)
+            found = matching_log_prob(matching, at.t[:, 0], weighting=self.weighting, p=self.p)
+            return found.unflatten(0, (len(moved.picked), len(moved.made))).T
+
+        new, old = log_prob(said), log_prob(moved.old(at, said))
+        found = policy_loss(new, old, moved.advantage, clip=self.clip, aggregation=self.aggregation)
+        return _held(found, self, moved, lambda other: _velocity_kl(said, other, at, moved, self.kl))
 
 
-@dataclass(frozen=True)
-class NFT:
-    """DiffusionNFT (2509.16117) with the executor itself as old policy: good videos pull its velocities, bad ones push.
+@dataclass(frozen=True, kw_only=True)
+class NFT(Held):
+    """DiffusionNFT (2509.16117): good videos pull the executor's velocities away from the old policy's, bad ones push.
 
-    `beta` is how far its two hypothetical policies lie apart, `clip` the advantage that counts as wholly good, `trust`
-    the weight of the `kl` to the executor's moving average, as of `AWM`.
+    `beta` is how far its two hypothetical policies lie apart, `clip` the advantage that counts as wholly good.
     """
 
-    draws: int
     beta: float
     clip: float
-    trust: float = 0.0
-    kl: VelocityKL = "velocity"
-
-    def eligible(self, sampler: Sampler) -> Sequence[int]:
-        """All steps."""
-        return range(sampler.steps.steps)
 
     def loss(self, executor: Denoiser, sampler: Sampler, moved: Moved) -> PolicyLoss:
         """Its ratio is 1 by definition: there is no likelihood."""
-        seen = _renoised(executor, moved)
-        said = velocities_at(executor, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
+        at, clean, _ = renoised(moved.made, moved.asked, moved.steps, moved.noise, executor.path)
+        said = at.velocities(executor, moved.mask)
         rows, draws = len(moved.made), len(moved.picked)
         advantage = moved.advantage.reshape(rows, -1).expand(-1, draws).T.flatten()  # draws one after the other
-        loss = nft_loss(
-            said, said.detach(), seen.x_t, seen.t, seen.clean, advantage, seen.given, beta=self.beta, clip=self.clip
-        )
+        old = moved.old(at, said)
+        loss = nft_loss(said, old, at.x_t, at.t, clean, advantage, moved.given, beta=self.beta, clip=self.clip)
         found = PolicyLoss(loss, torch.ones_like(loss.detach()), torch.zeros_like(loss.detach()))
-        return _trusting(found, self.trust, lambda: _velocity_kl(said, seen, moved, self.kl))
+        return _held(found, self, moved, lambda other: _velocity_kl(said, other, at, moved, self.kl))
 
 
 @dataclass(frozen=True)
 class GRPO:
     """Flow-GRPO (2505.05470): the density of the sampler's own random steps, so it needs a sampler that has some.
 
-    `trust` weighs the `kl` to the executor's moving average: that of the steps' own Gaussians ("transition"), or of
-    velocities, as of `AWM`.
+    `trust` weighs the `kl` to the executor's moving average, `hold` that to the base: of the steps' own Gaussians
+    ("transition"), or of velocities, as with `AWM`.
     """
 
     draws: int
     clip: float
     aggregation: Aggregation
     trust: float = 0.0
+    hold: float = 0.0
     kl: KL = "transition"
 
     def eligible(self, sampler: Sampler) -> Sequence[int]:
@@ -158,85 +193,42 @@ class GRPO:
     def loss(self, executor: Denoiser, sampler: Sampler, moved: Moved) -> PolicyLoss:
         """The steps that were taken, taken again with gradient from where they began."""
         assert isinstance(sampler, SDESampler)
-        made, steps = moved.made, moved.picked.tolist()
-        seen = _revisited(moved)
+        made, steps = moved.made, moved.steps
+        at = States.at(made, moved.asked, steps)
         after = torch.cat([made.after(step) for step in steps])
-        t_next = torch.cat([_level(made, step + 1) for step in steps])
+        t_next = torch.cat([made.times[step + 1].expand(len(made), -1) for step in steps])
 
         def taken(said: Latents) -> Step:
-            x0 = seen.x_t - per_pixel(seen.t) * said
-            return sampler.step(executor.path, seen.x_t, x0, seen.t, t_next, torch.zeros_like(seen.x_t))
+            x0 = at.x_t - per_pixel(at.t) * said
+            return sampler.step(executor.path, at.x_t, x0, at.t, t_next, torch.zeros_like(at.x_t))
 
         def log_prob(step: Step) -> Float[Tensor, "rows draws"]:
             return sampler.log_prob(after, step.mean, step.std).unflatten(0, (len(steps), len(made))).T
 
-        said = velocities_at(executor, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
+        said = at.velocities(executor, moved.mask)
         new = taken(said)
         # Those of the rollout: a ratio that is not 1 shows that training sees other passes than rollouts did.
         old = log_prob(taken(torch.cat([made.velocities[:, step] for step in steps])))
         found = policy_loss(log_prob(new), old, moved.advantage, clip=self.clip, aggregation=self.aggregation)
 
-        def kl() -> Scalar:
+        def kl(other: Denoiser) -> Scalar:
             if self.kl != "transition":
-                return _velocity_kl(said, seen, moved, self.kl)
-            return transition_kl(new.mean, taken(_held(seen, moved)).mean, new.std)
+                return _velocity_kl(said, other, at, moved, self.kl)
+            return transition_kl(new.mean, taken(moved.asked_of(other, at)).mean, new.std)
 
-        return _trusting(found, self.trust, kl)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """States at the picked levels, draws one after the other."""
-
-    x_t: Latents
-    t: Levels
-    context: Context
-    asked: Condition
-    given: Given
+        return _held(found, self, moved, kl)
 
 
-@dataclass(frozen=True)
-class _Renoised(_Seen):
-    """Videos noised to the picked levels."""
-
-    clean: Latents
-    noise: Latents
-
-
-def _trusting(found: PolicyLoss, trust: float, kl: Callable[[], Scalar]) -> PolicyLoss:
-    """The loss with a divergence of that weight, which costs a pass where it has one."""
-    return found if trust <= 0 else replace(found, loss=found.loss + trust * kl())
+def _held(found: PolicyLoss, by: Held | GRPO, moved: Moved, kl: Callable[[Denoiser], Scalar]) -> PolicyLoss:
+    """The loss with its divergences, each of which costs a pass where it weighs something."""
+    loss = found.loss
+    for weight, other in ((by.trust, moved.others.average), (by.hold, moved.others.base)):
+        if weight > 0:
+            assert other is not None, "refused where there is no base (check_settings)"
+            loss = loss + weight * kl(other)
+    return replace(found, loss=loss)
 
 
-@torch.no_grad()
-def _held(seen: _Seen, moved: Moved) -> Latents:
-    """What the executor's moving average says of the same states."""
-    return velocities_at(moved.average, seen.context, seen.x_t, seen.t, seen.asked, moved.mask)
-
-
-def _velocity_kl(said: Latents, seen: _Seen, moved: Moved, kl: KL) -> Scalar:
-    weight = elbo_weight(seen.t, eta=NOISE) if kl == "elbo" else None
-    return velocity_kl(said, _held(seen, moved), seen.given, weight)
-
-
-def _revisited(moved: Moved) -> _Seen:
-    """The states of the rollouts themselves."""
-    made, steps = moved.made, moved.picked.tolist()
-    place = torch.arange(len(made), device=made.made.device).repeat(len(steps))
-    x_t = torch.cat([made.states[:, step] for step in steps])
-    t = torch.cat([_level(made, step) for step in steps])
-    return _Seen(x_t, t, made.context[place], moved.asked[place], made.given[place])
-
-
-def _renoised(executor: Denoiser, moved: Moved) -> _Renoised:
-    made, draws = moved.made, len(moved.picked)
-    clean = made.made.repeat(draws, 1, 1, 1, 1)
-    noise = torch.cat([moved.noise(draw) for draw in range(draws)]).to(clean)
-    t = torch.cat([_level(made, step) for step in moved.picked.tolist()])
-    place = torch.arange(len(made), device=clean.device).repeat(draws)
-    x_t = executor.path.add_noise(clean, noise, t)
-    return _Renoised(x_t, t, made.context[place], moved.asked[place], made.given[place], clean, noise)
-
-
-def _level(made: Rollouts, step: int) -> Levels:
-    return made.times[step].expand(len(made), -1)
+def _velocity_kl(said: Latents, other: Denoiser, at: States, moved: Moved, kl: KL) -> Scalar:
+    weight = elbo_weight(at.t, eta=NOISE) if kl == "elbo" else None
+    return velocity_kl(said, moved.asked_of(other, at), moved.given, weight)

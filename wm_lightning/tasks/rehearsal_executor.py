@@ -28,11 +28,13 @@ def _step(module: WMSDModule, optimizers: list[Optimizer], clip: Clip) -> None:
     assert clip.condition.prompt is not None
     condition = prompted(clip.condition.prompt, module.frames, clip.condition.actions.shape[-1])
     told = repeated(condition, module.copies)
-    made = module.rollouts(clip, told, module.network)
+    made = module.rollouts(clip, told, module.acting)
     taught = module.taught(made, told) if module.algorithm.taught else None
     advantage = torch.ones(len(made)) if module.algorithm.rl else None
     own, rest = optimizers[: module.optimizer_counts[0]], optimizers[module.optimizer_counts[0] :]
-    learning = [(module.lesson(clip, made, told, taught, advantage, told), own, module.network)]
+    first = module.lesson(clip, made, told, taught, advantage, told)
+    lessons = [first, *(module.again(first, number) for number in range(1, module.updates))]
+    learning = [(lesson, own, module.network) for lesson in lessons]
     if module.critic is not None:
         learning += [(lesson, rest, module.critic) for lesson in module.critic_lessons(clip, made, told)]
     for lesson, some, network in learning:
