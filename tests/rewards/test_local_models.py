@@ -163,6 +163,8 @@ def test_a_config_puts_them_together_for_any_data(judge: Path, picker: Path) -> 
     config = compose(["experiment=wmsd_full", "reward=local", f"reward.model.folder={judge}", "reward.max_invalid=0.0"])
     published = compose(["experiment=wmsd_full", "reward=vlm_pick"]).reward.others
     assert published.pick.weight == 0.225
+    pair = compose(["experiment=wmsd_hunyuan15", "reward=vlm_pair"])
+    assert sum(pair.reward.weights.values()) + pair.algorithm.distill == pytest.approx(1.0)
     config.module.judges.others = published
     for node, folder in ((config.module.judges.model, judge), (config.module.judges.others.pick.reward, picker)):
         node.update(on_cpu | {"folder": str(folder)})

@@ -84,11 +84,15 @@ class Played:
         return self.scores.valid[:, self.scores.names.index(name)]
 
 
-def stage_of(config: DictConfig, data: TaskDataModule, clips: Sequence[Clip], *, frames: int, seed: int) -> Stage:
-    """The stage of a config: videos of `frames` frames, the picture included, as its network deploys."""
+def stage_of(
+    config: DictConfig, data: TaskDataModule, clips: Sequence[Clip], *, frames: int, seed: int, steps: int | None = None
+) -> Stage:
+    """The stage of a config: videos of `frames` frames, the picture included, as its network deploys, or in other
+    `steps` than those of its sampler."""
+    sampler = drawless(instantiate(plain_node(config, "module")["sampler"], _convert_="all"))
     return Stage(
         clips=tuple(clips), data=data, frames=frames, context=config.module.context,
-        sampler=drawless(instantiate(plain_node(config, "module")["sampler"], _convert_="all")),
+        sampler=sampler if steps is None else sampler.with_steps(steps),
         plan=instantiate(plain_node(config, "rollout"), _convert_="all"),
         path=instantiate(plain_node(config, "noising"), _convert_="all"), seed=seed,
         device=device_of(config), precision=str(config.trainer.precision),

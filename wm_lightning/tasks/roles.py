@@ -50,13 +50,14 @@ class RoleSettings:
     """What the table holds: `tasks` test tasks, `batch_size` at a time, judged by `judges` (which need not be those of
     the training). `draws` are those of the paired bootstrap, `repeats` of the time one video takes; `pictures` tasks
     are drawn, `frame_side` pixels a frame. `writer` writes the solutions that the role "vlm" is told; None leaves the
-    row out.
+    row out. All roles are measured in `steps` of the sampler, as many as the training's if None.
     """
 
     tasks: int
     batch_size: int
     context: int
     judges: Callable[[Any], RewardBus]
+    steps: int | None
     seed: int
     draws: int
     repeats: int
@@ -75,7 +76,7 @@ def measure_roles(config: DictConfig, data: ClipDataModule, file: NetworkFile, s
         raise ValueError(f"an executor is measured on tasks, and {data.name} has none; set data=world_tasks")
     settings: RoleSettings = instantiate(config.metrics, _convert_="all")
     clips = tuple(data.clips("test", settings.tasks, data.val_frames, settings.batch_size))
-    stage = stage_of(config, data, clips, frames=config.module.frames, seed=settings.seed)
+    stage = stage_of(config, data, clips, frames=config.module.frames, seed=settings.seed, steps=settings.steps)
     if (there := sum(map(len, stage.clips))) < settings.tasks:
         log.warning("There are %d test tasks, of metrics.tasks=%d asked for: all are measured", there, settings.tasks)
     writer = None if settings.writer is None else settings.writer(data)
