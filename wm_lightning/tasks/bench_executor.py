@@ -13,21 +13,19 @@ from statistics import median
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from jaxtyping import Float
 from omegaconf import DictConfig
 from torch import Tensor
 
-from wm_lightning.checkpoints import NetworkFile, weights_hash
 from wm_lightning.clip import Clip, Condition
 from wm_lightning.compute import now, precise
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.modules.wmsd import WMSDModule
 from wm_lightning.modules.wmsd_draws import Picked
 from wm_lightning.modules.wmsd_losses import Lesson
-from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, repeated, said_by
+from wm_lightning.modules.wmsd_rollouts import Rollouts, Steps, said_by
 from wm_lightning.tasks.bench_entries import Comparison
-from wm_lightning.tasks.build import build_card, build_module, plain_node
+from wm_lightning.tasks.executor_batch import first_batch
 
 Way = Callable[[], Any]
 
@@ -188,18 +186,7 @@ def advantages(count: int, without: float) -> Float[Tensor, "b"]:
 
 def _prepared(config: DictConfig, data: ClipDataModule, device: torch.device, without: float) -> Iteration:
     """A batch rolled out, with advantages."""
-    card = build_card(config, data, "executor")
-    network = instantiate(plain_node(config, "network"), _convert_="all")()
-    weights = dict(network.state_dict())
-    module = build_module(config, card, NetworkFile(weights, card, weights_hash(weights)))
-    if not isinstance(module, WMSDModule):
-        raise ValueError(f"the part executor is of an executor's module, not of {type(module).__name__}; leave it out")
-    module.to(device).train()
-    clip = next(iter(data.train_dataloader())).to(device)
-    asked, told = (
-        repeated(say(clip, module.frames).to(device), module.copies)
-        for say in (data.asked, data.solved)  # type: ignore[attr-defined]
-    )
+    module, clip, asked, told = first_batch(config, data, device)
     made = module.rollouts(clip, asked, module.network)
     advantage = advantages(len(made), without).to(device)
     return Iteration(module, made, asked, told, advantage, clip, judging=0.0, without=without)

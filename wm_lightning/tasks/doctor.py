@@ -18,6 +18,7 @@ from wm_lightning.data.source_datamodule import SourceDataModule
 from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.data.worldmap import WorldMapDataModule
 from wm_lightning.tasks import terminal
+from wm_lightning.tasks.build import kind_of
 from wm_lightning.tasks.doctor_command import clip_words, command, given_words, share_words
 from wm_lightning.tasks.doctor_look import Findings, Place, decode, read_tables, sample, twins
 from wm_lightning.tasks.doctor_machine import examine_machine
@@ -50,7 +51,17 @@ class Doctor:
         if HydraConfig.initialized() and HydraConfig.get().runtime.choices.get("experiment") is not None:
             check_training(config)
             line(terminal.console(), "\nSettings, checkpoints and data of this experiment fit together.")
+            if kind_of(config) == "executor":
+                self.executor(config)
         return found
+
+    def executor(self, config: DictConfig) -> None:
+        """The same of one iteration of an executor's algorithm."""
+        # Here: of all tasks that look at data, those of executors alone need their module.
+        from wm_lightning.tasks.doctor_executor import examine_executor  # noqa: PLC0415
+
+        if wrong := examine_executor(terminal.console(), config):
+            raise ValueError("\n  ".join(["an iteration is not what it shall be:", *wrong]))
 
     def data(self, config: DictConfig) -> dict[str, float]:
         """The same of the data alone."""

@@ -28,6 +28,7 @@ _WARNINGS = (
     r"The `srun` command is available",  # a login node is where small runs are started by hand
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen networks and averages
+    r"Initializing zero-element tensors",  # the layers of actions, of a network that has none
     r".*does not have many workers",  # crops are made faster than a worker could send them
 )
 
