@@ -1,8 +1,9 @@
 """Networks in files: the only place that reads or writes weights.
 
-Four kinds of file are read: a run's own checkpoint (.ckpt), an exported network (.safetensors with its card in the
-header), a UNet as task=unpack wrote it (its folder will do) and world-model-eval's weights. Nothing is ever unpickled
-beyond tensors and plain containers, and no config found in a file is instantiated.
+Five kinds are read: a run's own checkpoint (.ckpt), an exported network (.safetensors with its card in the header), a
+UNet as task=unpack wrote it (its folder will do), world-model-eval's weights, and a folder of diffusers with LTX-2's or
+HunyuanVideo 1.5's transformer. Nothing is ever unpickled beyond tensors and plain containers, and no config found in a
+file is instantiated.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wm_lightning.card import Card
+from wm_lightning.networks.adapters.diffusers_folder import read_transformer, transformer_folder
 from wm_lightning.networks.adapters.dynamicrafter_card import unpacked_card
 from wm_lightning.networks.adapters.worldgym import from_worldgym
 from wm_lightning.networks.causal import Transfer
@@ -58,14 +60,18 @@ def read_network(path: Path, expected: Card, *, otherwise: str = "") -> NetworkF
     Raises ValueError naming the file and what is wrong with it; `otherwise` says what else the user may do where it is
     not there.
     """
-    path = path / UNPACKED if path.is_dir() else path
-    if not path.is_file():
+    if (folder := transformer_folder(path)) is not None:
+        path, read = folder, read_transformer
+    else:
+        path = path / UNPACKED if path.is_dir() else path
+        read = _safetensors if path.suffix == ".safetensors" else _torch
+    if folder is None and not path.is_file():
         raise ValueError(
-            f"{path}: there is no such file; name a .ckpt, a .safetensors, or the folder that task=unpack wrote"
-            f"{otherwise and f', or set {otherwise}'}"
+            f"{path}: there is no such file; name a .ckpt, a .safetensors, the folder that task=unpack wrote, or "
+            f"diffusers' of LTX-2 or HunyuanVideo 1.5{otherwise and f', or set {otherwise}'}"
         )
     try:
-        weights, card = _safetensors(path, expected) if path.suffix == ".safetensors" else _torch(path, expected)
+        weights, card = read(path, expected)
     except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as a checkpoint ({why(error)})") from error
     weights = {name: value.float() for name, value in weights.items()}
