@@ -79,7 +79,7 @@ def tasks(cache: Path, kind: type[Data] = WorldTasksDataModule, **changes: Any) 
         world=world, subset="grid_tasks", resize="crop", val_share=0.1, test_share=0.1, on_error="raise",
         max_bad_share=0.0, decode_workers=1, prompter=WORDS, root=None, cache_dir=str(cache), frames=1, height=SIDE,
         width=SIDE, batch_size=2, train_batches=8, val_clips=4, val_frames=1, num_workers=0, seed=0, action_shift=0,
-        augment=None,
+        augment=None, latents=None, autoencoder=None, encoders=None,
     )  # fmt: skip
     return kind(**(settings | changes))
 

@@ -41,6 +41,7 @@ PARTS = {
     "dtype": "the type of the numbers",
     "data": "the recordings (a file's name, size or time, or how they are read)",
     "version": "the version of the cache",
+    "encoders": "the encoders of texts and pictures, their lengths or weights",
 }
 
 
@@ -95,7 +96,7 @@ class LatentKey:
 def remake() -> str:
     """The command that encodes the data of this command anew."""
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else ["data=...", "autoencoder=..."]
-    kept = [word for word in words if word.lstrip("+").startswith(("data", "autoencoder"))]
+    kept = [word for word in words if word.lstrip("+").startswith(("data", "autoencoder", "encoders"))]
     kept = [word for word in kept if not word.lstrip("+").startswith("data.latents")]
     return shlex.join(["python", "run.py", "task=encode", *kept, "task.into=NEWFOLDER"])
 

@@ -1,6 +1,7 @@
 """Data whose clips are tasks: what is asked, how it is done, and who is told which of the two."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 
@@ -26,6 +27,10 @@ class TaskDataModule(ClipDataModule):
     @abstractmethod
     def solved(self, clip: Clip, frames: int) -> Condition:
         """What a demonstrator is told: how it is done."""
+
+    def told(self, clip: Clip, texts: Sequence[str], frames: int) -> Condition:
+        """These words about the tasks of a clip, one text each, for videos of so many frames."""
+        return prompted(self.prompter(texts), frames, self.spec.dim)
 
 
 def prompted(prompt: Prompt, frames: int, actions: int) -> Condition:

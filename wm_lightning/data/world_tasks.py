@@ -1,12 +1,15 @@
 """The DataModule of WorldTasks: pictures with instructions and solutions, or those of a simulated grid."""
 
 import logging
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from wm_lightning.clip import Clip, Condition
+import torch
+
+from wm_lightning.clip import Clip, Condition, Encoded, Pixels, Start
 from wm_lightning.data.cache import Recipe
 from wm_lightning.data.datamodule import SPLITS
 from wm_lightning.data.formats.frame_store import check_budget
@@ -14,8 +17,12 @@ from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.world_tasks import TABLE, TaskReader, TaskRow, TaskSet, read_tasks, sound
 from wm_lightning.data.frame_cache import Tolerance
 from wm_lightning.data.parts import parts_of
-from wm_lightning.data.task_datamodule import TaskDataModule, prompted
+from wm_lightning.data.stored_prompts import StoredPrompts
+from wm_lightning.data.task_cache import BY_CONTENT, TaskCache, TaskKey, latents_of, stored
+from wm_lightning.data.task_datamodule import TaskDataModule
 from wm_lightning.data.windows import PromptedWindows
+from wm_lightning.networks.adapters.pipeline_encoders import PipelineEncoders
+from wm_lightning.networks.autoencoders import Autoencoder
 from wm_lightning.networks.prompt import Prompter
 from wm_lightning.worlds.grid_world import GridWorld
 
@@ -29,6 +36,9 @@ class WorldTasksDataModule(TaskDataModule):
     else, its verifier too; `prompter` makes tokens of texts. Where val or test are not stored, `val_share` and
     `test_share` of the sources of train (at least one each) take their place: a source keeps its part whatever rows of
     others are unusable. Unusable rows are refused or left out by `on_error` and `max_bad_share`.
+
+    With `latents`, the folder that task=encode wrote, clips have the latents that `autoencoder` made of their pictures,
+    and with `encoders` prompts are features of those and conditions have their tokens of the picture.
     """
 
     spec = TaskReader.spec
@@ -38,7 +48,8 @@ class WorldTasksDataModule(TaskDataModule):
 
     def __init__(
         self, *, world: GridWorld, subset: str, resize: str, val_share: float, test_share: float, on_error: str,
-        max_bad_share: float, decode_workers: int, prompter: Prompter, **shared: Any,
+        max_bad_share: float, decode_workers: int, prompter: Prompter, latents: str | None,
+        autoencoder: Autoencoder | None, encoders: PipelineEncoders | None, **shared: Any,
     ) -> None:  # fmt: skip
         super().__init__(**shared)
         if self.pictures_only and (self.frames, self.val_frames) != (1, 1):
@@ -56,6 +67,34 @@ class WorldTasksDataModule(TaskDataModule):
         _, height, width = self.frame_shape
         self.resize, self.tolerance = Resize(resize, height, width), Tolerance(on_error, max_bad_share)
         self.decode_workers, self.prompter = decode_workers, prompter
+        self.latents, self.autoencoder, self.encoders, self.cache = latents, autoencoder, encoders, None
+        if latents is not None:
+            self._read_latents(Path(latents))
+
+    def _read_latents(self, folder: Path) -> None:
+        """Raises ValueError where the latents in `folder` are of others than these pictures, or of films."""
+        if not self.pictures_only:
+            raise ValueError(f"data.latents={folder}: films are made when they are read; set data.latents=null")
+        key = self.task_key.believing(folder)
+        key.check(folder)
+        self.frame_shape = self._checked_autoencoder().frame_shape(*self.pixels)
+        self.cache = TaskCache(folder, key)
+        if self.encoders is not None:
+            self.prompter = StoredPrompts(self.cache, self.encoders)
+
+    @property
+    def task_key(self) -> TaskKey:
+        """What latents and features of these data hang on. Raises ValueError where there is no autoencoder."""
+        autoencoder = self._checked_autoencoder()
+        scaling = autoencoder.scaling
+        identity = {name: value for name, value in autoencoder.identity.items() if name not in scaling}
+        heard = {} if self.encoders is None else self.encoders.identity
+        return TaskKey(identity, scaling, asdict(self.resize), BY_CONTENT, encoders=heard)
+
+    def _checked_autoencoder(self) -> Autoencoder:
+        if self.autoencoder is None:
+            raise ValueError(f"data.latents={self.latents} needs the autoencoder that made it: autoencoder=video|patch")
+        return self.autoencoder
 
     @property
     def home(self) -> Path:
@@ -98,15 +137,27 @@ class WorldTasksDataModule(TaskDataModule):
     def asked(self, clip: Clip, frames: int) -> Condition:
         """The instruction."""
         assert clip.texts is not None
-        return prompted(self.prompter(clip.texts.instruction), frames, self.spec.dim)
+        return self.told(clip, clip.texts.instruction, frames)
 
     def solved(self, clip: Clip, frames: int) -> Condition:
         """The solution, in words."""
         assert clip.texts is not None
-        return prompted(self.prompter(clip.texts.solution), frames, self.spec.dim)
+        return self.told(clip, clip.texts.solution, frames)
+
+    def told(self, clip: Clip, texts: Sequence[str], frames: int) -> Condition:
+        """Words about the tasks, and the encoders' tokens of their pictures where these have any."""
+        condition = super().told(clip, texts, frames)
+        if self.cache is None or self.encoders is None:
+            return condition
+        seen = [stored(self.cache, picture) for picture in clip.video[:, 0].cpu().numpy()]
+        tokens = [one.tokens for one in seen if one.tokens is not None]
+        if len(tokens) < len(seen):
+            return condition
+        return replace(condition, start=Start(clip.x0[:, :1].cpu(), torch.stack(tokens)))
 
     def open_split(self, folder: Path, split: str) -> TaskReader:
-        return TaskReader(self.tasks, self.parts[split], self.resize)
+        latents = None if self.cache is None else partial(latents_of, self.cache)
+        return TaskReader(self.tasks, self.parts[split], self.resize, latents)
 
     def windows(self, split: str, *, truth: bool, learned: bool = False) -> PromptedWindows:
         """A split's clips, prompted by their instruction."""
@@ -122,6 +173,25 @@ class WorldTasksDataModule(TaskDataModule):
     def quarantined(self) -> Mapping[str, str]:
         """Rows left out, each with its reason."""
         return {f"{error.path} ({number})": error.reason for number, error in enumerate(self.tasks.bad)}
+
+    @property
+    def autoencoder_identity(self) -> Mapping[str, Any]:
+        return {} if self.latents is None else self._checked_autoencoder().identity
+
+    @property
+    def picture_size(self) -> Resize:
+        return self.resize
+
+    def encode(self, video: Pixels) -> Encoded:
+        return super().encode(video) if self.latents is None else self._checked_autoencoder().encode(video)
+
+    def decode(self, x0: Encoded) -> Pixels:
+        return super().decode(x0) if self.latents is None else self._checked_autoencoder().decode(x0)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What is read: see `ClipDataModule`."""
+        return super().manifest | ({} if self.cache is None else {"latents": self.cache.key.sha256})
 
     def recipe(self) -> Recipe:
         """The grid's own simulation."""

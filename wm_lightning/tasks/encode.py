@@ -23,8 +23,10 @@ from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.formats.store_reader import Plan, check_actions
 from wm_lightning.data.latent_cache import Encoded, LatentCache
 from wm_lightning.data.source_datamodule import SourceDataModule
+from wm_lightning.data.world_tasks import WorldTasksDataModule
 from wm_lightning.networks.autoencoders import Autoencoder
 from wm_lightning.tasks.build import device_of
+from wm_lightning.tasks.encode_tasks import encode_tasks
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +53,18 @@ class Encode:
     into: str | None
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
-        """Encodes all stored splits; returns episodes, frames and bytes.
+        """Encodes all stored splits; returns episodes, frames and bytes (of tasks: pictures, texts and bytes).
 
         Raises ValueError where a name is wrong, the folder is of other settings, the disk has too little space, or too
         much of the set is unusable.
         """
         if self.into is None or config.autoencoder is None:
-            raise ValueError("task=encode needs task.into=FOLDER, a new one, and autoencoder=pixel|patch|sd|sd3")
+            raise ValueError("task=encode needs task.into=FOLDER, a new one, and autoencoder=pixel|patch|sd|sd3|video")
         data = instantiate(config.data, _convert_="all")
+        if isinstance(data, WorldTasksDataModule):
+            return encode_tasks(data, Path(self.into), device_of(config))
         if not isinstance(data, SourceDataModule) or data.autoencoder is None:
-            raise ValueError("task=encode takes recordings: data=rt1|csgo|recon|own")
+            raise ValueError("task=encode takes recordings: data=rt1|csgo|recon|own, or tasks: data=world_tasks")
         if data.root is None:
             simulate(data.cache_dir, data.recipe())
         cache = LatentCache(Path(self.into), data.latent_key)

@@ -48,8 +48,9 @@ def needs_of(planned: Planned) -> Needs:
     """What a planned training takes. Its module is used up."""
     config = planned.config
     shape = (config.network.channels, config.network.height, config.network.width)
-    words = config.data.prompter.length if "prompter" in config.data else 0
-    batch = Batch(config.module.batch_size, config.data.frames, shape, config.network.actions, words)
+    told = config.data.get("encoders") or config.data.get("prompter") or {}
+    prompt = (int(told.get("length", 0)), int(told.get("width", 0)))
+    batch = Batch(config.module.batch_size, config.data.frames, shape, config.network.actions, *prompt)
     found = rehearse(planned.module, batch, precision=str(config.trainer.precision))
     # On a GPU the file stays in main memory.
     beside = (

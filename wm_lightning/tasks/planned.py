@@ -69,6 +69,8 @@ def plan_unread(config: DictConfig) -> Plan:
         for key in ("autoencoder", "latents"):
             if key in config.data:
                 config.data[key] = None
+        if config.data.get("encoders") is not None:
+            config.data.encoders.folder = None
         if tokens is not None:
             # OpenCLIP's, one of them of the whole image; or groups of 16 as they enter the network.
             image, width = (16 * 16, tokens) if resampler is None else (16 * 16 + 1, resampler.features)

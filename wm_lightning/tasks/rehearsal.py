@@ -26,20 +26,22 @@ Share = tuple[float, Callable[[Clip], None]]
 @dataclass(frozen=True)
 class Batch:
     """What one rank is given in a step: clips, their frames (c, h, w) as the network sees them, columns of actions,
-    and words of a prompt (0: there is none)."""
+    and words of a prompt (0: there is none), each an id or so wide features."""
 
     clips: int
     frames: int
     shape: tuple[int, int, int]
     actions: int
     words: int = 0
+    width: int = 0
 
     def clip(self) -> Clip:
         """Clips whose frames have no values."""
         latents = Shape(torch.empty(self.clips, self.frames, *self.shape, device="meta"))
         state = torch.zeros(self.clips, self.frames, dtype=torch.long)
         there = torch.ones(self.clips, self.words, dtype=torch.bool)
-        prompt = Prompt(there.long(), there) if self.words else None
+        features = Shape(torch.empty(self.clips, self.words, self.width, device="meta")) if self.width else there.long()
+        prompt = Prompt(features, there) if self.words else None
         condition = Condition(torch.zeros(self.clips, self.frames, self.actions), state, prompt=prompt)
         video = torch.zeros(self.clips, self.frames, 3, 0, 0, dtype=torch.uint8)
         return Clip(video, condition, torch.arange(self.clips), latents=latents)

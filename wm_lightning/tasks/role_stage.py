@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wm_lightning.clip import Clip, Condition, Pixels
 from wm_lightning.compute import precise
-from wm_lightning.data.task_datamodule import TaskDataModule, prompted
+from wm_lightning.data.task_datamodule import TaskDataModule
 from wm_lightning.networks.denoiser import Denoiser
 from wm_lightning.noising import GaussianPath
 from wm_lightning.results.roles import RoleName
@@ -106,7 +106,7 @@ def written(data: TaskDataModule, writer: Writer, reasons: Counter[str], clip: C
     reasons.update(text.reason for text in found if isinstance(text, Failed))
     pairs = zip(found, clip.texts.instruction, strict=True)
     texts = [asked if isinstance(text, Failed) else data.prompter.shortened(text) for text, asked in pairs]
-    return prompted(data.prompter(texts), frames, data.spec.dim)
+    return data.told(clip, texts, frames)
 
 
 def play(role: Role, stage: Stage, bus: RewardBus, *, pictures: int, repeats: int) -> Played:

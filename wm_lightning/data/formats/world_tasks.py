@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
+from jaxtyping import Float16, UInt8
 from PIL import Image
 from rich.progress import track
 
@@ -32,6 +32,7 @@ from wm_lightning.data.formats.tables import DAMAGED
 from wm_lightning.data.formats.video_files import BadFile
 
 TABLE, IMAGES = "tasks.parquet", "images"
+Latents = Callable[[UInt8[np.ndarray, "f 3 h w"]], Float16[np.ndarray, "f channels rows columns"]]
 
 
 @dataclass(frozen=True)
@@ -131,13 +132,16 @@ def sound(tasks: TaskSet, workers: int) -> TaskSet:
 
 
 class TaskReader:
-    """Some tasks of a set as episodes of one frame, their picture, without actions and with their texts."""
+    """Some tasks of a set as episodes of one frame, their picture, without actions and with their texts.
+
+    `latents` gives those of a picture, where networks see latents.
+    """
 
     spec = ActionSpec((), (), ())
     action_shift = 0
 
-    def __init__(self, tasks: TaskSet, rows: Sequence[TaskRow], resize: Resize) -> None:
-        self.tasks, self.rows, self.resize = tasks, tuple(rows), resize
+    def __init__(self, tasks: TaskSet, rows: Sequence[TaskRow], resize: Resize, latents: Latents | None = None) -> None:
+        self.tasks, self.rows, self.resize, self.latents = tasks, tuple(rows), resize, latents
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -153,7 +157,8 @@ class TaskReader:
             raise ValueError(f"{row.id}: frames {start}..{stop - 1} asked for, a task has one picture")
         nothing = np.zeros((1, 0), np.float32), np.full(1, ActionState.NONE, np.int64)
         texts = Texts((row.id,), (row.prompt,), (row.solution,))
-        return Episode(self.resize(self.tasks.picture(row)[None].copy()), *nothing, texts=texts)
+        video = self.resize(self.tasks.picture(row)[None].copy())
+        return Episode(video, *nothing, texts=texts, latents=None if self.latents is None else self.latents(video))
 
 
 def write_tasks(folder: Path, pictures: Iterable[tuple[UInt8[np.ndarray, "h w 3"], Sequence[TaskRow]]]) -> None:

@@ -1,5 +1,6 @@
 """A transformer in diffusers' own form, config.json beside .safetensors, as the weights of a network here."""
 
+import hashlib
 import importlib
 import inspect
 import json
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wm_lightning.card import Card
+from wm_lightning.networks.autoencoders import file_hash
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -46,7 +48,7 @@ def read_transformer(folder: Path, expected: Card) -> tuple[dict[str, Tensor], C
     own = {key: value for key, value in said.items() if not key.startswith("_")}
     if wrong := _overrides(_defaults(module, name), own, expected):
         raise ValueError(f"its weights need {' '.join(wrong)}; add these words (size=paper has the published sizes)")
-    return {f"{PART}.{key}": value for key, value in _weights(folder).items()}, _card(name, expected)
+    return {f"{PART}.{key}": value for key, value in read_weights(folder).items()}, _card(name, expected)
 
 
 def _defaults(module: str, name: str) -> dict[str, Any]:
@@ -81,8 +83,8 @@ def _overrides(defaults: Mapping[str, Any], own: Mapping[str, Any], expected: Ca
     return wrong
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder's files, by their names."""
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the folder's files, by their names. Raises ValueError where files are missing or others."""
     if (folder / INDEX).is_file():
         places: Mapping[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
     elif (folder / WEIGHTS).is_file():
@@ -90,7 +92,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     else:
         there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise ValueError(
-            f"neither {WEIGHTS} nor {INDEX} is there, only {there}; save it with save_pretrained, as safetensors, for no "
+            f"neither {WEIGHTS} nor {INDEX} is there, only {there}; save it with save_pretrained, as safetensors: no "
             f"other kind is read"
         )
     weights: dict[str, Tensor] = {}
@@ -101,6 +103,14 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     if missing := sorted(places.keys() - weights.keys()):
         raise ValueError(f"{missing[0]} and {len(missing) - 1} more are in none of the files that {INDEX} names")
     return weights
+
+
+def files_hash(folder: Path) -> str:
+    """SHA-256 over the names and contents of the folder's files of weights; unchanged ones are read once."""
+    total = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        total.update(f"{path.name} {file_hash(path)} ".encode())
+    return total.hexdigest()
 
 
 def _card(name: str, expected: Card) -> Card:
