@@ -106,6 +106,12 @@ def test_given_levels_are_thinned_and_checked() -> None:
     assert StepList("matched", 3).times(FLOW)[0] == steps.times(FLOW)[0] == 1
 
 
+def test_features_are_not_read_as_ids_of_words() -> None:
+    network = ltx2(prompt=partial(PromptReader, buckets=64, depth=1, heads=2))
+    with pytest.raises(ValueError, match="reads ids of words, found features of .*; set network.prompt=null"):
+        shown(network, told(*WORDS))
+
+
 def test_words_matter_and_padding_does_not() -> None:
     network = ltx2()
     made, other = (shown(network, told(*words))[0] for words in (WORDS, WORDS[::-1]))

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from wm_lightning.clip import Clip, Condition, Encoded, Pixels, Start
 from wm_lightning.data.cache import Recipe
@@ -16,6 +18,7 @@ from wm_lightning.data.formats.frame_store import check_budget
 from wm_lightning.data.formats.resize import Resize
 from wm_lightning.data.formats.world_tasks import TABLE, TaskReader, TaskRow, TaskSet, read_tasks, sound
 from wm_lightning.data.frame_cache import Tolerance
+from wm_lightning.data.latent_cache import remake
 from wm_lightning.data.parts import parts_of
 from wm_lightning.data.stored_prompts import StoredPrompts
 from wm_lightning.data.task_cache import BY_CONTENT, TaskCache, TaskKey, latents_of, stored
@@ -75,6 +78,8 @@ class WorldTasksDataModule(TaskDataModule):
         """Raises ValueError where the latents in `folder` are of others than these pictures, or of films."""
         if not self.pictures_only:
             raise ValueError(f"data.latents={folder}: films are made when they are read; set data.latents=null")
+        if self.augment is not None:
+            raise ValueError("data.augment changes pixels, and latents were made of them before: set data.augment=null")
         key = self.task_key.believing(folder)
         key.check(folder)
         self.frame_shape = self._checked_autoencoder().frame_shape(*self.pixels)
@@ -164,7 +169,11 @@ class WorldTasksDataModule(TaskDataModule):
         return PromptedWindows(self.reader(split), truth=truth, prompter=self.prompter)
 
     def prepare_data(self) -> None:
-        """Simulates or checks; says which rows are left out."""
+        """Simulates or checks; says which rows are left out. Raises ValueError where nothing was encoded."""
+        if self.encoders is not None and self.cache is None:
+            raise ValueError(
+                f"data.encoders is set, and data.latents names no folder of what they say; make one: {remake()}"
+            )
         super().prepare_data()
         for error in self.tasks.bad:
             log.warning("%s: left out %s", self.name, error)
@@ -185,7 +194,8 @@ class WorldTasksDataModule(TaskDataModule):
     def encode(self, video: Pixels) -> Encoded:
         return super().encode(video) if self.latents is None else self._checked_autoencoder().encode(video)
 
-    def decode(self, x0: Encoded) -> Pixels:
+    def decode(self, x0: Encoded) -> UInt8[Tensor, "b total c h w"]:
+        """Pixels of what a network makes, on its device: more frames than latents where the autoencoder is of video."""
         return super().decode(x0) if self.latents is None else self._checked_autoencoder().decode(x0)
 
     @cached_property

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from wm_lightning.clip import Encoded, Pixels, to_pixels
+from wm_lightning.clip import Encoded, to_pixels
 from wm_lightning.networks.adapters.diffusers_folder import CONFIG, files_hash, read_weights
 from wm_lightning.networks.autoencoders import Autoencoder, Frames, Latents, Video
 
@@ -65,7 +65,7 @@ class VideoAutoencoder(Autoencoder):
         return super().encode(video)
 
     @torch.no_grad()
-    def decode(self, latents: Encoded) -> Pixels:
+    def decode(self, latents: Encoded) -> UInt8[Tensor, "b total 3 height width"]:
         """uint8 video `b 1+(f-1)*stride 3 h w` of latents `b f c h w`, on their device, clip by clip."""
         # Without autocast: what judges see must not hang on the precision of whoever asks.
         with torch.autocast(latents.device.type, enabled=False):

@@ -66,6 +66,8 @@ def words(reader: nn.Module | None, condition: Condition, batch: int, width: int
     Raises ValueError where it has ids of words and nothing reads them, and for features of another width.
     """
     prompt: Prompt | None = condition.prompt
+    if reader is not None and prompt is not None and prompt.tokens.is_floating_point():
+        raise ValueError("this network reads ids of words, found features of a text encoder; set network.prompt=null")
     if reader is not None:
         return reader(prompt, batch)
     if prompt is None or not prompt.tokens.is_floating_point():
