@@ -1,16 +1,18 @@
 """Updates without a finite gradient are skipped by all ranks, their clips are named, and too many end the training."""
 
 import logging
+import multiprocessing.resource_sharer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch.utils.data import DataLoader, Dataset
 
 from tests.modules.making import adamw, dmd, fit, flat, teacher
 from tests.modules.sharded_ranks import RANKS, in_two_ranks
-from wm_lightning.callbacks.trouble import Trouble
+from wm_lightning.callbacks.trouble import Trouble, meaning_of
 from wm_lightning.config_errors import refusal
 from wm_lightning.modules.base import WorldModelModule
 from wm_lightning.modules.sharding import Sharded
@@ -98,3 +100,46 @@ def test_the_end_by_an_error_of_the_machine_says_how_to_go_on(tmp_path: Path, ca
     assert "a process that loads data was ended from outside" in caplog.text and "ckpt_path=last goes on" in caplog.text
     with pytest.raises(ValueError, match="most=0 counts iterations"):
         Trouble(most=0)
+
+
+class Tensors(Dataset):
+    """Two of them, or an error where their file should be."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if self.error is not None:
+            raise self.error
+        return torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError(104, "Connection reset by peer"), BrokenPipeError(32, "Broken pipe"), EOFError(),
+     FileNotFoundError(2, "No such file or directory"), ConnectionRefusedError(111, "Connection refused")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_a_worker_that_is_gone_before_its_tensor_is_fetched_is_known(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Its socket is closed, and torch does not see yet that the process has ended."""
+
+    def gone(_: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(multiprocessing.resource_sharer.DupFd, "detach", gone)
+    with pytest.raises(type(error)) as raised:
+        next(iter(DataLoader(Tensors(), num_workers=1)))
+    assert "a process that loads data was ended from outside" in (meaning_of(raised.value) or "")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_file_is_not_taken_for_the_end_of_a_worker(workers: int) -> None:
+    with pytest.raises(FileNotFoundError) as raised:
+        next(iter(DataLoader(Tensors(FileNotFoundError(2, "No such file or directory")), num_workers=workers)))
+    assert meaning_of(raised.value) is None
+    assert "another rank ended" in (meaning_of(ConnectionResetError(104, "Connection reset by peer")) or "")

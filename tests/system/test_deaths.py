@@ -81,7 +81,9 @@ def test_a_worker_that_dies_ends_the_training_which_goes_on_as_it_was(run: Run, 
         os.kill(worker, signal.SIGKILL)
     assert workers
     code, said = ended(program)
-    assert code != 0 and "DataLoader worker" in said and "a process that loads data was ended from outside" in said
+    # What torch itself says depends on whether it sees the end of the process or that of its socket first.
+    assert code != 0 and "a process that loads data was ended from outside" in said
+    assert f"run_dir={target} ckpt_path=last goes on" in said
     Program(words, cache, tmp_path).finish()
     same_as_whole(run, target, own, tmp_path)
 

@@ -1,6 +1,7 @@
 """What goes wrong while training is named: batches that teach nothing, and what ended it."""
 
 import logging
+import traceback
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,13 +12,14 @@ from wm_lightning.modules.base import WorldModelModule
 
 log = logging.getLogger(__name__)
 
+_WORKER = "a process that loads data was ended from outside, as by a machine without memory left"
 # Words of an error, and what they mean.
 _KNOWN = {
     "Connection closed by peer": "another rank ended before this one, and its own messages say why",
     "Connection reset by peer": "another rank ended before this one, and its own messages say why",
     "Broken pipe": "another rank ended before this one, and its own messages say why",
     "NCCL": "ranks lost one another; the messages of the one that ended first say why",
-    "DataLoader worker": "a process that loads data was ended from outside, as by a machine without memory left",
+    "DataLoader worker (pid": _WORKER,  # and no other words on a worker, such as those on an error of its data
     "judgements failed": "a judge fails too often to learn from; see to its server first",
     "out of memory": "the memory was too little; task=estimate says what would fit",
 }
@@ -64,13 +66,25 @@ class Trouble(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Says what an error of the machine means, and from where to go on."""
-        meaning = next((known for words, known in _KNOWN.items() if words in str(exception)), None)
-        if meaning is not None:
+        if (meaning := meaning_of(exception)) is not None:
             assert isinstance(pl_module, WorldModelModule)
             log.error(
                 "Training ended at iteration %d: %s. The same command with run_dir=%s ckpt_path=last goes on",
                 pl_module.iterations, meaning, trainer.default_root_dir,
             )  # fmt: skip
+
+
+def meaning_of(exception: BaseException) -> str | None:
+    """What an error of the machine means, None where it is no known one.
+
+    A worker hands over a tensor by a socket of its own. Where that is gone before the process is seen to have ended,
+    torch's loader lets the error of the socket through.
+    """
+    if isinstance(exception, OSError | EOFError):
+        frames = [frame.f_code for frame, _ in traceback.walk_tb(exception.__traceback__)]
+        if any(code.co_name == "_try_get_data" and "torch/utils/data" in code.co_filename for code in frames):
+            return _WORKER
+    return next((known for words, known in _KNOWN.items() if words in str(exception)), None)
 
 
 def places(trainer: Trainer, indices: list[int], batch: Clip) -> str:
