@@ -10,15 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 
 from tests.data.fault_sets import SETS, opened, rows_served, served
 from tests.fuzzing import Subject
 from tests.modules.making import TRAINED, card, network
+from tests.networks.tiny_dynamicrafter import IMAGE, autoencoder, drawn, resampler, tiny_clip, unet
 from tests.test_checkpoints import golden
 from wm_lightning.checkpoint_io import AtomicCheckpointIO
 from wm_lightning.checkpoints import read_card, read_network, read_resumable, save_network, write_weights
 from wm_lightning.data.formats.safe_pickle import read_arrays
 from wm_lightning.networks.adapters.dynamicrafter_card import SAME, UNET
+from wm_lightning.networks.openclip import EMPTY_TEXT, OpenClipImage, read_empty_text
+from wm_lightning.tasks.unpack import Unpack
 
 LENIENT = ("data.on_error=quarantine", "data.max_bad_share=0.7")
 CARD = replace(card(), trained_for=TRAINED)
@@ -86,6 +90,27 @@ def read_unpacked(root: Path, _: Path) -> None:
     read_network(root, card(network={"_target_": UNET, **ARGUMENTS}))
 
 
+def make_dynamicrafter(root: Path) -> None:
+    parts = {"model.diffusion_model.": unet(), "first_stage_model.": autoencoder(), "image_proj_model.": resampler()}
+    state = {name: value for prefix, layers in parts.items() for name, value in drawn(layers, prefix).items()}
+    torch.save({"state_dict": state, "epoch": 3}, root / "model.ckpt")
+
+
+def read_dynamicrafter(root: Path, own: Path) -> None:
+    task = Unpack(checkpoint=str(root / "model.ckpt"), into=str(own / "parts"), empty_text=False, text={})
+    task(DictConfig({}))
+
+
+def make_openclip(root: Path) -> None:
+    write_weights(root / "image.safetensors", tiny_clip().state_dict(), {})
+    write_weights(root / "empty_text.safetensors", {EMPTY_TEXT: torch.ones(1, 77, 24)}, {"sha256": "0" * 64})
+
+
+def read_openclip(root: Path, _: Path) -> None:
+    OpenClipImage(weights=str(root / "image.safetensors"), architecture=IMAGE)
+    read_empty_text(root / "empty_text.safetensors", "0" * 64)
+
+
 def make_pickle(root: Path) -> None:
     arrays = {"position": np.arange(12.0).reshape(6, 2), "yaw": np.zeros(6, np.float32), "name": "walk"}
     (root / "traj_data.pkl").write_bytes(pickle.dumps(arrays, protocol=2))
@@ -103,5 +128,9 @@ WEIGHTS: tuple[tuple[str, Callable[[Path], None], Callable[[Path, Path], None]],
     ("pickle", make_pickle, read_pickle),
 )
 IMPORTERS = tuple(Subject(*one) for one in WEIGHTS)
+LARGE = (  # seconds for a few
+    Subject("dynamicrafter", make_dynamicrafter, read_dynamicrafter),
+    Subject("openclip", make_openclip, read_openclip),
+)
 READERS = tuple(Subject(form, partial(make_data, form), partial(read_data, form)) for form in SETS)
-SUBJECTS = (*IMPORTERS, *READERS)
+SUBJECTS = (*IMPORTERS, *LARGE, *READERS)

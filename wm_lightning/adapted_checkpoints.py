@@ -5,7 +5,7 @@ from pathlib import Path
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import DEPLOYED, NetworkFile, weights_hash
 from wm_lightning.networks.lora import LoRA, merged
-from wm_lightning.plain_files import read_plain
+from wm_lightning.plain_files import read_plain, tensors
 
 
 def read_adapted(path: Path, base: NetworkFile) -> NetworkFile:
@@ -22,7 +22,6 @@ def read_adapted(path: Path, base: NetworkFile) -> NetworkFile:
             f"{path} holds adapters of the network {start[:12]}, and not of {base.sha256[:12]}; name the file that "
             f"their training began from with module.start"
         )
-    state = content["state_dict"]
-    adapter = {name.removeprefix(DEPLOYED): value for name, value in state.items() if name.startswith(DEPLOYED)}
+    adapter = tensors(content.get("state_dict"), f"state_dict in {path}", DEPLOYED)
     weights = merged(base.weights, adapter, LoRA(**content["lora"]))
     return NetworkFile(weights, card, weights_hash(weights))

@@ -9,7 +9,6 @@ file is instantiated.
 import hashlib
 import json
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from wm_lightning.networks.adapters.diffusers_folder import read_transformer, tr
 from wm_lightning.networks.adapters.dynamicrafter_card import unpacked_card
 from wm_lightning.networks.adapters.worldgym import from_worldgym
 from wm_lightning.networks.causal import Transfer
-from wm_lightning.plain_files import read_plain, why
+from wm_lightning.plain_files import DAMAGED, read_plain, tensors, unpickled, why
 
 # Where a run's checkpoint keeps the network it would deploy.
 DEPLOYED = "average.network."
@@ -33,7 +32,7 @@ WORLDGYM_SHIFT = 0
 # What task=unpack calls the files that hold a network's weights; constructor's arguments stand in their headers.
 UNPACKED, UNPACKED_RESAMPLER = "unet.safetensors", "resampler.safetensors"
 # What damaged files make their readers raise, and files whose content is not what was expected.
-UNREADABLE = (SafetensorError, RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError)
+UNREADABLE = (SafetensorError, *DAMAGED)
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def read_resumable(path: Path, expected: Card) -> Mapping[str, Any]:
     content = read_plain(path, mmap=True)
     try:
         card = Card.from_dict(content["card"])
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} has no usable card ({why(error)}), so this suite did not write it") from error
     if "loops" not in content:
         raise ValueError(f"{path} holds a network and no training that could go on; name RUN/checkpoints/last.ckpt")
@@ -100,7 +99,11 @@ def read_resumable(path: Path, expected: Card) -> Mapping[str, Any]:
         )
     if differences := card.differences(expected):
         raise ValueError(f"{path} is not of this training: {'; '.join(differences)} (checkpoint against config)")
-    return content["provenance"]["config"]
+    if not isinstance(record := content.get("provenance"), Mapping) or "config" not in record:
+        raise ValueError(
+            f"{path} has no record of its config; name another RUN/checkpoints/last.ckpt, or null to start"
+        )
+    return record["config"]
 
 
 def read_card(path: Path) -> Card:
@@ -144,11 +147,11 @@ def _with_arguments(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _torch(path: Path, expected: Card) -> tuple[dict[str, Tensor], Card]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = unpickled(path)
     if not isinstance(content, Mapping):
         raise TypeError(f"a dict of weights is expected, found {type(content).__name__}")
     if "card" in content and "state_dict" in content:
-        weights = {k.removeprefix(DEPLOYED): v for k, v in content["state_dict"].items() if k.startswith(DEPLOYED)}
+        weights = tensors(content["state_dict"], "state_dict", DEPLOYED)
         if not weights:
             raise KeyError(f"{DEPLOYED}*")
         return weights, Card.from_dict(content["card"])
@@ -156,10 +159,13 @@ def _torch(path: Path, expected: Card) -> tuple[dict[str, Tensor], Card]:
 
 
 def _worldgym(content: Mapping[str, Any], expected: Card) -> tuple[dict[str, Tensor], Card]:
-    weights = next((content[key] for key in ("ema", "model", "state_dict") if key in content), content)
-    weights = {name.removeprefix("module."): value for name, value in weights.items() if isinstance(value, Tensor)}
-    if "x_proj.weight" not in weights:
+    place = next((key for key in ("ema", "model", "state_dict") if key in content), None)
+    found = content if place is None else content[place]
+    if not isinstance(found, Mapping) or not any(
+        str(name).removeprefix("module.") == "x_proj.weight" for name in found
+    ):
         raise ValueError("neither a checkpoint of this suite nor one of world-model-eval")
+    weights = {name.removeprefix("module."): value for name, value in tensors(found, place or "the file").items()}
     _, height, width = expected.frame_shape
     converted, config = from_worldgym(weights, heads=expected.network["heads"], height=height, width=width)
     trained_for = {

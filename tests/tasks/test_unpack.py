@@ -186,7 +186,7 @@ def test_code_in_the_file_is_refused_and_never_run(tmp_path: Path, monkeypatch: 
 
 
 def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="found {'betas': 'list'}"):
+    with pytest.raises(ValueError, match="the entry 'betas' of state_dict is a list"):
         unpack({"state_dict": {"betas": [1.0]}}, tmp_path)
     with pytest.raises(ValueError, match="found nothing"):
         unpack({"state_dict": {}}, tmp_path / "..")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from wm_lightning.checkpoints import write_weights
 from wm_lightning.envs.policy import Actions, Actor, Briefing, Frames
 from wm_lightning.networks.cloned_policy import ClonedPolicy
+from wm_lightning.plain_files import DAMAGED, why
 
 VERSION = "cloned policy 1"  # what the network does with its weights; a change of it needs a new number
 
@@ -50,13 +51,16 @@ def load_policy(path: Path) -> tuple[ClonedPolicy, PolicyCard]:
     try:
         with safe_open(path, framework="pt") as file:
             values = json.loads((file.metadata() or {}).get("policy", "null"))
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is no safetensors file ({error}); give what task=clone_policy wrote") from error
-    if values is None or values.get("version") != VERSION:
+    if not isinstance(values, dict) or values.get("version") != VERSION:
         raise ValueError(f"{path} is no policy of {VERSION!r}; make one with task=clone_policy")
-    card = PolicyCard(**{**values, "frame_shape": tuple(values["frame_shape"])})
-    network = ClonedPolicy(**card.network)
-    network.load_state_dict(load_file(path))
+    try:
+        card = PolicyCard(**{**values, "frame_shape": tuple(values["frame_shape"])})
+        network = ClonedPolicy(**card.network)
+        network.load_state_dict(load_file(path))
+    except DAMAGED as error:
+        raise ValueError(f"{path} holds no sound policy ({why(error)}); give what task=clone_policy wrote") from error
     return network.eval().requires_grad_(False), card
 
 

@@ -16,6 +16,7 @@ from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats.atomic import atomic_file
 from wm_lightning.metrics.pinned import Pinned, file_hash
 from wm_lightning.networks.inverse_dynamics import InverseDynamics
+from wm_lightning.plain_files import DAMAGED, why
 
 log = logging.getLogger(__name__)
 
@@ -99,13 +100,18 @@ def load_reader(pinned: Pinned) -> Reader:
     try:
         with safe_open(path, framework="pt") as file:
             values = json.loads((file.metadata() or {}).get("trained", "null"))
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is no safetensors file ({error}); give what task=inverse_dynamics wrote") from error
-    if values is None or values.get("version") != VERSION:
+    if not isinstance(values, dict) or values.get("version") != VERSION:
         raise ValueError(f"{path} is no inverse-dynamics network of {VERSION!r}; make one with task=inverse_dynamics")
-    trained = Trained(**{**values, "frame_shape": tuple(values["frame_shape"])})
-    network = InverseDynamics(actions=len(trained.action_spec["names"]), width=trained.width)
-    network.load_state_dict(load_file(path))
+    try:
+        trained = Trained(**{**values, "frame_shape": tuple(values["frame_shape"])})
+        network = InverseDynamics(actions=len(trained.action_spec["names"]), width=trained.width)
+        network.load_state_dict(load_file(path))
+    except DAMAGED as error:
+        raise ValueError(
+            f"{path} holds no sound network ({why(error)}); give what task=inverse_dynamics wrote"
+        ) from error
     return Reader(network.eval().requires_grad_(False), trained, pinned.sha256)
 
 

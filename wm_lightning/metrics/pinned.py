@@ -3,14 +3,13 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # the name of an error; nothing is unpickled
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from wm_lightning.plain_files import why
+from wm_lightning.plain_files import tensors, unpickled, why
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,10 @@ def read_state(pinned: Pinned) -> dict[str, Tensor]:
     """
     path = pinned.checked()
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        content = load_file(path) if path.suffix == ".safetensors" else unpickled(path)
+        return tensors(content, "the file")
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as weights ({why(error)})") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is no state dict: tensors by name are expected")
-    return content
 
 
 def read_script(pinned: Pinned) -> torch.jit.ScriptModule:

@@ -16,7 +16,7 @@ from wm_lightning.data.formats.atomic import atomic_folder
 from wm_lightning.networks.adapters.dynamicrafter_parts import Report, converted, measure, plain_state, split
 from wm_lightning.networks.openclip import OpenClipText, write_empty_text
 from wm_lightning.networks.start_tokens import TEXT
-from wm_lightning.plain_files import read_plain
+from wm_lightning.plain_files import read_plain, why
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,10 @@ class Unpack:
     def _write(self, folder: Path, parts: dict[str, dict[str, Tensor]], left_out: dict[str, str]) -> Report:
         rows = {}
         for name in list(parts):
-            weights, arguments = converted(name, parts.pop(name))
+            try:
+                weights, arguments = converted(name, parts.pop(name))
+            except (ValueError, LookupError, RuntimeError) as error:
+                raise ValueError(f"task.checkpoint={self.checkpoint}, its {name}: {why(error)}") from error
             rows[name] = measure(weights, arguments)
             write_weights(folder / f"{name}.safetensors", weights, {"arguments": json.dumps(arguments)})
         if self.empty_text:

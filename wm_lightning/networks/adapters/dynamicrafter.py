@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from wm_lightning.plain_files import sizes
+
 OPENING_HEADS = 8  # of init_attn, whatever the width of a head
 FRAME_RATE = 3.0  # what Vid2World tells it in every domain
 RATE, TABLE = "fps_embedding.", "action_emb_preprocess."
@@ -124,7 +126,7 @@ def _sizes(ours: Mapping[str, Tensor]) -> dict[str, Any]:
     needed = ("stem.weight", "head.conv.weight", "opening.enter.weight", "middle.0.spatial.attention2.k.weight")
     if missing := [name for name in needed if name not in ours]:
         raise ValueError(f"no UNet of DynamiCrafter: it has no {', '.join(missing)}")
-    dim, folded, channels = *ours["stem.weight"].shape[:2], ours["head.conv.weight"].shape[0]
+    dim, folded, channels = *sizes(ours, "stem.weight", 4)[:2], sizes(ours, "head.conv.weight", 4)[0]
     levels = _levels(ours)
     widths, blocks = [max(level, default=dim) for level in levels], {len(level) for level in levels}
     if len(blocks) > 1 or any(width % dim for width in widths) or folded not in (channels, 2 * channels):
@@ -134,13 +136,13 @@ def _sizes(ours: Mapping[str, Tensor]) -> dict[str, Any]:
             f"{2 * channels} channels in"
         )
     starts = [sum(len(level) + 1 for level in levels[:index]) for index in range(len(levels))]
-    actions = ours.get("action.layers.0.weight")
+    acts = "action.layers.0.weight" in ours
     return {
         "channels": channels, "dim": dim, "multipliers": [width // dim for width in widths], "blocks": blocks.pop(),
         "attention_at": [2**i for i, start in enumerate(starts) if f"down.{start}.spatial.norm.weight" in ours],
-        "head_dim": ours["opening.enter.weight"].shape[0] // OPENING_HEADS, "opening_heads": OPENING_HEADS,
-        "tokens": ours["middle.0.spatial.attention2.k.weight"].shape[1], "start": folded == 2 * channels,
-        "actions": 0 if actions is None else actions.shape[1], "actions_seen": actions is not None,
+        "head_dim": sizes(ours, "opening.enter.weight", 2)[0] // OPENING_HEADS, "opening_heads": OPENING_HEADS,
+        "tokens": sizes(ours, "middle.0.spatial.attention2.k.weight", 2)[1], "start": folded == 2 * channels,
+        "actions": sizes(ours, "action.layers.0.weight", 2)[1] if acts else 0, "actions_seen": acts,
         "groups": 32, "pad": "zeros", "norm_scope": "clip", "image_groups": "official",
         "gradient_checkpointing": False,
     }  # fmt: skip
@@ -150,8 +152,8 @@ def _levels(ours: Mapping[str, Tensor]) -> list[list[int]]:
     """Channels of every residual block on the way down, by levels, between which the size changes."""
     levels: list[list[int]] = [[]]
     for number in range(len(ours)):
-        if (block := ours.get(f"down.{number}.res.conv2.weight")) is not None:
-            levels[-1].append(block.shape[0])
+        if (name := f"down.{number}.res.conv2.weight") in ours:
+            levels[-1].append(sizes(ours, name, 4)[0])
         elif f"down.{number}.resize.weight" in ours:
             levels.append([])
         else:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wm_lightning.networks.adapters.dynamicrafter import from_dynamicrafter
 from wm_lightning.networks.adapters.ldm_autoencoder import from_ldm_autoencoder
+from wm_lightning.plain_files import sizes, tensors
 
 # Before the name within a part. OpenCLIP's names stay, those of its image encoder with their `visual.`
 _PARTS = {
@@ -72,10 +73,10 @@ def plain_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Raises ValueError where there are none, or where something else stands among them.
     """
-    state = next((content[key] for key in ("state_dict", "module") if isinstance(content.get(key), Mapping)), content)
-    odd = {name: type(value).__name__ for name, value in state.items() if not isinstance(value, Tensor)}
-    if odd or not state:
-        raise ValueError(f"a dict of tensors is expected under state_dict or module, found {odd or 'nothing'}")
+    place = next((key for key in ("state_dict", "module") if isinstance(content.get(key), Mapping)), None)
+    state = tensors(content if place is None else content[place], place or "the file")
+    if not state:
+        raise ValueError("a dict of tensors is expected under state_dict or module, found nothing")
     return {name.removeprefix("_forward_module."): value for name, value in state.items()}
 
 
@@ -141,12 +142,13 @@ def from_resampler(weights: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
     needed = ("enter.weight", "leave.weight", "queries", "layers.0.attention.q.weight", "layers.0.mlp.1.weight")
     if missing := [name for name in needed if name not in ours]:
         raise ValueError(f"no resampler of DynamiCrafter: it has no {', '.join(missing)}")
-    dim, features = ours["enter.weight"].shape
+    dim, features = sizes(ours, "enter.weight", 2)
     return ours, {
-        "features": features, "tokens": ours["leave.weight"].shape[0], "groups": ours["queries"].shape[1] // QUERIES,
+        "features": features, "tokens": sizes(ours, "leave.weight", 2)[0],
+        "groups": sizes(ours, "queries", 3)[1] // QUERIES,
         "queries": QUERIES, "dim": dim, "depth": 1 + max(int(name.split(".")[1]) for name in ours if "layers." in name),
-        "heads": ours["layers.0.attention.q.weight"].shape[0] // HEAD_WIDTH, "head_width": HEAD_WIDTH,
-        "mlp_ratio": ours["layers.0.mlp.1.weight"].shape[0] / dim,
+        "heads": sizes(ours, "layers.0.attention.q.weight", 2)[0] // HEAD_WIDTH, "head_width": HEAD_WIDTH,
+        "mlp_ratio": sizes(ours, "layers.0.mlp.1.weight", 2)[0] / dim,
     }  # fmt: skip
 
 

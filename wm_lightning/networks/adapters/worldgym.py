@@ -7,6 +7,8 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor
 
+from wm_lightning.plain_files import sizes
+
 # Their names on the left, ours on the right; block numbers are handled by `_rename`.
 NAMES = {
     "timestep_mlp.": "level.mlp.",
@@ -26,10 +28,10 @@ def from_worldgym(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(weights, constructor arguments) of the VideoDiT that computes what the checkpoint computes.
 
-    `height` and `width` are those of a latent frame. Raises ValueError with every key that has no place; a
-    place left empty is found when they are loaded.
+    `height` and `width` are those of a latent frame. Raises ValueError with every key that has no place, and where
+    a tensor does not tell the sizes it should; a place left empty is found when they are loaded.
     """
-    dim, channels, patch, _ = weights["x_proj.weight"].shape
+    dim, channels, patch, _ = sizes(weights, "x_proj.weight", 4)
     depth = 1 + max((int(m[1]) for name in weights if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1)
     ours = {}
     unknown = []
@@ -43,10 +45,10 @@ def from_worldgym(
         raise ValueError(f"keys without a place in VideoDiT: {unknown}")
     config = {
         "channels": channels, "height": height, "width": width, "patch": patch, "dim": dim, "depth": depth,
-        "heads": heads, "mlp_ratio": weights["blocks.0.s_block.ffwd.0.weight"].shape[0] / dim, "gelu": "tanh",
+        "heads": heads, "mlp_ratio": sizes(weights, "blocks.0.s_block.ffwd.0.weight", 2)[0] / dim, "gelu": "tanh",
         "attention": "factorised", "qk_norm": False, "spatial_positions": False, "rope_base": 10_000.0,
-        "frequencies": weights["timestep_mlp.0.weight"].shape[1],
-        "actions": weights["action_embedder.weight"].shape[1], "action_kind": "linear",
+        "frequencies": sizes(weights, "timestep_mlp.0.weight", 2)[1],
+        "actions": sizes(weights, "action_embedder.weight", 2)[1], "action_kind": "linear",
         "action_none": "input_zero", "action_dropped": "zero", "gradient_checkpointing": False,
     }  # fmt: skip
     return ours, config
