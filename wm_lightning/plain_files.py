@@ -27,6 +27,8 @@ def unpickled(path: Path, map_location: Callable | str = "cpu", *, mmap: bool = 
     """What torch saved in a file, of tensors and plain containers. Raises ValueError that says why where it cannot."""
     try:
         return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except _BARE as error:
+        raise ValueError(f"its bytes make no sense, {why(error)}; copy or fetch it again") from error
     except DAMAGED as error:
         raise ValueError(why(error)) from error
 
