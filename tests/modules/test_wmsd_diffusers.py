@@ -1,6 +1,6 @@
 """WMSD on diffusers' own transformers: finite losses, gradients of the right adapters, given frames left alone."""
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = {
 NAMES = list(NETWORKS)
 
 
+@cache
 def targets(name: str) -> str:
     """Those of the experiment."""
     return compose([f"experiment=wmsd_{name}"]).module.lora.targets

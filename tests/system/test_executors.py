@@ -73,8 +73,19 @@ def test_teacher_student_and_executor_are_three_commands(run: Run, tmp_path: Pat
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("words", [["surrogate=grpo", "sampler=cps", "sampler.steps.steps=5"]], ids=str)
-def test_every_surrogate_trains(run: Run, tmp_path: Path, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            ["surrogate=grpo", f"sampler={sampler}", "sampler.steps.steps=5"]
+            for sampler in ("cps", "flow_sde", "dance_sde")
+        ),
+        ["surrogate=nft"],
+        ["advantage=weighted_sum"],
+    ],
+    ids=str,
+)
+def test_every_surrogate_sampler_and_advantage_trains(run: Run, tmp_path: Path, words: list[str]) -> None:
     trained(run, tmp_path / "run", "experiment=wmsd_rl_only", "metrics.distilled=null", *words)
 
 
