@@ -35,6 +35,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "demonstrator_rl": {"demonstrator": "rewarded", "states": "demonstrator", "distill": 0.0},
     "held": {"demonstrator": "rewarded", "turns": (1, 2), "hold": 0.1},
 }
+SURROGATES: dict[str, dict[str, Any]] = {
+    "awm": {"surrogate": AWM(draws=2, weighting="t", p=1.0, aggregation="sum_first", clip=0.2, trust=0.1)},
+    "nft": {"surrogate": NFT(draws=2, beta=1.0, clip=5.0)},
+    "grpo": {
+        # Wide: the steps below are several of one rollout, which a narrow range would stop at once.
+        "surrogate": GRPO(draws=2, clip=10.0, aggregation="exp_first"),
+        "sampler": CPSSampler(StepList(kind="matched", steps=4, shift=2.0), eta=0.7),
+    },
+}
+
 REWARDED = ("alternating", "demonstrator_rl", "held")
 
 
@@ -154,13 +164,22 @@ def test_given_frames_stay_as_they_are(clip: Clip, tmp_path: Path) -> None:
     assert made.states.shape[2] == made.made.shape[1] == 4
 
 
-@pytest.mark.parametrize(
-    ("stop", "changes"), [(1, {}), (3, VARIANTS["per_step"]), (2, VARIANTS["alternating"])], ids=str
-)
-def test_a_continued_run_is_the_same_run(tmp_path: Path, stop: int, changes: dict[str, Any]) -> None:
-    whole, path = wmsd(algorithm=algorithm(**changes)), tmp_path / "saved.ckpt"
+CONTINUED: dict[str, tuple[int, dict[str, Any]]] = {
+    "wmsd": (1, {}),
+    **{
+        name: (stop, {"algorithm": algorithm(**VARIANTS[name])})
+        for name, stop in (("per_step", 3), ("alternating", 2), ("ema", 2))
+    },
+    **{name: (2, SURROGATES[name]) for name in SURROGATES},
+}
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+def test_a_continued_run_is_the_same_run(tmp_path: Path, name: str) -> None:
+    """Among them an advantage-weighted matching that is held to the average, and random steps."""
+    (stop, changes), path = CONTINUED[name], tmp_path / "saved.ckpt"
+    whole, resumed = wmsd(**changes), wmsd(**changes)
     before = everything(whole, learn(whole, tmp_path / "whole", Save(stop, path)))
-    resumed = wmsd(algorithm=algorithm(**changes))
     after = everything(resumed, learn(resumed, tmp_path / "resumed", resume=path))
     assert_same(before, after)
 
@@ -202,17 +221,6 @@ def test_a_rollout_as_good_as_the_others_costs_no_pass(clip: Clip, tmp_path: Pat
     assert float(first()) == 0 and not calls
     second().backward()
     assert calls == [2 * 2], "two draws of the two that moved"
-
-
-SURROGATES: dict[str, dict[str, Any]] = {
-    "awm": {"surrogate": AWM(draws=2, weighting="t", p=1.0, aggregation="sum_first", clip=0.2, trust=0.1)},
-    "nft": {"surrogate": NFT(draws=2, beta=1.0, clip=5.0)},
-    "grpo": {
-        # Wide: the steps below are several of one rollout, which a narrow range would stop at once.
-        "surrogate": GRPO(draws=2, clip=10.0, aggregation="exp_first"),
-        "sampler": CPSSampler(StepList(kind="matched", steps=4, shift=2.0), eta=0.7),
-    },
-}
 
 
 @pytest.mark.parametrize("name", SURROGATES)
