@@ -12,7 +12,9 @@ from omegaconf import DictConfig
 from tests.fuzzed import make_worldgym, read_worldgym
 from tests.modules.making import card
 from tests.networks.tiny_dynamicrafter import resampler, unet
-from wm_lightning.checkpoints import read_network, read_resumable
+from wm_lightning.checkpoints import read_network, read_resumable, write_weights
+from wm_lightning.envs import cloned
+from wm_lightning.metrics import inverse_dynamics
 from wm_lightning.metrics.pinned import Pinned, file_hash, read_state
 from wm_lightning.networks.adapters.dynamicrafter import from_dynamicrafter
 from wm_lightning.networks.adapters.dynamicrafter_parts import from_resampler, plain_state
@@ -39,10 +41,14 @@ def unpacked(path: Path) -> None:
     Unpack(checkpoint=str(path), into=str(path.parent / "parts"), empty_text=False, text={})(DictConfig({}))
 
 
+def pinned(path: Path) -> Pinned:
+    return Pinned(str(path), file_hash(path))
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "network": lambda path: read_network(path, CARD),
     "plain": read_plain,
-    "pinned": lambda path: read_state(Pinned(str(path), file_hash(path))),
+    "pinned": lambda path: read_state(pinned(path)),
     "unpack": unpacked,
 }
 
@@ -134,3 +140,14 @@ def test_a_training_without_its_record_is_refused(tmp_path: Path, changes: dict[
     torch.save(content | changes, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match=r"last\.ckpt has no (usable card|record of its config)"):
         read_resumable(tmp_path / "last.ckpt", CARD)
+
+
+@pytest.mark.parametrize(
+    "header", ["[1]", "{half", '{"version": "VERSION"}', '{"version": "VERSION", "frame_shape": 3}']
+)
+@pytest.mark.parametrize("kind", ["policy", "trained"])
+def test_a_policy_or_a_reader_of_actions_that_is_none_is_refused(tmp_path: Path, kind: str, header: str) -> None:
+    path, version = tmp_path / "a.safetensors", {"policy": cloned.VERSION, "trained": inverse_dynamics.VERSION}[kind]
+    write_weights(path, {"a": torch.ones(1)}, {kind: header.replace("VERSION", version)})
+    with pytest.raises(ValueError, match=r"a\.safetensors (is no|holds no sound) .*task="):
+        cloned.load_policy(path) if kind == "policy" else inverse_dynamics.load_reader(pinned(path))
