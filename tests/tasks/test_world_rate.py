@@ -52,7 +52,7 @@ SMALL = {
 
 def test_every_data_set_but_ones_own_is_listed() -> None:
     there = {path.stem for path in (Path(__file__).parents[2] / "conf" / "data").glob("*.yaml")}
-    same = {"grid_films", "labelled_films", "pusher_goals", "world_tasks_coarse"}  # worlds of world_tasks and of rt1
+    same = {"grid_films", "labelled_films", "labelled_videos", "pusher_goals", "world_tasks_coarse"}
     assert there - {"own", *same} == set(SMALL)
 
 

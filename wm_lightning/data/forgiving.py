@@ -1,11 +1,15 @@
 """Clips to learn from, read from the recordings, some of which may turn out damaged only then."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
+from wm_lightning.clip import Clip
 from wm_lightning.data.formats.direct import Damage
 from wm_lightning.data.formats.episode import Episode, Reader
 from wm_lightning.data.formats.video_files import BadFile
-from wm_lightning.data.windows import Window, Windows, WindowStream
+from wm_lightning.data.windows import Window, Windows, WindowStream, instructed
+from wm_lightning.networks.prompt import Prompter
 
 log = logging.getLogger(__name__)
 
@@ -35,3 +39,14 @@ class ForgivingWindows(Windows):
                     log.warning("%s. Clips of such frames are replaced by others, drawn from seed and index", error)
                 chosen = WindowStream(self.reader, window.frames, self.seed).redrawn(window.index, attempt)
         raise ValueError(f"clip {window.index}: {MOST_DRAWS} windows were drawn and none can be read")
+
+
+class ForgivingPrompts(ForgivingWindows):
+    """The same of windows whose clips are prompted by their instruction."""
+
+    def __init__(self, reader: Reader, *, prompter: Prompter, **shared: Any) -> None:
+        super().__init__(reader, first_action="stored", **shared)
+        self.prompter = prompter
+
+    def __getitems__(self, windows: Sequence[Window]) -> Clip:
+        return instructed(super().__getitems__(windows), self.prompter)

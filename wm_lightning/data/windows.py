@@ -65,9 +65,13 @@ class PromptedWindows(Windows):
         self.prompter = prompter
 
     def __getitems__(self, windows: Sequence[Window]) -> Clip:
-        clip = super().__getitems__(windows)
-        assert clip.texts is not None
-        return replace(clip, condition=replace(clip.condition, prompt=self.prompter(clip.texts.instruction)))
+        return instructed(super().__getitems__(windows), self.prompter)
+
+
+def instructed(clip: Clip, prompter: Prompter) -> Clip:
+    """The clip prompted by its instruction."""
+    assert clip.texts is not None
+    return replace(clip, condition=replace(clip.condition, prompt=prompter(clip.texts.instruction)))
 
 
 class WindowStream:

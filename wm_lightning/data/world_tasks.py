@@ -23,7 +23,7 @@ from wm_lightning.data.parts import parts_of
 from wm_lightning.data.stored_prompts import StoredPrompts
 from wm_lightning.data.task_cache import BY_CONTENT, TaskCache, TaskKey, latents_of, stored
 from wm_lightning.data.task_datamodule import TaskDataModule
-from wm_lightning.data.windows import PromptedWindows
+from wm_lightning.data.windows import PromptedWindows, Windows
 from wm_lightning.networks.adapters.pipeline_encoders import PipelineEncoders
 from wm_lightning.networks.autoencoders import Autoencoder
 from wm_lightning.networks.prompt import Prompter
@@ -164,7 +164,7 @@ class WorldTasksDataModule(TaskDataModule):
         latents = None if self.cache is None else partial(latents_of, self.cache)
         return TaskReader(self.tasks, self.parts[split], self.resize, latents)
 
-    def windows(self, split: str, *, truth: bool, learned: bool = False) -> PromptedWindows:
+    def windows(self, split: str, *, truth: bool, learned: bool = False) -> Windows:
         """A split's clips, prompted by their instruction."""
         return PromptedWindows(self.reader(split), truth=truth, prompter=self.prompter)
 

@@ -24,7 +24,10 @@ from wm_lightning.tasks.planned import on_meta, plan_training, weightless
 log = logging.getLogger(__name__)
 
 # Where things lie: what lies there is held against the card and the key of the latent cache.
-PLACES = ("data.root", "data.latents", "data.autoencoder.weights", "data.autoencoder.folder", "data.encoders.folder")
+PLACES = (
+    "data.root", "data.films", "data.latents", "data.autoencoder.weights", "data.autoencoder.folder",
+    "data.encoders.folder",
+)  # fmt: skip
 
 
 def check_training(config: DictConfig) -> None:

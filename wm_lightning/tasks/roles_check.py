@@ -73,10 +73,15 @@ def _check_films(config: DictConfig, data: WorldTasksDataModule) -> None:
     """Films go with the algorithm that learns from them, and with no other: they come without solutions."""
     films, labelled = config.module.algorithm.states == "films", not data.pictures_only and data.val_frames == 1
     if films != labelled:
-        wanted = "labelled_films" if films else "world_tasks"
+        wanted = "labelled_films, or labelled_videos" if films else "world_tasks"
         raise ValueError(
             f"algorithm.states={config.module.algorithm.states} and data of {data.frames} frames, {data.val_frames} in "
             f"validation: films with labels are for algorithm=sft and nothing else is; set data={wanted}"
+        )
+    if films and data.frames != config.module.frames:
+        raise ValueError(
+            f"data.frames={data.frames} and module.frames={config.module.frames} must be equal: an executor makes "
+            f"videos as long as the films it learns from"
         )
     if films and config.metrics.distilled is not None:
         raise ValueError("metrics.distilled learns from solutions, and labelled films have none; set it to null")

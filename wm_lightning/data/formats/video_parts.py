@@ -42,9 +42,15 @@ def first_picture(path: Path, decoder: Decoder, expected: int) -> First:
     return First(picture, frames, who)
 
 
-def decode_part(path: Path, decoder: Decoder, start: int, stop: int) -> UInt8[np.ndarray, "f h w 3"]:
-    """Frames start..stop-1 as `decoded` has them. Raises BadFile where one is damaged or not there."""
-    return by_decoder(path, decoder, lambda p: _part_pyav(p, start, stop), lambda p: _part_decord(p, start, stop))[0]
+def decode_part(
+    path: Path, decoder: Decoder, start: int, stop: int, step: int = 1
+) -> UInt8[np.ndarray, "f h w 3"]:  # fmt: skip
+    """Every `step`-th of frames start..stop-1 as `decoded` has them; no other is kept.
+
+    Raises BadFile where one is damaged or not there.
+    """
+    wanted = range(start, stop, step)
+    return by_decoder(path, decoder, lambda p: _part_pyav(p, wanted), lambda p: _part_decord(p, wanted))[0]
 
 
 def _first_pyav(path: Path, expected: int) -> tuple[np.ndarray, int]:
@@ -58,20 +64,21 @@ def _first_pyav(path: Path, expected: int) -> tuple[np.ndarray, int]:
         return picture, expected if stream.frames == expected else 1 + sum(1 for _ in frames)
 
 
-def _part_pyav(path: Path, start: int, stop: int, *, seek: bool = True) -> np.ndarray:
+def _part_pyav(path: Path, wanted: range, *, seek: bool = True) -> np.ndarray:
     with opened(path) as container:
         stream = strict_stream(path, container)
-        key = _key_before(stream, start) if seek else 0
+        key = _key_before(stream, wanted.start) if seek else 0
         if not key:
-            return _required(path, _pictures(path, container.decode(stream), start, stop), start, stop)
-        found = _sought(path, container, stream, key, range(start, stop))
-    return _part_pyav(path, start, stop, seek=False) if found is None else found
+            return _required(path, _pictures(path, container.decode(stream), wanted), wanted)
+        found = _sought(path, container, stream, key, wanted)
+    return _part_pyav(path, wanted, seek=False) if found is None else found
 
 
 def _sought(path: Path, container: InputContainer, stream: VideoStream, key: int, wanted: range) -> np.ndarray | None:
     """The frames by way of a key frame; None where decoding from it fails."""
     try:
-        return _pictures(path, _from_key(container, stream, key), wanted.start - key, wanted.stop - key)
+        behind = range(wanted.start - key, wanted.stop - key, wanted.step)
+        return _pictures(path, _from_key(container, stream, key), behind)
     except DAMAGED:
         return None  # what is damaged shows again, by its own name, when all is decoded up to there
 
@@ -103,18 +110,19 @@ def _from_key(container: InputContainer, stream: VideoStream, key: int) -> Itera
         yield from packet.decode()
 
 
-def _pictures(path: Path, frames: Iterator[av.VideoFrame], start: int, stop: int) -> np.ndarray | None:
-    """The frames start..stop-1 of those given; None where there are fewer."""
+def _pictures(path: Path, frames: Iterator[av.VideoFrame], wanted: range) -> np.ndarray | None:
+    """The wanted frames of those given; None where there are fewer."""
     reformatter = VideoReformatter()  # one a file: a new one a frame takes four fifths of the time
-    found = [picture_of(path, frame, reformatter) for frame in islice(frames, start, stop)]
+    chosen = islice(frames, wanted.start, wanted.stop, wanted.step)
+    found = [picture_of(path, frame, reformatter) for frame in chosen]
     if len({picture.shape for picture in found}) > 1:
         raise BadFile(path, "changes its picture size on the way")
-    return np.stack(found) if len(found) == stop - start else None
+    return np.stack(found) if len(found) == len(wanted) else None
 
 
-def _required(path: Path, found: np.ndarray | None, start: int, stop: int) -> np.ndarray:
+def _required(path: Path, found: np.ndarray | None, wanted: range) -> np.ndarray:
     if found is None:
-        raise BadFile(path, f"ends within frames {start}..{stop - 1}, it may be truncated or damaged")
+        raise BadFile(path, f"ends within frames {wanted.start}..{wanted.stop - 1}, it may be truncated or damaged")
     return found
 
 
@@ -123,7 +131,7 @@ def _first_decord(path: Path) -> tuple[np.ndarray, int]:
         return reader.get_batch([0]).asnumpy()[0], len(reader)
 
 
-def _part_decord(path: Path, start: int, stop: int) -> np.ndarray:
+def _part_decord(path: Path, wanted: range) -> np.ndarray:
     with decord_reader(path) as reader:
-        whole = stop <= len(reader)
-        return _required(path, reader.get_batch(range(start, stop)).asnumpy() if whole else None, start, stop)
+        whole = wanted[-1] < len(reader)
+        return _required(path, reader.get_batch(wanted).asnumpy() if whole else None, wanted)

@@ -106,8 +106,8 @@ def copies(pictures: UInt8[np.ndarray, "n values"], most: float) -> set[int]:
     originals: list[int] = []
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
-        new = (_differences(block, rows[originals]) > most).all(1)
-        among = _differences(block, block) > most
+        new = (differences(block, rows[originals]) > most).all(1)
+        among = differences(block, block) > most
         own: list[int] = []
         for place in np.flatnonzero(new):
             if among[place, own].all():
@@ -116,7 +116,7 @@ def copies(pictures: UInt8[np.ndarray, "n values"], most: float) -> set[int]:
     return set(range(len(rows))) - set(originals)
 
 
-def _differences(one: Float[np.ndarray, "n values"], other: Float[np.ndarray, "m values"]) -> np.ndarray:
+def differences(one: Float[np.ndarray, "n values"], other: Float[np.ndarray, "m values"]) -> np.ndarray:
     """Root mean square differences of all pairs, `n m`."""
     squares = (one**2).sum(1)[:, None] + (other**2).sum(1)[None] - 2 * one @ other.T
     return np.sqrt(np.maximum(squares, 0) / one.shape[1])
