@@ -117,6 +117,10 @@ def test_an_executor_without_tasks_is_refused(run: Run, tmp_path: Path) -> None:
         (["experiment=wmsd_sft", "data=world_tasks"], "set data=labelled_films"),
         (["experiment=wmsd_full", "data=labelled_films"], "set data=world_tasks"),
         (
+            ["experiment=wmsd_sft", "data=labelled_videos", "data.films=/tmp", "data.frames=3"],
+            "module.frames=5 must be equal",
+        ),
+        (
             [
                 "experiment=wmsd_sft",
                 "metrics.distilled={_target_: wm_lightning.tasks.roles.Distilled, algorithm: null, iterations: 1}",

@@ -1,5 +1,7 @@
 """Held-out tasks' pictures and sources, by which films that show them are told and kept out of training."""
 
+import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -11,14 +13,25 @@ from wm_lightning.data.formats.films import ClipReader
 from wm_lightning.data.formats.resize import scaled
 from wm_lightning.data.from_images.filters import THUMBNAIL, differences
 
-ALIKE = 2.0  # grey levels between thumbnails, as near copies among pictures have: compression moves them less
-
 
 class HeldOut:
-    """The `pictures` of tasks that are measured, resized as films are, and the names of the clips they are from."""
+    """The `pictures` of tasks that are measured, resized as films are, and the `sources`, clips, that they are from.
 
-    def __init__(self, pictures: Iterable[UInt8[np.ndarray, "1 3 h w"]], sources: Iterable[str]) -> None:
+    A frame shows a picture where their thumbnails of 8 x 8 differ by at most `alike`, in grey levels (0 to 255, root
+    mean square): compression moves them a little.
+    """
+
+    def __init__(
+        self, pictures: Iterable[UInt8[np.ndarray, "1 3 h w"]], sources: Iterable[str], alike: float
+    ) -> None:  # fmt: skip
         self.thumbnails, self.sources = np.concatenate([*map(thumbnails, pictures)]), frozenset(sources)
+        self.alike = alike
+
+    def key(self) -> str:
+        """SHA-256 of all that decides which films are left out."""
+        found = hashlib.sha256(self.thumbnails.tobytes())
+        found.update(json.dumps([sorted(self.sources), self.alike]).encode())
+        return found.hexdigest()
 
     def names(self, film: str) -> bool:
         """Whether a film is called as a source is: by its path, or by its name, without what tells its form."""
@@ -27,7 +40,7 @@ class HeldOut:
 
     def shown(self, video: UInt8[np.ndarray, "f 3 h w"]) -> bool:
         """Whether a frame looks like one of the pictures."""
-        return bool((differences(thumbnails(video), self.thumbnails) <= ALIKE).any())
+        return bool((differences(thumbnails(video), self.thumbnails) <= self.alike).any())
 
 
 class WatchedClips:

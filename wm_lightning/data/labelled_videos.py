@@ -29,10 +29,10 @@ class LabelledVideosDataModule(LabelledDataModule):
     Tasks are those of WorldTasks or simulated. A clip has `frames` frames, every `stride`-th of a video; a video's
     clips follow one another and share none. They are read from the videos by `decoder` whenever they are asked for.
     Unusable videos, too short ones among them, are refused or left out by `on_error` and `max_bad_share`. A video that
-    is named like a source of val or test, or shows a picture of their tasks, is left out whole.
+    is named like a source of val or test, or shows a picture of their tasks (`alike`: see `HeldOut`), is left out.
     """
 
-    def __init__(self, *, films: str | None, stride: int, decoder: str, **shared: Any) -> None:
+    def __init__(self, *, films: str | None, stride: int, decoder: str, alike: float, **shared: Any) -> None:
         super().__init__(**shared)
         if films is None:
             raise ValueError(
@@ -44,6 +44,9 @@ class LabelledVideosDataModule(LabelledDataModule):
                 f"data.{stride=} of 1 or more, data.frames={self.frames} of 2 or more and data.val_frames="
                 f"{self.val_frames} of 1 are expected: clips are videos, and validation is on pictures of tasks"
             )
+        if not 0 <= alike < 255:
+            raise ValueError(f"data.{alike=} is a number of grey levels, from 0 to below 255")
+        self.alike = alike
         self.films_folder, self.stride = Path(films), stride
         self.decoder: Decoder = decoder_named(decoder)
 
@@ -56,7 +59,7 @@ class LabelledVideosDataModule(LabelledDataModule):
     def index(self) -> FrameIndex:
         """Names and lengths of the usable videos, each decoded once to find out; kept in the cache."""
         cache = FrameCache(
-            folder=Path(self.cache_dir), label="films", most_bytes=0, resize=self.resize, tolerance=self.tolerance,
+            folder=Path(self.cache_dir), label="films", most_bytes=0.0, resize=self.resize, tolerance=self.tolerance,
             workers=self.decode_workers, way="direct",
         )  # fmt: skip
         found = cache.store(self.source, "train", f"films {self.decoder} {self.frames} frames every {self.stride}")
@@ -74,14 +77,12 @@ class LabelledVideosDataModule(LabelledDataModule):
         """What no film may show."""
         rows = {row.image: row for split in ("val", "test") for row in self.parts[split]}
         pictures = (self.resize(self.tasks.picture(row)[None].copy()) for row in rows.values())
-        return HeldOut(pictures, {row.source for row in rows.values()})
+        return HeldOut(pictures, {row.source for row in rows.values()}, self.alike)
 
     def label_key(self, labeller: str) -> LabelKey:
         cut = {"frames": self.frames, "stride": self.stride, "labeller": labeller, "films": len(self.films)}
-        held = hashlib.sha256(self.held_out.thumbnails.tobytes())
-        held.update(json.dumps(sorted(self.held_out.sources)).encode())
-        seen = {"resize": str(self.resize), "decoder": self.decoder}
-        return LabelKey(cut, seen | {"videos": self._videos, "held_out": held.hexdigest()})
+        seen = {"resize": str(self.resize), "decoder": self.decoder, "held_out": self.held_out.key()}
+        return LabelKey(cut, seen | {"videos": self._videos})
 
     def labelled(self, labeller: Labeller) -> Mapping[int, str]:
         if isinstance(labeller, GridLabeller):
