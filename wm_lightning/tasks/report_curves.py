@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 from wm_lightning.results.curves import Curve, Level, Panel, draw_curves
+from wm_lightning.results.freshness import STALE
 from wm_lightning.results.role_runs import RoleGroup
 from wm_lightning.tasks.curves import X, curves_of, joined
 
@@ -19,7 +20,8 @@ DRAWN = {
 
 def draw_role_curves(found: Sequence[RoleGroup], path: Path) -> Path | None:
     """A panel a measure and a curve a group, the mean over its seeds; None where no run lies beside its log."""
-    logged = {group.label: [_logged(run.path.parent) for run in group.runs] for group in found}
+    # That a row is stale is a matter of tables.
+    logged = {group.label.removesuffix(f" {STALE}"): [_logged(run.path.parent) for run in group.runs] for group in found}
     panels = []
     for title, (name, criterion) in DRAWN.items():
         curves = [curve for label, runs in logged.items() if (curve := mean_of(label, name, runs)) is not None]

@@ -91,11 +91,11 @@ def start_file(config: DictConfig, data: ClipDataModule) -> NetworkFile | None:
     """The file that a teacher's training starts from, None for random weights.
 
     Where `module.start_new` lets parts be missing, its network may be another; weights that do not fit are refused. An
-    executor may begin as a student, too.
+    executor may begin as a student or as another executor, too.
     """
     path, growing = config.module.start, len(config.module.get("start_new", ())) > 0
     card = build_card(config, data, "teacher")
-    kinds = ("teacher", "student") if kind_of(config) == "executor" else ("teacher",)
+    kinds = ("teacher", "student", "executor") if kind_of(config) == "executor" else ("teacher",)
     return None if path is None else _read(Path(path), card, starts=True, growing=growing, kinds=kinds)
 
 
