@@ -51,6 +51,9 @@ def test_the_whole_chain_of_an_executor(run: Run, tmp_path: Path) -> None:
     again = rows(tmp_path / "again")
     rates = [{name: one[role][name] for role in ROLES for name in ("task", "agent")} for one in (found, again)]
     assert rates[0] == rates[1]
+    start = f"module.start={folder / 'executor.safetensors'}"
+    further = trained(run, tmp_path / "further", "experiment=wmsd_full", start, "metrics.distilled=null")
+    assert all(further["base"][name] == found["executor"][name] for name in ("task", "agent", "consistency"))
 
 
 @pytest.mark.nightly

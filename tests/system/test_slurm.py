@@ -24,7 +24,7 @@ WORDS = (
     f"module.validate_every={ITERATIONS}", "module.batch_size=2", "trainer.precision=32-true",
     "callbacks.checkpoint.every=10", "launcher=slurm", "hydra.launcher.parallel=2",
 )  # fmt: skip
-pytestmark = [pytest.mark.slurm, pytest.mark.nightly]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
 @pytest.fixture

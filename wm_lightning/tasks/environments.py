@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wm_lightning.clip import Clip
 from wm_lightning.config import compose
+from wm_lightning.config_check import check
 from wm_lightning.config_overrides import join, prepare_arguments
 from wm_lightning.data.datamodule import ClipDataModule
 from wm_lightning.envs.judges import Judge, judge_of
@@ -61,14 +62,17 @@ def start_clips(data: ClipDataModule, count: int, context: int) -> Clip:
 def composed(ckpt_path: str | Path, overrides: Sequence[str]) -> DictConfig:
     """The config that a checkpoint was trained with, and `overrides` over it.
 
-    A .ckpt remembers its own; for a .safetensors they are read from the `overrides.yaml` of the run beside it.
+    A .ckpt remembers its own; for a .safetensors they are read from the `overrides.yaml` of the run beside it. Raises
+    ConfigError for one that names what no config may build: words beside a file are its maker's.
     """
     record = Path(ckpt_path).parent / "overrides.yaml"
     beside = Path(ckpt_path).suffix == ".safetensors" and record.is_file()
     saved = [str(word) for word in OmegaConf.load(record)] if beside else []
     # A rollout's settings are those of a use of the checkpoint; its task is not run.
     use = ["task=rollout", f"ckpt_path={ckpt_path}"]
-    return compose(join(saved, [*prepare_arguments([*use, *overrides])]))
+    config = compose(join(saved, [*prepare_arguments([*use, *overrides])]))
+    check(config)
+    return config
 
 
 def make_env(

@@ -18,7 +18,6 @@ from torch import Tensor
 from wm_lightning import __version__
 from wm_lightning.card import Card
 from wm_lightning.checkpoints import NetworkFile, read_card, read_network, weights_hash, write_weights
-from wm_lightning.config_check import check
 from wm_lightning.config_record import plain, recorded_overrides, redact
 from wm_lightning.data.formats.atomic import atomic_folder
 from wm_lightning.plain_files import read_plain, why
@@ -120,9 +119,7 @@ def config_of(config: DictConfig, source: Path) -> DictConfig:
     if source.suffix != ".safetensors" or not (source.parent / "overrides.yaml").is_file():
         return config
     given = [word for word in recorded_overrides(Path(config.run_dir)) if _is_of_the_model(word)]
-    own = composed(source, [*given, f"cache_dir={config.cache_dir}"])
-    check(own)
-    return own
+    return composed(source, [*given, f"cache_dir={config.cache_dir}"])
 
 
 def _is_of_the_model(word: str) -> bool:

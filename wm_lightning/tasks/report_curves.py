@@ -21,7 +21,8 @@ DRAWN = {
 def draw_role_curves(found: Sequence[RoleGroup], path: Path) -> Path | None:
     """A panel a measure and a curve a group, the mean over its seeds; None where no run lies beside its log."""
     # That a row is stale is a matter of tables.
-    logged = {group.label.removesuffix(f" {STALE}"): [_logged(run.path.parent) for run in group.runs] for group in found}
+    names = [group.label.removesuffix(f" {STALE}") for group in found]
+    logged = {name: [_logged(run.path.parent) for run in group.runs] for name, group in zip(names, found, strict=True)}
     panels = []
     for title, (name, criterion) in DRAWN.items():
         curves = [curve for label, runs in logged.items() if (curve := mean_of(label, name, runs)) is not None]
