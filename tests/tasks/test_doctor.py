@@ -107,6 +107,7 @@ def test_recordings_that_are_only_simulated_are_not_looked_at(tmp_path: Path) ->
     config = compose(["task=doctor", "data=rt1", f"cache_dir={tmp_path}", f"run_dir={tmp_path / 'run'}"])
     with pytest.raises(ValueError, match=r"doom.*data.root=PATH"):
         Doctor(decoded=2)(config)
+    assert Doctor(decoded=2).data(config, experiment=True) == {}
     with pytest.raises(ValueError, match="task.decoded=0"):
         Doctor(decoded=0)
 

@@ -47,8 +47,9 @@ class Doctor:
         """Prints what is found. Raises ValueError, naming the faults, where the set cannot be trained on here."""
         if wrong := examine_machine(terminal.console(), config):
             raise ValueError("\n  ".join(["nothing can be trained here as it is:", *wrong]))
-        found = self.data(config)
-        if HydraConfig.initialized() and HydraConfig.get().runtime.choices.get("experiment") is not None:
+        chosen = HydraConfig.initialized() and HydraConfig.get().runtime.choices.get("experiment") is not None
+        found = self.data(config, experiment=chosen)
+        if chosen:
             check_training(config)
             line(terminal.console(), "\nSettings, checkpoints and data of this experiment fit together.")
             if kind_of(config) == "executor":
@@ -63,8 +64,8 @@ class Doctor:
         if wrong := examine_executor(terminal.console(), config):
             raise ValueError("\n  ".join(["an iteration is not what it shall be:", *wrong]))
 
-    def data(self, config: DictConfig) -> dict[str, float]:
-        """The same of the data alone."""
+    def data(self, config: DictConfig, *, experiment: bool = False) -> dict[str, float]:
+        """The same of the data alone; of an `experiment` that simulates its recordings nothing is looked at."""
         given = instantiate(config.data, _convert_="all")
         if isinstance(given, WorldTasksDataModule):
             return examine(given)
@@ -72,6 +73,9 @@ class Doctor:
             return examine_world_map(given, config)
         if isinstance(given, MapImageDataModule):
             return examine_map_image(given, config)
+        if experiment and given.root is None:
+            line(terminal.console(), f"\n{given.name}: there are no files to look at without data.root.")
+            return {}
         return self.recordings(recorded(given), config)
 
     def recordings(self, data: SourceDataModule, config: DictConfig) -> dict[str, float]:
