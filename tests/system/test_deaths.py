@@ -44,8 +44,9 @@ def same_as_whole(run: Run, folder: Path, words: list[str], tmp_path: Path) -> N
     assert not found, found[:10]
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("place", ["first", "second"])
+@pytest.mark.parametrize(
+    "place", [pytest.param("first", marks=pytest.mark.slow), pytest.param("second", marks=pytest.mark.nightly)]
+)
 def test_a_rank_that_dies_ends_the_job_with_a_message(place: str, cache: Path, tmp_path: Path) -> None:
     target = tmp_path / "run"
     words = [*WORDS, *TWO, f"run_dir={target}", "ckpt_path=last"]
@@ -70,7 +71,7 @@ def test_a_rank_that_dies_ends_the_job_with_a_message(place: str, cache: Path, t
     assert read(target / "checkpoints/last.ckpt")["card"]["iterations"] == ITERATIONS
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_training_which_goes_on_as_it_was(run: Run, cache: Path, tmp_path: Path) -> None:
     target, own = tmp_path / "run", [*WORDS, "data.num_workers=1"]
     words = [*own, f"run_dir={target}", "ckpt_path=last"]
@@ -95,7 +96,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_training_which_goes_on_where_there_is_room(
     run: Run, cache: Path, disk: Path, tmp_path: Path
 ) -> None:
@@ -115,7 +116,7 @@ def test_a_disk_that_fills_up_ends_the_training_which_goes_on_where_there_is_roo
     same_as_whole(run, target, WORDS, tmp_path)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_is_gone_back_from(run: Run, tmp_path: Path) -> None:
     target = tmp_path / "run"
     run(*WORDS, f"run_dir={target}").must_succeed()

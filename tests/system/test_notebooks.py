@@ -65,7 +65,7 @@ def test_the_code_is_plain_python(path: Path) -> None:
             assert not absent, f"{path.name} imports {absent} from {node.module}"
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, cache: Path, tmp_path: Path) -> None:
     before = path.read_text()

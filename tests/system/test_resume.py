@@ -149,7 +149,7 @@ def kill_and_continue(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "kills"), [("teacher", 3), ("dmd", 3), ("vid2world", 1), ("executor", 3)])
+@pytest.mark.parametrize(("kind", "kills"), [("teacher", 3), ("dmd", 3), ("vid2world", 3), ("executor", 3)])
 def test_killed_and_continued(
     kind: str, kills: int, whole: Any, noisy_teacher: Path, cache: Path, tmp_path: Path
 ) -> None:
