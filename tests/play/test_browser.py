@@ -1,5 +1,6 @@
 """The page in a real browser: frames arrive, keys and buttons move the world, reset works, a second tab is refused."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -26,7 +27,9 @@ def browser() -> Iterator[Any]:
     own = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync.sync_playwright() as playwright:
         if own is None and not Path(playwright.chromium.executable_path).is_file():
-            pytest.skip("no browser test: neither chromium on the path nor one of Playwright's")
+            said = "no browser test: neither chromium on the path nor one of Playwright's"
+            assert os.environ.get("WM_BROWSER") != "required", said
+            pytest.skip(said)
         chromium = playwright.chromium.launch(executable_path=own, args=ARGUMENTS)
         yield chromium
         chromium.close()
