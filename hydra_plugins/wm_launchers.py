@@ -28,15 +28,14 @@ class LocalGrid(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the points; one that fails does not keep the others from running."""
-        from wm_lightning.launchers.local import begin_local, noting  # noqa: PLC0415
-        from wm_lightning.launchers.plan import begun, plan  # noqa: PLC0415
+        from wm_lightning.launchers.local import noting, start_local  # noqa: PLC0415
+        from wm_lightning.launchers.plan import plan  # noqa: PLC0415
 
         if "LOCAL_RANK" in os.environ:  # another rank of a point: the first keeps the diary
             return super().launch(job_overrides, initial_job_idx)
         assert self.config is not None and self.hydra_context is not None and self.task_function is not None
         planned = plan(self.hydra_context.config_loader, self.config, job_overrides, initial_job_idx)
-        sweep = begun(Path(str(self.config.hydra.sweep.dir)), planned, initial_job_idx)
-        sweep = begin_local(sweep, [entry.point for entry in planned])
+        sweep = start_local(Path(str(self.config.hydra.sweep.dir)), planned, initial_job_idx)
         task, self.task_function = self.task_function, noting(self.task_function, sweep)
         try:
             return super().launch(job_overrides, initial_job_idx)
@@ -68,7 +67,10 @@ class SlurmGrid(Launcher):
         }  # fmt: skip
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what Hydra gives; the task runs elsewhere."""
+        """Keeps what Hydra gives; the task runs elsewhere. Raises ConfigError for a sweeper that needs results."""
+        from wm_lightning.launchers.plan import need_no_results  # noqa: PLC0415
+
+        need_no_results(config)
         self.loader, self.config = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -60,6 +60,7 @@ def test_a_task_is_asked_for_every_device() -> None:
         (ONE, {"options": {"ntasks": 3}}, "options.ntasks is set by launcher=slurm itself"),
         (ONE, {"options": {"job_name": "x"}}, "options.job_name is set by"),
         (ONE, {"parallel": 0}, "give 1 or more"),
+        (ONE, {"options": {"qos=x\nrm": "y"}}, "is no option of sbatch"),
     ],
 )
 def test_what_slurm_would_start_wrongly_is_refused(trainers: Any, asked: dict[str, Any], said: str) -> None:
@@ -92,10 +93,10 @@ class Job:
         path.write_text(f'#!/bin/bash\necho "{name} $*" >> "{self.log}"\n{does}\n')
         path.chmod(0o755)
 
-    def run(self) -> int:
-        """The job's exit code."""
+    def run(self, number: int = 7) -> int:
+        """The exit code of the job, as one of the array `number`."""
         environment = {
-            "SLURM_ARRAY_JOB_ID": "7",
+            "SLURM_ARRAY_JOB_ID": str(number),
             "SLURM_ARRAY_TASK_ID": "1",
             "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
         }
@@ -139,6 +140,18 @@ def test_a_job_that_never_gets_anywhere_does_not_come_back_for_ever(tmp_path: Pa
         job.run()
     assert job.called.count("scontrol requeue") == 2
     assert (job.states[-1], diary(job.place)[-1]["why"].split("; ")[-1]) == ("failed", "give it more time")
+
+
+def test_a_job_that_is_submitted_anew_is_counted_anew(tmp_path: Path) -> None:
+    job = Job(tmp_path, "exit 75")
+    for _ in range(3):
+        job.run()
+    assert job.states[-1] == "failed"
+    for _ in range(2):
+        job.run(71)
+        assert job.states[-1] == "requeued"
+    job.run(71)
+    assert job.states[-1] == "failed" and job.called.count("requeue 71_1") == 2
 
 
 def test_a_job_that_saves_comes_back_as_often_as_it_is_stopped(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Where every point of a grid stands, whoever was asked to run it, and which points are begun again."""
 
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import pytest
 
 from tests.launchers.making import grid, launched
 from wm_lightning.config_errors import ConfigError
-from wm_lightning.launchers.manifest import DIARY, Process, Sweep, diary, note, of_a_point, quoted
-from wm_lightning.launchers.states import LEFT, standing, standings, summary, table
+from wm_lightning.launchers.manifest import DIARY, MANIFEST, Process, Sweep, diary, note, of_a_point, quoted
+from wm_lightning.launchers.states import LEFT, left, standing, standings, summary, table
 
 HERE = Process.of(os.getpid())
 
@@ -44,6 +46,46 @@ def test_a_manifest_of_somebody_elses_brings_nothing_that_is_built_unchecked(tmp
     replace(sweep, points=(replace(sweep.points[0], words=("seed=0", word)),)).save()
     with pytest.raises(ConfigError, match="none of a point's settings"):
         Sweep.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text[:-9], "damaged: .*line"),
+        (lambda _: "[]", "an object"),
+        (lambda text: text.replace('"cwd"', '"cwt"'), "a sweep has no cwd"),
+        (lambda text: text.replace('"shown"', '"show"'), "a point has no shown"),
+        (lambda text: text.replace('"key":', '"colour": "red", "key":'), "a point has colour, which none has"),
+        (lambda text: text.replace('"number": 1', '"number": "1"'), "number is '1', which should be int"),
+        (lambda text: text.replace('"local"', '"far"'), "kind is 'far'"),
+        (lambda text: text.replace('"cwd": "', '"cwd": "../'), "not an absolute path"),
+        (lambda text: text.replace('"pid"', '"pit"'), "a process has no pid"),
+    ],
+)
+def test_a_damaged_manifest_is_told_with_what_is_wrong(tmp_path: Path, change: Callable[[str], str], said: str) -> None:
+    launched(grid(tmp_path), "local", by=HERE)
+    path = tmp_path / MANIFEST
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ConfigError, match=said) as raised:
+        Sweep.load(tmp_path)
+    assert str(path) in str(raised.value) and "another run_dir" in str(raised.value)
+
+
+@pytest.mark.parametrize("folder", ["../..", "/etc", "../2026", "../../dmd/2025/1", "../../dmd/2026", "../../../a/b/1"])
+def test_no_point_leaves_the_folder_of_its_grid(tmp_path: Path, folder: str) -> None:
+    place = tmp_path / "logs/run/2026-11"
+    grid(place)
+    path = place / MANIFEST
+    path.write_text(path.read_text().replace('"folder": "1"', f'"folder": "{folder}"'))
+    with pytest.raises(ConfigError, match=f"point 1 .* has the folder {re.escape(folder)}, outside"):
+        Sweep.load(place)
+
+
+def test_points_of_several_experiments_stand_beside_one_another(tmp_path: Path) -> None:
+    sweep = grid(tmp_path / "logs/run/2026-11", 1)
+    beside = replace(sweep, points=(replace(sweep.points[0], folder="../../dmd/2026-11/0"),))
+    beside.save()
+    assert Sweep.load(sweep.folder) == beside
 
 
 def test_points_that_nobody_runs(tmp_path: Path) -> None:
@@ -80,6 +122,25 @@ def test_nobody_knows_of_another_machine(tmp_path: Path) -> None:
     note(tmp_path / "0", "running", process=vars(replace(HERE, host="elsewhere")))
     assert states(sweep) == ["unknown", "unknown"]
     assert not {"unknown", "running", "pending", "done"} & set(LEFT)
+
+
+def test_of_points_that_nobody_knows_of_the_user_says_what_became(tmp_path: Path) -> None:
+    gone = replace(HERE, host="elsewhere", pid=71)
+    sweep = launched(grid(tmp_path, 3), "local", by=gone)
+    note(tmp_path / "0", "done")
+    note(tmp_path / "1", "running", process=vars(gone))
+    with pytest.raises(ConfigError, match=r"2 points .* 1, 2 \(process 71 on elsewhere\).*task.lost=true"):
+        left(standings(sweep), lost=False)
+    assert left(standings(sweep), lost=True) == list(sweep.points[1:])
+    # Handed to this process they are nobody else's, the one that was begun there no less.
+    again = launched(sweep, "local", by=HERE, at=time.time() + 1)
+    assert states(again) == ["done", "pending", "pending"]
+
+
+def test_a_point_that_was_killed_waits_once_it_is_asked_for_again(tmp_path: Path, dead: Process) -> None:
+    sweep = launched(grid(tmp_path, 1), "local", by=dead)
+    note(tmp_path / "0", "running", process=vars(dead))
+    assert states(launched(sweep, "local", by=HERE, at=time.time() + 1)) == ["pending"]
 
 
 def test_a_point_that_failed_waits_once_it_is_asked_for_again(tmp_path: Path) -> None:

@@ -6,20 +6,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from wm_lightning.launchers.manifest import Launch, Point, Process, Sweep, note, program
+from wm_lightning.config_errors import ConfigError
+from wm_lightning.launchers.manifest import MANIFEST, Launch, Point, Process, Sweep, locked, note, program
+from wm_lightning.launchers.plan import Planned, begun
 from wm_lightning.launchers.stopping import DIARY_VARIABLE, INTERRUPTED
 
 _WANDB = "WANDB_RUN_ID"
+_PATIENCE = 60.0  # seconds that a program which is told to end may take to save
 
 
 def begin_local(sweep: Sweep, points: Sequence[Point]) -> Sweep:
     """The grid with the note that this process is about to run these points, one after the other."""
     numbers = tuple(point.number for point in points)
     return sweep.launched(Launch(numbers, time.time(), "local", by=Process.of(os.getpid())))
+
+
+def start_local(folder: Path, planned: Sequence[Planned], first: int) -> Sweep:
+    """The grid in `folder` with these new points, which this process is about to run. Raises as `begun` does."""
+    with locked(folder):
+        return begin_local(begun(folder, planned, first), [entry.point for entry in planned])
 
 
 def noting(task: Callable[[Any], Any], sweep: Sweep) -> Callable[[Any], Any]:
@@ -53,6 +63,11 @@ def run_again(sweep: Sweep, points: Sequence[Point]) -> list[Point]:
 
 
 def _run(sweep: Sweep, point: Point) -> int:
+    if not os.path.isdir(sweep.cwd):
+        raise ConfigError(
+            f"the grid in {sweep.folder} was started in {sweep.cwd}, which is no folder here; set cwd in {MANIFEST} to "
+            "the one where its relative paths begin"
+        )
     place = sweep.place(point)
     begun = (place / "checkpoints/last.ckpt").is_file()
     words = [*program(), *sweep.line(point), *(["ckpt_path=last"] if begun else [])]
@@ -63,7 +78,7 @@ def _run(sweep: Sweep, point: Point) -> int:
     try:
         code = run.wait()
     except BaseException:
-        run.terminate()
+        _end(run)
         note(place, "failed", why="interrupted")
         _say_how_to_go_on(sweep)
         raise
@@ -72,6 +87,16 @@ def _run(sweep: Sweep, point: Point) -> int:
     else:
         note(place, "failed", why=f"exit code {code}")
     return code
+
+
+def _end(run: subprocess.Popen[bytes]) -> None:
+    """Returns once the program is over: told to end, and killed where that takes too long or at a second Ctrl-C."""
+    run.terminate()
+    try:
+        run.wait(timeout=_PATIENCE)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        run.kill()
+        run.wait()
 
 
 @contextmanager

@@ -11,11 +11,12 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
 
 from filelock import FileLock
 
@@ -91,6 +92,20 @@ class Sweep:
     points: tuple[Point, ...]
     launches: tuple[Launch, ...] = ()
 
+    def __post_init__(self) -> None:
+        for point in self.points:
+            if not self._holds(self.place(point)):
+                raise ConfigError(
+                    f"point {point.number} of the grid in {self.folder} has the folder {point.folder}, outside of it; "
+                    f"give all points one run_dir, or set it to {point.number} in {MANIFEST}"
+                )
+
+    def _holds(self, place: Path) -> bool:
+        """Whether the folder is in the grid's own, or in that of the same date beside it, where experiments differ."""
+        above = self.folder.parent.parent
+        beside = place.relative_to(above).parts if place.is_relative_to(above) else ()
+        return place.is_relative_to(self.folder) or (len(beside) > 2 and beside[1] == self.folder.name)
+
     def place(self, point: Point) -> Path:
         """The point's run folder, absolute."""
         return Path(os.path.normpath(self.folder / point.folder))
@@ -119,27 +134,58 @@ class Sweep:
         content = {key: value for key, value in asdict(self).items() if key != "folder"}
         write_whole(self.folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
-    def lock(self) -> AbstractContextManager[Any]:
-        """Held by whoever decides what runs, so that two do not hand out one point."""
-        return FileLock(self.folder / "sweep.lock")
-
     @classmethod
     def load(cls, folder: Path) -> "Sweep":
-        """The grid of a folder. Raises ConfigError where there is no manifest, or one with words that no grid wrote.
+        """The grid of a folder. Raises ConfigError where there is no manifest, or one that no grid wrote.
 
         A manifest may come from somebody else, so that it names no program, and nothing of Hydra's own, which builds
         unchecked what it is told.
         """
-        path = folder.resolve() / MANIFEST
-        if not path.is_file():
-            raise ConfigError(f"{folder} holds no {MANIFEST}; name the folder of a grid, logs/NAME/DATE")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        points = tuple(Point(**{**point, "words": tuple(point["words"])}) for point in content["points"])
-        if foreign := [word for point in points for word in point.words if word[:1] == "-" or not of_a_point([word])]:
+        path = _existing(folder)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            sweep = _built(cls, {**_object(content), "folder": path.parent})
+            if not os.path.isabs(sweep.cwd):
+                raise ValueError(f"cwd is {sweep.cwd!r}, not an absolute path")
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(
+                f"{path} is damaged: {error}. Put back what was there, or start the grid again in another run_dir; the "
+                "runs in its folder stay as they are"
+            ) from error
+        words = [word for point in sweep.points for word in point.words]
+        if foreign := [word for word in words if word[:1] == "-" or not of_a_point([word])]:
             raise ConfigError(
                 f"{path} has points with {foreign[0]}, which is none of a point's settings; remove it there"
             )
-        return cls(path.parent, content["cwd"], points, tuple(_launch(launch) for launch in content["launches"]))
+        return sweep
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Held by whoever decides what of the grid in `folder` runs, so that two do not hand out one point.
+
+    From before the manifest is read until who runs what stands in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "sweep.lock"):
+        yield
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[Sweep]:
+    """The grid of a folder as it is once nobody else decides what runs, locked. Raises as `Sweep.load` does."""
+    _existing(folder)
+    with locked(folder):
+        yield Sweep.load(folder)
+
+
+def _existing(folder: Path) -> Path:
+    path = folder.resolve() / MANIFEST
+    if not path.is_file():
+        raise ConfigError(f"{folder} holds no {MANIFEST}; name the folder of a grid, logs/NAME/DATE")
+    return path
 
 
 def new_sweep(folder: Path, points: Sequence[Point]) -> Sweep:
@@ -189,9 +235,39 @@ def _entry(line: str) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) and "state" in entry else None
 
 
-def _launch(values: dict[str, Any]) -> Launch:
-    by = None if values["by"] is None else Process(**values["by"])
-    return Launch(**{**values, "points": tuple(values["points"]), "by": by})
+def _built(kind: type[Any], values: Any) -> Any:
+    """A dataclass from its JSON. Raises ValueError that says which field is missing, unknown, or of another type."""
+    known = {field.name: field for field in fields(kind)}
+    needed = {name for name, field in known.items() if field.default is MISSING}
+    given = _object(values)
+    if wrong := [f"no {name}" for name in sorted(needed - given.keys())]:
+        raise ValueError(f"a {kind.__name__.lower()} has {', '.join(wrong)}")
+    if wrong := sorted(given.keys() - known.keys()):
+        raise ValueError(f"a {kind.__name__.lower()} has {', '.join(wrong)}, which none has")
+    return kind(**{name: _read(known[name].type, value, name) for name, value in given.items()})
+
+
+def _read(kind: Any, value: Any, name: str) -> Any:
+    """The value of a field of the type `kind`."""
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_read(get_args(kind)[0], entry, name) for entry in value)
+    if get_origin(kind) is UnionType:
+        return None if value is None else _read(get_args(kind)[0], value, name)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _built(kind, value)
+    if get_origin(kind) is Literal:
+        fits = value in get_args(kind)
+    else:
+        fits = isinstance(value, (int, float) if kind is float else get_origin(kind) or kind)
+    if not fits or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, which should be {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{str(value)[:60]!r} stands where there should be an object")
+    return value
 
 
 def _started(pid: int) -> int | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, open_dict
 
@@ -54,7 +55,8 @@ def _planned(
 def begun(folder: Path, planned: Sequence[Planned], first: int) -> Sweep:
     """The manifest of the grid in `folder`, written: a new one, or, where a sweeper goes on, the old with more points.
 
-    Raises ConfigError where points of another grid have begun there: theirs are the checkpoints, and none is run twice.
+    The folder is `locked`. Raises ConfigError where points of another grid have begun there: theirs are the
+    checkpoints, and none is run twice.
     """
     points = [entry.point for entry in planned]
     old = Sweep.load(folder) if (folder / MANIFEST).is_file() else None
@@ -68,9 +70,18 @@ def begun(folder: Path, planned: Sequence[Planned], first: int) -> Sweep:
                 "or give another run_dir"
             )
         sweep = new_sweep(folder, points)
-    sweep.folder.mkdir(parents=True, exist_ok=True)
     sweep.save()
     return sweep
+
+
+def need_no_results(config: DictConfig) -> None:
+    """Raises ConfigError for a sweeper that chooses points by the results of others, which a submission has not."""
+    sweeper = str(config.hydra.sweeper.get("_target_"))
+    if sweeper != f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}":
+        raise ConfigError(
+            f"launcher=slurm submits points and returns without their results, by which the hydra/sweeper {sweeper} "
+            "chooses the next; run the grid with launcher=local, or give all of its points and leave hydra/sweeper out"
+        )
 
 
 def left_nothing(folder: Path) -> None:

@@ -34,6 +34,8 @@ class Request:
 
     def __post_init__(self) -> None:
         for name in self.options:
+            if not re.fullmatch(r"[\w-]+", str(name)):  # a manifest's too stands in a line of the script
+                raise ConfigError(f"hydra.launcher.options has {name!r}, which is no option of sbatch; leave it out")
             if _dashed(name) in _OURS:
                 raise ConfigError(
                     f"hydra.launcher.options.{name} is set by launcher=slurm itself; it has the keys nodes, "
@@ -115,7 +117,8 @@ def batch_script(sweep: Sweep, points: Sequence[Point], request: Request) -> str
 # Exit codes 138 and 143 are those of a program that SIGUSR1 or SIGTERM ended before it could heed them. Of several
 # tasks srun tells the highest code, so that the diary is asked as well. An array's job is named by both of its numbers:
 # by one of them it would be the whole array. A run that is stopped again and again before it saves anything, as by a
-# limit that its evaluation does not fit in, would come back for ever.
+# limit that its evaluation does not fit in, would come back for ever; what is submitted anew, maybe with more time, is
+# counted anew.
 _BODY = """
 job="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 diary="$run/{diary}"
@@ -143,7 +146,7 @@ if [ "$code" -eq 0 ]; then
 elif [[ "$code" =~ ^({stopped}|138|143)$ || "$(tail -n 1 "$diary")" == *'"state": "stopped"'* ]]; then
   [ "$(newest)" = "$before" ] && saved=without || saved=with
   note requeued "told to stop, $saved a new checkpoint"
-  if [ "$(grep '"state": "requeued"' "$diary" | tail -n 3 | grep -c 'without a new')" -ge 3 ]; then
+  if [ "$(grep "\\"requeued\\".*\\"job\\": \\"$job\\"" "$diary" | tail -n 3 | grep -c 'without a new')" -ge 3 ]; then
     note failed "told to stop three times without a new checkpoint; give it more time"
   else
     scontrol requeue "$job" || note failed "told to stop, and could not be queued again"

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from wm_lightning.config_check import check
 from wm_lightning.config_errors import ConfigError
-from wm_lightning.launchers.manifest import Launch, Point, Sweep, new_sweep
+from wm_lightning.launchers.manifest import Launch, Point, Sweep, held, locked, new_sweep
 from wm_lightning.launchers.plan import Planned, begun
 from wm_lightning.launchers.script import Request, batch_script, point_name, request_for, write_script
-from wm_lightning.launchers.states import LEFT, standings, summary
+from wm_lightning.launchers.states import left, standings, summary
 
 
 def hand_over(folder: Path, planned: Sequence[Planned], first: int, asked: Mapping[str, Any], *, dry_run: bool) -> None:
@@ -31,8 +31,8 @@ def hand_over(folder: Path, planned: Sequence[Planned], first: int, asked: Mappi
         print(batch_script(new_sweep(folder, points), points, request))
         return
     _need_sbatch()
-    sweep = begun(folder, planned, first)
-    with sweep.lock():
+    with locked(folder):
+        sweep = begun(folder, planned, first)
         print(told(sweep, points, submit(sweep, points, request)))
 
 
@@ -43,11 +43,10 @@ def hand_over_again(loader: ConfigLoader, config: DictConfig, asked: Mapping[str
     """
     if config.task.resume is None:
         raise ConfigError("task=sweep goes on with a grid; name its folder: task.resume=logs/NAME/DATE")
-    sweep = Sweep.load(Path(config.task.resume))
-    with sweep.lock():
+    with held(Path(config.task.resume)) as sweep:
         found = standings(sweep)
-        points = [entry.point for entry in found if entry.state in LEFT]
         print(summary(found))
+        points = left(found, lost=bool(config.task.lost))
         if not points:
             return
         # What was said to this launcher composes beside it alone.

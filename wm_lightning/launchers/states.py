@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from wm_lightning.config_errors import ConfigError
 from wm_lightning.launchers.manifest import Launch, Point, Process, Sweep, diary
 
 log = logging.getLogger(__name__)
@@ -83,16 +84,34 @@ def _at_work(
             return None
         return ("pending" if word == "PENDING" else "running"), f"job {launch.job}_{point.number}"
     last = past[-1] if past else {}
-    if last.get("state") == "running" and "process" in last:
-        process = Process(**last["process"])
-        if process.alive() is not False:
-            where = f"process {process.pid} on {process.host}"
-            return ("running" if process.alive() else "unknown"), where
-        return None
-    ended = last.get("state") == "failed" and last["at"] >= launch.at
+    process = Process(**last["process"]) if last.get("state") == "running" and "process" in last else None
+    # What was begun before somebody was asked for the point again counts no more: it failed, was killed, or is lost.
+    newest = bool(past) and last["at"] >= launch.at
+    alive = process is not None and process.alive()
+    if process is not None and (alive or (alive is None and newest)):
+        return ("running" if alive else "unknown"), f"process {process.pid} on {process.host}"
+    ended = newest and (last["state"] == "failed" or process is not None)
     if launch.by is None or ended or launch.by.alive() is False:
         return None
     return ("pending" if launch.by.alive() else "unknown"), f"process {launch.by.pid} on {launch.by.host}"
+
+
+def left(found: Sequence[Standing], *, lost: bool) -> list[Point]:
+    """The points that somebody has to start again; with `lost` also those that nobody here can tell of.
+
+    Raises ConfigError without it where there are such: none would ever begin them again.
+    """
+    unknown = [entry for entry in found if entry.state == "unknown"]
+    if unknown and not lost:
+        numbers = ", ".join(str(entry.point.number) for entry in unknown)
+        where = list(dict.fromkeys(entry.remark for entry in unknown))
+        more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+        raise ConfigError(
+            f"of {len(unknown)} points nobody here can tell whether they are at work: {numbers} "
+            f"({'; '.join(where[:3])}{more}). Go on with the grid there; where that machine or job is gone for good, "
+            "have them begun again by task.lost=true"
+        )
+    return [entry.point for entry in found if entry.state in LEFT or entry.state == "unknown"]
 
 
 def _spent(past: Sequence[Mapping[str, Any]]) -> str:

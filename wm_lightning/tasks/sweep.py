@@ -8,31 +8,35 @@ from omegaconf import DictConfig
 
 from wm_lightning.config_errors import ConfigError
 from wm_lightning.launchers.local import begin_local, run_again
-from wm_lightning.launchers.manifest import Sweep
-from wm_lightning.launchers.states import LEFT, standings, summary
+from wm_lightning.launchers.manifest import held
+from wm_lightning.launchers.states import left, standings, summary
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relaunch:
-    """The task. `resume` is the folder of a grid; `here` runs points on this machine that were submitted to Slurm."""
+    """The task. `resume` is the folder of a grid; `here` runs points on this machine that were submitted to Slurm.
+
+    `lost` runs those, too, of which nobody here can tell whether they are at work: their machine is gone for good.
+    """
 
     resume: str | None
     here: bool
+    lost: bool
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Runs what is left to do and returns how many points the grid has and how many are done.
 
-        Raises ConfigError where there is no grid, where its points were Slurm's, or where some have failed again.
+        Raises ConfigError where there is no grid, where its points were Slurm's, where nobody here can tell what became
+        of some, or where some have failed again.
         """
         if self.resume is None:
             raise ConfigError("task=sweep goes on with a grid; name its folder: task.resume=logs/NAME/DATE")
-        sweep = Sweep.load(Path(self.resume))
-        with sweep.lock():
+        with held(Path(self.resume)) as sweep:
             found = standings(sweep)
-            points = [entry.point for entry in found if entry.state in LEFT]
             log.info("%s", summary(found))
+            points = left(found, lost=self.lost)
             if points and not self.here and any(launch.kind == "slurm" for launch in sweep.launches):
                 raise ConfigError(
                     f"the grid in {sweep.folder} was submitted to Slurm; go on with it by launcher=slurm, or run its "
