@@ -89,7 +89,7 @@ def run_folder(run_dir: str, *, _root_: DictConfig) -> str:
     `rollout`) stands in a folder named by task and checkpoint, that of another nameless task in one named by the task.
     """
     task, usual = str(_root_.hydra.runtime.choices.get("task")), Path(run_dir)
-    if any(word.lstrip("+").startswith("run_dir=") for word in _root_.hydra.overrides.task):
+    if _says(_root_, "run_dir="):
         return run_dir
     if not _root_.ckpt_path:
         nameless = usual.parent.name == NAMELESS and task not in ("train", *USES)
@@ -108,8 +108,14 @@ def grid_folder(run_dir: str, *, _root_: DictConfig) -> str:
     It is `run_dir` where `run_dir=` or `name=` stands on the command line.
     """
     grid, usual = _root_.hydra.runtime.choices.get("ablation"), Path(run_dir)
-    said = any(word.lstrip("+").startswith(("run_dir=", "name=")) for word in _root_.hydra.overrides.task)
+    said = _says(_root_, "run_dir=", "name=")
     return run_dir if said or grid in (None, "null") else str(usual.parents[1] / grid / usual.name)
+
+
+def _says(root: DictConfig, *beginnings: str) -> bool:
+    """Whether an override begins so; unresolved, since the value of another may be missing on this machine."""
+    words = OmegaConf.to_container(root.hydra.overrides.task, resolve=False) or []
+    return any(str(word).lstrip("+").startswith(beginnings) for word in words)
 
 
 def named_by(checkpoint: Path) -> str:

@@ -67,7 +67,7 @@ def test_a_grid_that_is_gone_on_with_runs_what_is_left_and_nothing_else(own: Own
     own("task=sweep", "task.resume=grid", **MENDED).must_succeed()
     assert states(project / "grid", 0) == ["running", "done"]
     assert states(project / "grid", 1) == ["running", "failed", "running", "done"]
-    assert "note: <environment: GRID_NOTE>" in (project / "grid/1/config.yaml").read_text()
+    assert "note: '<environment: GRID_NOTE>'" in (project / "grid/1/config.yaml").read_text()
     last = own("task=sweep", "task.resume=grid", **MENDED).must_succeed()
     assert "2 points: 2 done" in last.out
     assert states(project / "grid", 1) == ["running", "failed", "running", "done"]
