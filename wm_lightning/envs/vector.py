@@ -7,11 +7,14 @@ import numpy as np
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from jaxtyping import Shaped
 
 from wm_lightning.clip import Clip
 from wm_lightning.envs.episodes import Episodes
 from wm_lightning.envs.judges import Judge, no_judge
 from wm_lightning.envs.world_model import WorldModel
+
+Seeds = int | np.integer | Sequence[int | np.integer | None] | Shaped[np.ndarray, "n"] | None
 
 
 class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -45,10 +48,8 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Actions that a decision takes: the frames of a chunk, 1 where an action is repeated."""
         return 1 if self.episodes.single else self.episodes.world.chunk
 
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:  # type: ignore[override]
-        """Begins all slots, or those of the mask, anew. Raises ValueError for a mask or seeds of another length."""
+    def reset(self, *, seed: Seeds = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:  # type: ignore[override]
+        """Begins all slots, or those of the mask, anew. Raises ValueError for another mask, or other seeds."""
         options = dict(options or {})
         mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)))
         if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
@@ -92,8 +93,14 @@ class WorldModelVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return starts
 
 
-def _seeds(seed: int | Sequence[int | None] | None, count: int) -> list[int | None]:
+def _seeds(seed: Seeds, count: int) -> list[int | None]:
     """One a slot: those that are given, or numbers that follow one another; None leaves a slot its generator."""
-    if seed is None or isinstance(seed, int):
-        return [None if seed is None else seed + row for row in range(count)]
-    return list(seed)
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, int | np.integer):
+        return [int(seed) + row for row in range(count)]
+    seeds = np.asarray(seed, object).ravel().tolist()
+    if not all(one is None or isinstance(one, int | np.integer) for one in seeds):
+        raise ValueError(f"{seed=}: a whole number, one for each slot, or None is expected")
+    # gymnasium knows no whole numbers but Python's.
+    return [None if one is None else int(one) for one in seeds]
