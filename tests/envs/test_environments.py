@@ -1,18 +1,20 @@
 """The world model as gymnasium sees it: its checks, chunk rules, seeds, starts, ends, and slots beside slots."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.tiny_run import NETWORK, QUIET
+from tests.tiny_run import NETWORK, QUIET, WORLD
 from tests.tiny_world import CHUNK, FEW, PUSHER, checkpoint, tiny_world
 from wm_lightning.clip import Clip, Pixels
 from wm_lightning.envs.judges import Judgement, blocks_home, judge_of, no_judge
 from wm_lightning.envs.world_model import WorldModel
 from wm_lightning.tasks.build import build_data
-from wm_lightning.tasks.environments import start_clips
+from wm_lightning.tasks.environments import make_env, make_vector_env, say_unjudged, start_clips
 
 gymnasium = pytest.importorskip("gymnasium", reason="gymnasium is not installed: pip install -e '.[play]'")
 
@@ -137,6 +139,21 @@ def test_a_judge_ends_episodes_and_the_horizon_does(world: WorldModel, starts: C
     assert ends == [(False, False), (False, True)], "6 frames are made of 7: a third chunk has no room"
 
 
+def test_without_a_judge_it_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = checkpoint(tmp_path / "a")
+    own = [*NETWORK, *WORLD, *QUIET, *FEW, f"cache_dir={config.cache_dir}", "experiment=teacher"]
+    asked: dict[str, Any] = {"ckpt_path": config.ckpt_path, "overrides": own, "starts": 1, "horizon": 6}
+    say_unjudged.cache_clear()
+    with caplog.at_level(logging.WARNING, "wm_lightning.tasks.environments"):
+        make_env(**asked, judge=bright)
+        make_env(**asked, judge=no_judge)
+        assert not caplog.messages, "whoever gives a judge knows of it"
+        make_env(**asked)
+        make_vector_env(**asked, num_envs=2)
+    [said] = caplog.messages
+    assert "every reward is 0 and no episode terminates" in said and "judge=" in said and "worldmap" in said
+
+
 def test_slots_are_single_environments(world: WorldModel, starts: Clip) -> None:
     envs = WorldModelVectorEnv(world, starts, num_envs=3, horizon=12)
     seen, info = envs.reset(seed=7)
@@ -148,6 +165,23 @@ def test_slots_are_single_environments(world: WorldModel, starts: Clip) -> None:
         alone = np.stack([first, *(env.step(action[slot])[0] for action in actions)])
         assert own["start"] == info["start"][slot]
         assert np.abs(video[:, slot].astype(int) - alone.astype(int)).max() <= LEVEL
+
+
+def test_seeds_may_be_numpys(world: WorldModel, starts: Clip) -> None:
+    """As who draws them with a generator has them."""
+    envs = WorldModelVectorEnv(world, starts, num_envs=2, horizon=12)
+    given = (7, np.int64(7), [7, 8], np.array([7, 8]), (np.uint32(7), None))
+    drawn = [[source.integers(2**62) for source in seeded(envs, seed)] for seed in given]
+    assert drawn[:4] == [drawn[0]] * 4 and drawn[4][0] == drawn[0][0]
+    with pytest.raises(ValueError, match="a whole number, one for each slot, or None is expected"):
+        envs.reset(seed=np.array([7.0, 8.0]))
+    with pytest.raises(ValueError, match="3 seeds for 2 slots"):
+        envs.reset(seed=[1, 2, 3])
+
+
+def seeded(envs: WorldModelVectorEnv, seed: Any) -> list[np.random.Generator]:
+    envs.reset(seed=seed)
+    return envs._sources
 
 
 def test_an_episode_that_ended_begins_anew_beside_the_others(world: WorldModel, starts: Clip) -> None:

@@ -26,7 +26,7 @@ client = pytest.importorskip("websockets.sync.client", reason="websockets is not
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402  behind the skip
 
-from wm_lightning.play.server import LARGEST  # noqa: E402
+from wm_lightning.play.server import LARGEST, is_own  # noqa: E402
 
 SIDE = 24
 
@@ -234,11 +234,22 @@ def test_starts_are_pictures_by_number_and_nothing_else_is_opened(served: Served
 
 
 def test_pages_of_others_cannot_play(served: Served) -> None:
-    with pytest.raises(InvalidStatus) as refused:
-        client.connect(served.address, origin="https://elsewhere.example", open_timeout=30).__enter__()
-    assert refused.value.response.status_code == 403
+    other = served.port + 1 if served.port < 65535 else 1024
+    for origin in ("https://elsewhere.example", f"http://127.0.0.1:{other}", "http://localhost", "http://localhost:x"):
+        with pytest.raises(InvalidStatus) as refused:
+            client.connect(served.address, origin=origin, open_timeout=30).__enter__()
+        assert refused.value.response.status_code == 403, origin
     with client.connect(served.address, origin=f"http://localhost:{served.port}", open_timeout=30) as own:
         assert json.loads(own.recv(timeout=30))["type"] in ("hello", "busy")
+
+
+def test_the_port_that_counts_is_the_players_own() -> None:
+    """Through a tunnel, or at a scheme's usual port, which is not written."""
+    assert is_own(None, "127.0.0.1:8000") and is_own("http://localhost:9000", "localhost:9000")
+    assert is_own("http://localhost", "localhost") and is_own("https://127.0.0.1", "127.0.0.1:443")
+    for origin in ("null", "file://", "http://localhost:8888", "http://elsewhere.example:8000"):
+        assert not is_own(origin, "localhost:8000"), origin
+    assert not is_own("http://localhost:8000", "elsewhere.example:8000")
 
 
 def test_only_loopback_and_only_a_free_port(served: Served) -> None:

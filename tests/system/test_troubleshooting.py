@@ -16,7 +16,7 @@ PAGES = [ROOT / "docs/troubleshooting.md", ROOT / "docs/extending.md"]
 TEXT = PAGES[0].read_text()
 QUOTES = re.findall(r"^> (.+)$", TEXT, re.MULTILINE)
 GAP = "…"
-NODES = ("data", "module", "rollout", "reward", "algorithm", "compute", "task", "metrics")
+NODES = ("callbacks", "trainer", "data", "module", "rollout", "reward", "algorithm", "compute", "task", "metrics")
 # Configs that have between them all keys the page names.
 CONFIGS = (
     ["experiment=dmd_chunkwise", "data=rt1"],

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page.html")
 HOSTS = ("127.0.0.1", "localhost")
+DEFAULT_PORTS = {"http": 80, "https": 443}
 LARGEST = 2**16  # bytes; the connection of who sends more is closed
 # WebSocket's own reasons to close.
 GONE, POLICY, TROUBLE, BUSY = 1006, 1008, 1011, 1013
@@ -187,7 +188,7 @@ def build_app(table: Table) -> FastAPI:
 
 async def seated(socket: WebSocket, table: Table) -> None:
     """A session, where the player comes from a page of ours and the seat is free."""
-    if not is_local(socket.headers.get("origin")):
+    if not is_own(socket.headers.get("origin"), socket.headers.get("host", "")):
         await socket.close(POLICY)
         return
     await socket.accept()
@@ -208,6 +209,17 @@ async def seated(socket: WebSocket, table: Table) -> None:
             await socket.close(TROUBLE)
 
 
-def is_local(origin: str | None) -> bool:
-    """Whether a WebSocket was opened by a page of this machine, or by no page at all."""
-    return origin is None or urlsplit(origin).hostname in HOSTS
+def is_own(origin: str | None, host: str) -> bool:
+    """Whether a WebSocket to `host` was opened by a page from there, or by no page at all.
+
+    Another server of this machine has pages of its own, so that the port counts: the one that the browser connects to,
+    which may be a tunnel's.
+    """
+    if origin is None:
+        return True
+    try:
+        page, here = urlsplit(origin), urlsplit(f"//{host}")
+        ports = [place.port or DEFAULT_PORTS[page.scheme] for place in (page, here)]
+    except (ValueError, KeyError):  # a port or scheme that is none
+        return False
+    return page.hostname in HOSTS and here.hostname in HOSTS and ports[0] == ports[1]

@@ -1,6 +1,8 @@
 """From a checkpoint to a world model that can be stepped: for environments, and for play."""
 
+import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from wm_lightning.config import compose
 from wm_lightning.config_check import check
 from wm_lightning.config_overrides import join, prepare_arguments
 from wm_lightning.data.datamodule import ClipDataModule
-from wm_lightning.envs.judges import Judge, judge_of
+from wm_lightning.envs.judges import Judge, judge_of, no_judge
 from wm_lightning.envs.world_model import WorldModel
 from wm_lightning.tasks.build import build_data, device_of, kind_of
 from wm_lightning.tasks.evaluate import read_checkpoint
@@ -20,6 +22,8 @@ from wm_lightning.tasks.rollout import Use, build_subject
 if TYPE_CHECKING:  # gymnasium comes with an extra
     from wm_lightning.envs.single import WorldModelEnv
     from wm_lightning.envs.vector import WorldModelVectorEnv
+
+log = logging.getLogger(__name__)
 
 
 def world_model(config: DictConfig, data: ClipDataModule, steps: int | None = None) -> WorldModel:
@@ -109,7 +113,22 @@ def _world(ckpt_path: str | Path, overrides: Sequence[str], starts: int) -> tupl
 
 
 def _judge(world: WorldModel, judge: Judge | None) -> Judge:
-    return judge_of(world.data.world) if judge is None else judge
+    if judge is not None:
+        return judge
+    own = judge_of(world.data.world)
+    if own is no_judge:
+        say_unjudged(world.data.name)
+    return own
+
+
+@cache
+def say_unjudged(data: str) -> None:
+    """Says that nobody judges these data, once however many environments are made of them."""
+    log.warning(
+        "%s has no judge of its own: every reward is 0 and no episode terminates before its horizon. Give judge=, a "
+        "function of pixels that returns a wm_lightning.envs.judges.Judgement (judge=no_judge says that none is meant)",
+        data,
+    )  # fmt: skip
 
 
 def _horizon(world: WorldModel, horizon: int | None) -> int:

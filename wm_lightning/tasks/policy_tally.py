@@ -1,4 +1,4 @@
-"""What a evaluation of policies adds up to, as plain values."""
+"""What an evaluation of policies adds up to, as plain values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
