@@ -6,9 +6,16 @@ from collections.abc import Iterator
 import pytest
 
 from tests.play.making import Served, tiny_game
+from wm_lightning.play.game import Game
 from wm_lightning.tasks.play import listen
 
 FPS = 200
+
+
+@pytest.fixture(scope="module")
+def game(tmp_path_factory: pytest.TempPathFactory) -> Game:
+    """A tiny game by itself."""
+    return tiny_game(tmp_path_factory.mktemp("game") / "a")
 
 
 @pytest.fixture(scope="module")

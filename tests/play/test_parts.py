@@ -1,34 +1,25 @@
 """The parts of play by themselves: keys, messages, games, terminals."""
 
-import io
 import json
-import os
 import struct
-import sys
-import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from tests.play.making import tiny_game
 from wm_lightning.clip import ActionSpec
 from wm_lightning.config import CONFIG_DIR
 from wm_lightning.data.formats import csgo, map_image, recon, robot_actions, world_map
 from wm_lightning.data.formats.own import OwnSource, read_spec
-from wm_lightning.play import terminal
 from wm_lightning.play.controls import controls_of, made_groups
 from wm_lightning.play.game import Game
 from wm_lightning.play.messages import LONGEST, BadMessage, Held, Pause, Record, Restart, pack, read_message
+from wm_lightning.play.panels import ModelPanel
 from wm_lightning.play.recording import enlarged
 
 HAND = ActionSpec(("x", "y", "grip"), (-1.0, -0.5, 0.0), (1.0, 0.5, 1.0))
-
-
-@pytest.fixture(scope="module")
-def game(tmp_path_factory: pytest.TempPathFactory) -> Game:
-    return tiny_game(tmp_path_factory.mktemp("game") / "a")
 
 
 def test_the_key_pressed_last_counts_within_its_group() -> None:
@@ -139,6 +130,35 @@ def test_recordings_hold_what_was_played(game: Game) -> None:
     assert names == ["stay"] * 3 + ["up"] * 3 + ["left"] * 3 and not episode.actions[9].any()
 
 
+def test_a_reset_says_where_the_recording_is_and_begins_another(game: Game) -> None:
+    game.reset(0)
+    assert game.reset(0).saved is None and not game.recorder.running
+    game.record(True)
+    assert game.reset(1).saved is None and game.recorder.running, "nothing had happened yet"
+    assert game.step([]).recording
+    begun = game.reset(2)
+    assert begun.saved is not None and Path(begun.saved).is_file() and game.recorder.running
+    assert all(np.array_equal(frames[0], game.start_frame(2)) for frames in begun.frames)
+    assert game.record(False) is None
+
+
+def test_a_new_start_of_its_own_says_so_too(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network that was trained on whole clips alone, after two decisions."""
+    panel = game.panels[0]
+    assert isinstance(panel, ModelPanel)
+    world = panel.world
+    monkeypatch.setattr(panel, "world", replace(world, longest=world.context + 2 * game.chunk))
+    game.reset(0)
+    game.record(True)
+    turns = [game.step(["ArrowUp"]) for _ in range(3)]
+    assert [turn.restarted for turn in turns] == [False, False, True]
+    assert [len(turn.saved) for turn in turns] == [0, 0, 1] and Path(turns[2].saved[0]).is_file()
+    assert all(turn.recording for turn in turns)
+    monkeypatch.setattr(game.recorder, "most", 1)
+    assert [len(game.step([]).saved), len(game.step([]).saved), game.recorder.running] == [1, 0, False]
+    monkeypatch.undo()
+
+
 def test_without_a_start_nothing_begins(game: Game) -> None:
     with pytest.raises(ValueError, match="there is no start 99; a number from 0 to 3"):
         game.reset(99)
@@ -148,43 +168,3 @@ def test_small_frames_keep_their_colours() -> None:
     assert enlarged(np.zeros((1, 24, 24, 3), np.uint8)).shape == (1, 96, 96, 3)
     assert enlarged(np.zeros((1, 128, 160, 3), np.uint8)).shape == (1, 128, 160, 3)
     assert enlarged(np.zeros((1, 129, 131, 3), np.uint8)).shape == (1, 516, 524, 3)
-
-
-def test_a_terminal_shows_two_rows_a_line_and_names_keys() -> None:
-    picture = np.zeros((3, 2, 3), np.uint8)
-    picture[0, 0] = (1, 2, 3)
-    lines = terminal.half_blocks(picture)
-    assert len(lines) == 2 and lines[0].startswith("\x1b[38;2;1;2;3;48;2;0;0;0m▀") and lines[0].count("▀") == 2
-    assert terminal.keys_of("w\x1b[A\x1b[D") == ["w", "ArrowUp", "ArrowLeft"]
-    assert terminal.keys_of("\x1b") == [terminal.QUIT]
-
-
-def test_play_in_a_terminal(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
-    master, slave = os.openpty()
-    screen: list[bytes] = []
-
-    def watch() -> None:
-        # What is shown -> what is then typed, once each.
-        answers = {b"Esc ends": b"\x1b[C", b"ms a decision": b"\x1b"}
-        while b"\x1b[?1049l" not in (shown := b"".join(screen)):
-            for seen in [seen for seen in answers if seen in shown]:
-                os.write(master, answers.pop(seen))
-            screen.append(os.read(master, 65536))
-
-    with io.TextIOWrapper(os.fdopen(slave, "r+b", buffering=0), write_through=True) as end:
-        monkeypatch.setattr(sys, "stdin", end)
-        monkeypatch.setattr(sys, "stdout", end)
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        made = terminal.play_here(game, fps=200, seconds=60)
-        watcher.join(10)
-    os.close(master)
-    shown = b"".join(screen).decode(errors="ignore")
-    assert made > 0 and made % game.chunk == 0
-    assert "▀" in shown and "Esc ends" in shown and "\x1b[?1049l" in shown, "the screen is put back"
-
-
-def test_a_terminal_is_needed_for_one(game: Game, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
-    with pytest.raises(ValueError, match=r"task\.screen=terminal needs a terminal"):
-        terminal.play_here(game, fps=10, seconds=1)

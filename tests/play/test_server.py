@@ -223,6 +223,18 @@ def test_recordings_are_data(served: Served) -> None:
     assert sum(bool(episode.actions[:, right].any()) for episode in episodes) == 3
 
 
+def test_a_reset_tells_where_the_recording_is(served: Served) -> None:
+    with playing(served) as player:
+        player.send(type="record", on=True)
+        assert player.text()["on"] is True
+        for start in (1, 2):  # behind the first one another has begun
+            player.until(restart=False)
+            player.send(type="reset", start=start)
+            player.until(restart=True, start=start)
+            saved = player.text()
+            assert saved["type"] == "saved" and Path(saved["text"]).is_file()
+
+
 def test_starts_are_pictures_by_number_and_nothing_else_is_opened(served: Served) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{served.port}", timeout=60) as web:
         page = web.get("/")

@@ -17,14 +17,25 @@ MOST_STEPS = 64  # frames of a decision; panels whose chunks have no smaller com
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """What a start shows, by panel (`f` = 1), and where the recording was left that it ended."""
+
+    frames: Sequence[UInt8[np.ndarray, "f h w 3"]]
+    saved: str | None
+
+
+@dataclass(frozen=True)
 class Turn:
-    """What one decision led to: new frames by panel, the seconds that took, whether a new start came before it, and
-    where a recording was left that ended by itself."""
+    """What one decision led to: new frames by panel, the seconds that took, and whether a new start came before it.
+
+    `saved` is where recordings were left that ended with that start or by themselves, `recording` whether one goes on.
+    """
 
     frames: Sequence[UInt8[np.ndarray, "f h w 3"]]
     seconds: float
     restarted: bool
-    saved: str | None
+    saved: Sequence[str]
+    recording: bool
 
 
 class Game:
@@ -45,6 +56,7 @@ class Game:
                 f"waited for: choose checkpoints with shorter chunks, or play them one at a time"
             )
         self.seed, self.begun, self.start, self.made, self.made_in_all = seed, 0, 0, 0, 0
+        self.shown: Sequence[UInt8[np.ndarray, "f h w 3"]] = [self.start_frame(0)[None]] * len(self.panels)
 
     @property
     def longest(self) -> int | None:
@@ -53,16 +65,15 @@ class Game:
         limits = [world.longest - world.context for world in worlds if world.longest is not None]
         return min(limits, default=None)
 
-    def reset(self, start: int | None = None) -> list[UInt8[np.ndarray, "f h w 3"]]:
-        """Begins at a start by its number, None the same again; the same frame for every panel, `f` = 1.
+    def reset(self, start: int | None = None) -> Beginning:
+        """Begins at a start by its number, None the same again; the same frame for every panel.
 
-        A running recording is ended and saved. Raises ValueError for a number that is none.
+        A running recording is ended and saved, and another one begins. Raises ValueError for a number that is none.
         """
         start = self.start if start is None else start
         if not 0 <= start < len(self.starts):
             raise ValueError(f"there is no start {start}; a number from 0 to {len(self.starts) - 1} is expected")
-        again = self.recorder.running
-        self.recorder.stop()
+        again, saved = self.recorder.running, self.recorder.stop()
         self.start, self.made = start, 0
         clip = self.starts[start : start + 1]
         for panel in self.panels:
@@ -71,7 +82,7 @@ class Game:
         self.shown = [self.start_frame(start)[None]] * len(self.panels)
         if again:
             self.recorder.start(self.shown)
-        return self.shown
+        return Beginning(self.shown, saved)
 
     def start_frame(self, start: int) -> UInt8[np.ndarray, "h w 3"]:
         """The newest given frame of a start."""
@@ -81,16 +92,15 @@ class Game:
         """One decision under the keys that are held. Raises ValueError for a key that is none."""
         action = self.controls.action(held)
         restarted = self.longest is not None and self.made + self.chunk > self.longest
-        if restarted:
-            self.reset()
+        saved = [self.reset().saved] if restarted else []
         begun = time.perf_counter()
         actions: Float32[np.ndarray, "f a"] = np.repeat(action[None], self.chunk, axis=0)
         frames = [panel.step(actions) for panel in self.panels]
         seconds = time.perf_counter() - begun
         self.made, self.made_in_all = self.made + self.chunk, self.made_in_all + self.chunk
         self.shown = [video[-1:] for video in frames]
-        saved = self.recorder.add(actions, frames)
-        return Turn(frames, seconds, restarted, saved)
+        saved.append(self.recorder.add(actions, frames))
+        return Turn(frames, seconds, restarted, [where for where in saved if where], self.recorder.running)
 
     def record(self, on: bool) -> str | None:
         """Begins a recording with the frame that is shown, or ends one and returns where it was left."""

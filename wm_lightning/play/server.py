@@ -118,8 +118,9 @@ class Session:
 
     async def restart(self, start: int | None) -> None:
         """A new beginning, shown at once."""
-        shown = await self.table.call(self.game.reset, start)
-        await self.send(pack({"key_id": self.held.id, "restart": True, "start": self.game.start}, shown))
+        begun = await self.table.call(self.game.reset, start)
+        await self.send(pack({"key_id": self.held.id, "restart": True, "start": self.game.start}, begun.frames))
+        await self.say_saved(begun.saved)
 
     async def play(self) -> None:
         """Decision after decision, no faster than frames are shown; keys are read as late as they can be."""
@@ -141,8 +142,9 @@ class Session:
                 "restart": turn.restarted, "start": self.game.start,
             }  # fmt: skip
             await self.send(pack(header, turn.frames))
-            if turn.saved:
-                await self.say_saved(turn.saved)
+            for where in turn.saved:
+                await self.say_saved(where)
+            if turn.saved and not turn.recording:
                 await self.send({"type": "recording", "on": False})
             # What was late is not made up for, or keys would be read in haste afterwards.
             due = max(due + self.game.chunk / self.table.fps, clock())

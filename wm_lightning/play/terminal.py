@@ -1,6 +1,7 @@
 """Play without a browser: frames as coloured half blocks, keys one at a time."""
 
 import os
+import re
 import select
 import sys
 import termios
@@ -8,7 +9,6 @@ import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,6 +16,8 @@ from jaxtyping import UInt8
 from wm_lightning.play.game import Game
 
 ARROWS = {"A": "ArrowUp", "B": "ArrowDown", "C": "ArrowRight", "D": "ArrowLeft"}
+# Keys that are no character: `ESC [` (ECMA-48's control sequence, and the Linux console's F1 to F5) or `ESC O`.
+SEQUENCE = re.compile(r"\x1b(?:\[\[[A-E]|\[[0-?]*[ -/]*[@-~]?|O[A-Za-z]?)")
 QUIT, RESET, RECORD = "\x1b", "\t", "\r"
 HELP = "Esc ends, Tab begins anew, Enter records"
 
@@ -34,12 +36,14 @@ def half_blocks(picture: UInt8[np.ndarray, "h w 3"]) -> list[str]:
 
 
 def keys_of(typed: str) -> list[str]:
-    """The names of typed keys, as browsers give them; an arrow is three characters, a lone Esc stays as it is."""
-    names, place = [], 0
+    """The names of typed keys, as browsers give them. Of keys that are sent as sequences only arrows count; a lone Esc
+    stays as it is."""
+    # Whether Enter is the one or the other hangs on the terminal and on Python's version.
+    typed, names, place = typed.replace("\n", RECORD), [], 0
     while place < len(typed):
-        if typed[place] == "\x1b" and typed[place + 1 : place + 2] == "[" and typed[place + 2 : place + 3] in ARROWS:
-            names.append(ARROWS[typed[place + 2]])
-            place += 3
+        if sequence := SEQUENCE.match(typed, place):
+            place, plain = sequence.end(), len(sequence[0]) == 3
+            names += [ARROWS[sequence[0][2]]] if plain and sequence[0][2] in ARROWS else []
         else:
             names.append(typed[place])
             place += 1
@@ -53,35 +57,62 @@ def play_here(game: Game, *, fps: int, seconds: float | int | None) -> int:
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ValueError("task.screen=terminal needs a terminal for input and output; use task.screen=browser")
-    names, made, end = {key.name for key in game.controls.keys}, 0, time.monotonic() + (seconds or float("inf"))
-    with _raw():
-        said = HELP
-        _draw(game, [frames[0] for frames in game.reset(0)], said)
-        while time.monotonic() < end:
-            due = time.monotonic() + game.chunk / fps
-            typed = _typed()
-            if QUIT in typed:
-                break
-            if RESET in typed:
-                game.reset()
-            if RECORD in typed:
-                left = game.record(not game.recorder.running)
-                said = f"recorded: {left}" if left else "recording" if game.recorder.running else HELP
-            held = [name for name in typed if name in names][-1:]
-            if held or not game.controls.waits:
-                made += _step(game, held, said, fps)
-            time.sleep(max(due - time.monotonic(), 0))
-    game.record(False)
+    try:
+        with _raw():
+            return _played(game, fps, time.monotonic() + (seconds or float("inf")))
+    finally:
+        # After Ctrl-C too; and with the screen put back, so that the log's word on where it was left can be read.
+        game.record(False)
+
+
+def _played(game: Game, fps: int, end: float) -> int:
+    """Decision after decision until then, or Esc."""
+    names, made, said = {key.name for key in game.controls.keys}, 0, HELP
+    game.reset(0)
+    _show(game, said)
+    while time.monotonic() < end:
+        due = time.monotonic() + game.chunk / fps
+        typed = _typed()
+        if QUIT in typed:
+            break
+        said = _answered(game, typed, said)
+        held = [name for name in typed if name in names][-1:]
+        if held or not game.controls.waits:
+            made, said = made + game.chunk, _step(game, held, said, fps)
+        elif typed:
+            _show(game, said)
+        time.sleep(max(due - time.monotonic(), 0))
     return made
 
 
-def _step(game: Game, held: list[str], said: str, fps: int) -> int:
+def _answered(game: Game, typed: list[str], said: str) -> str:
+    """Does what Tab and Enter ask for; returns what to say from now on."""
+    if RESET in typed and (left := game.reset().saved):
+        said = _recorded(left, game.recorder.running)
+    if RECORD in typed:
+        left = game.record(not game.recorder.running)
+        said = _recorded(left, False) if left else "recording" if game.recorder.running else HELP
+    return said
+
+
+def _recorded(where: str, recording: bool) -> str:
+    return f"recorded: {where}{', recording goes on' if recording else ''}"
+
+
+def _step(game: Game, held: list[str], said: str, fps: int) -> str:
+    """Shows a decision's frames; returns what to say from now on."""
     turn = game.step(held)
+    said = _recorded(turn.saved[-1], turn.recording) if turn.saved else said
     for number in range(game.chunk):
         if number:
             time.sleep(max(1 / fps - turn.seconds / game.chunk, 0))
         _draw(game, [video[number] for video in turn.frames], f"{said} · {1000 * turn.seconds:.0f} ms a decision")
-    return game.chunk
+    return said
+
+
+def _show(game: Game, said: str) -> None:
+    """What is there, where nothing moves on."""
+    _draw(game, [frames[-1] for frames in game.shown], said)
 
 
 def _draw(game: Game, pictures: list[UInt8[np.ndarray, "h w 3"]], said: str) -> None:
@@ -96,11 +127,9 @@ def _draw(game: Game, pictures: list[UInt8[np.ndarray, "h w 3"]], said: str) -> 
 def _typed() -> list[str]:
     """Everything typed since it was last asked."""
     typed = b""
-    for _ in count():
-        if not select.select([sys.stdin], [], [], 0)[0]:
-            return keys_of(typed.decode(errors="ignore"))
-        typed += os.read(sys.stdin.fileno(), 1024)
-    return []
+    while select.select([sys.stdin], [], [], 0)[0] and (more := os.read(sys.stdin.fileno(), 1024)):
+        typed += more
+    return keys_of(typed.decode(errors="ignore"))
 
 
 @contextmanager
