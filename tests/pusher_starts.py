@@ -5,6 +5,7 @@ import torch
 
 from wm_lightning.clip import Clip, Condition
 from wm_lightning.data.formats.resize import Resize
+from wm_lightning.data.formats.robot_actions import NEUTRAL
 from wm_lightning.envs.arenas import Simulator
 from wm_lightning.envs.policy import Briefing
 from wm_lightning.envs.push_task import PushTask
@@ -45,5 +46,5 @@ def briefed(
     kept = start[rows]
     return kept, Briefing(
         numbers=tuple(kept.index.tolist()), targets=targets[rows.numpy()], task=TASK, spec=world.spec,
-        decision=decision, horizon=horizon, seed=seed, world=world, model=None,
+        rest=NEUTRAL, decision=decision, horizon=horizon, seed=seed, world=world, model=None,
     )  # fmt: skip

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from tests.data.making import moving_picture
+from wm_lightning.clip import ActionSpec
 from wm_lightning.data.formats import own
 from wm_lightning.data.formats.csgo import COLUMNS, MOUSE, MOUSE_X, CSGOSource, one_hot_mouse
 from wm_lightning.data.formats.csgo_writer import write_csgo
 from wm_lightning.data.formats.diamond import DiamondSource
 from wm_lightning.data.formats.game_writers import write_diamond, write_tar
 from wm_lightning.data.formats.own import OwnSource, read_spec
+from wm_lightning.data.formats.own_writer import write_spec
 from wm_lightning.data.formats.recon import (
     HIGH,
     LOW,
@@ -227,6 +229,19 @@ def test_a_wrong_description_says_what_is_expected(tmp_path: Path, text: str, sa
     (tmp_path / own.SPEC).write_text(text)
     with pytest.raises(ValueError, match=f"{said}.*names: "):
         read_spec(tmp_path)
+
+
+def test_doing_nothing_is_what_own_recordings_say(tmp_path: Path) -> None:
+    spec = ActionSpec(("stay", "turn"), (0.0, -1.0), (1.0, 1.0))
+    write_spec(tmp_path, spec, {"stay": 1, "of others": 1})
+    assert read_spec(tmp_path) == spec and own.read_rest(tmp_path) == {"stay": 1.0}
+    write_spec(tmp_path, spec, {})
+    assert own.read_rest(tmp_path) == {}
+    text = (tmp_path / own.SPEC).read_text()
+    for wrong in ("{go: 1}", "{stay: 2}", "{stay: yes please}", "[1]", "{turn: .nan}"):
+        (tmp_path / own.SPEC).write_text(f"{text}rest: {wrong}\n")
+        with pytest.raises(ValueError, match=r"actions\.yaml: rest=.* must give columns of \['stay', 'turn'\]"):
+            own.read_rest(tmp_path)
 
 
 def test_faults_of_own_recordings_are_named(tmp_path: Path) -> None:

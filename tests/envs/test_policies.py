@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.pusher_starts import TASK, briefed, clip_of, pusher, simulator
+from wm_lightning.data.formats.robot_actions import FIELDS, NEUTRAL, spec_of
 from wm_lightning.envs.adapter import ActionAdapter, Adapted, Rule, openvla_adapter
 from wm_lightning.envs.arenas import play
 from wm_lightning.envs.policy import executed
@@ -120,20 +121,41 @@ def test_actions_are_cut_held_or_refused() -> None:
 def test_openvla_moves_the_gripper_in_the_datas_units() -> None:
     adapter = openvla_adapter(WORLD.spec, {"position": 0.05, "rotation": 0.25})
     outputs = np.array([[0.05, -0.025, 0.9, 0.0, 0.0, -0.25, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.2]])
-    actions = adapter(outputs, WORLD.spec)
+    actions = adapter(outputs, WORLD.spec, {})
     assert actions.shape == (2, 1, 10)
     half_turn = np.float32(np.pi / 2)
     assert actions[0, 0].tolist() == pytest.approx([1.0, -0.5, 1.0, 0, 0, -half_turn, -1.0, 0, 0, 0])
     assert actions[1, 0, 6] == 1.0, "a closed gripper is 0 there and +1 here"
-    chunks = adapter(np.stack([outputs] * 4, axis=1), WORLD.spec)
+    chunks = adapter(np.stack([outputs] * 4, axis=1), WORLD.spec, {})
     assert chunks.shape == (2, 4, 10) and np.array_equal(chunks[:, 2:3], actions)
     with pytest.raises(ValueError, match=r"outputs \(2, 3\), but 7 rules"):
-        adapter(outputs[:, :3], WORLD.spec)
+        adapter(outputs[:, :3], WORLD.spec, {})
     rule = Rule(column="nowhere", low=0.0, high=1.0, to_low=0.0, to_high=1.0)
     with pytest.raises(ValueError, match="must name columns once each"):
-        ActionAdapter(rules=[rule])(outputs[:, :1], WORLD.spec)
+        ActionAdapter(rules=[rule])(outputs[:, :1], WORLD.spec, {})
     with pytest.raises(ValueError, match="must lie below"):
         replace(rule, low=2.0)
+
+
+def test_doing_nothing_lets_the_episode_go_on() -> None:
+    """In an order with the termination one-hot, whose middle column says so."""
+    fields = {name: 1.0 for name in FIELDS if name != "terminate_episode"}
+    spec = spec_of("vid2world13", fields)
+    goes_on = spec.names.index("terminate_episode_1")
+    start, briefing = briefed(WORLD, clip_of(WORLD, 2, 1), horizon=3)
+    briefing = replace(briefing, spec=spec, rest=NEUTRAL)
+    seen = start.video.permute(0, 1, 3, 4, 2).numpy()
+    still = executed(Still()(briefing)(seen), briefing, "still")
+    assert (still[..., goes_on] == 1.0).all() and not np.delete(still, goes_on, axis=-1).any()
+    given: list[str] = []
+
+    def foreign(pictures: np.ndarray, asked: list[str]) -> np.ndarray:
+        given.extend(asked)
+        return np.tile([0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0], (len(pictures), 1))
+
+    moved = Adapted(foreign, openvla_adapter(spec, {"position": 0.05, "rotation": 0.25}))(briefing)(seen)
+    assert (moved[..., goes_on] == 1.0).all() and (moved[..., spec.names.index("world_vector_x")] == 1.0).all()
+    assert not moved[..., [spec.names.index(f"terminate_episode_{place}") for place in (0, 2)]].any()
 
 
 def test_a_foreign_policy_acts_by_the_newest_picture_and_the_words() -> None:

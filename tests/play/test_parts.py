@@ -12,7 +12,7 @@ import yaml
 from wm_lightning.clip import ActionSpec
 from wm_lightning.config import CONFIG_DIR
 from wm_lightning.data.formats import csgo, map_image, recon, robot_actions, world_map
-from wm_lightning.data.formats.own import OwnSource, read_spec
+from wm_lightning.data.formats.own import OwnSource, read_rest, read_spec
 from wm_lightning.play.controls import controls_of, made_groups
 from wm_lightning.play.game import Game
 from wm_lightning.play.messages import LONGEST, BadMessage, Held, Pause, Record, Restart, pack, read_message
@@ -52,8 +52,8 @@ def test_the_keys_of_data_sets_name_their_columns() -> None:
     assert len(files) >= 6
     for path in files:
         content = yaml.safe_load(path.read_text())
-        named = set(content.get("rest", {}))
-        named |= {c for group in content.get("groups", {}).values() for key in group.values() for c in key}
+        assert "rest" not in content, f"{path.name}: what doing nothing is the data say"
+        named = {c for group in content.get("groups", {}).values() for key in group.values() for c in key}
         assert named <= known, f"{path.name}: {named - known}"
 
 
@@ -126,6 +126,7 @@ def test_recordings_hold_what_was_played(game: Game) -> None:
     small = episode.video.reshape(10, 24, 4, 24, 4, 3).mean((2, 4))
     expected = np.concatenate([game.start_frame(0)[None], *frames])
     assert np.abs(small - expected).mean() < 4
+    assert read_rest(folder) == {"stay": 1.0} == game.panels[0].world.rest  # type: ignore[attr-defined]
     names = [source.columns[row.argmax()] for row in episode.actions[:9]]
     assert names == ["stay"] * 3 + ["up"] * 3 + ["left"] * 3 and not episode.actions[9].any()
 

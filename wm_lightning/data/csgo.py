@@ -1,13 +1,13 @@
 """The DataModule of Counter-Strike recordings (HDF5, tars, DIAMOND's small episodes), of a maze, or of Doom."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
-from wm_lightning.data.formats.csgo import SPEC, Colours, CSGOSource
+from wm_lightning.data.formats.csgo import REST, SPEC, Colours, CSGOSource
 from wm_lightning.data.formats.diamond import DiamondSource
 from wm_lightning.data.formats.source import EpisodeSource, names_listed
 from wm_lightning.data.source_datamodule import SourceDataModule
@@ -46,6 +46,10 @@ class CSGODataModule(SourceDataModule):
         self._format: Form | None = format
         # Doom has no judge, as real recordings have none.
         self.world: MazeWorld | None = world if isinstance(world, MazeWorld) and self.made_by(world.name) else None
+
+    @property
+    def rest(self) -> Mapping[str, float | int]:
+        return REST
 
     @cached_property
     def home(self) -> Path:

@@ -85,6 +85,11 @@ class ClipDataModule(LightningDataModule):
         """How the data are simulated where there is no `root`."""
 
     @property
+    def rest(self) -> Mapping[str, float | int]:
+        """Columns of the action of doing nothing that are not 0 (see `start_images.neutral`)."""
+        return {}
+
+    @property
     def quarantined(self) -> Mapping[str, str]:
         """Files left out of the data, each with its reason."""
         return {}

@@ -1,13 +1,13 @@
 """The DataModule of anybody's recordings: mp4 files with a table of actions beside each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
-from wm_lightning.data.formats.own import OwnSource, read_spec
+from wm_lightning.data.formats.own import OwnSource, read_rest, read_spec
 from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.formats.video_files import Decoder, decoder_named
 from wm_lightning.data.source_datamodule import SourceDataModule
@@ -52,6 +52,10 @@ class OwnDataModule(SourceDataModule):
 
     def declared_spec(self) -> ActionSpec:
         return read_spec(self.home)
+
+    @cached_property
+    def rest(self) -> Mapping[str, float | int]:
+        return read_rest(self.home)
 
     def reading(self) -> str:
         return f"own {self.decoder} {self.trim_tail}"

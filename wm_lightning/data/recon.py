@@ -1,6 +1,6 @@
 """The DataModule of RECON's robot recordings, or of a simulated rover: the original HDF5 or processed folders."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
 from wm_lightning.data.datamodule import hash_files
 from wm_lightning.data.formats.nwm import NWMReader, places, read_index
-from wm_lightning.data.formats.recon import RECONSource, spec_of
+from wm_lightning.data.formats.recon import REST, RECONSource, spec_of
 from wm_lightning.data.formats.source import EpisodeSource, names_listed
 from wm_lightning.data.formats.store_reader import StoreReader
 from wm_lightning.data.formats.strided_reader import StridedReader, recording_of
@@ -62,6 +62,10 @@ class RECONDataModule(SourceDataModule):
         self._format: Form | None = format
         # Its judge looks for turns of single frames: over a longer gap most are sharper, and it would tell others.
         self.world: RoverWorld | None = world if stride == 1 and self.made_by(world.name) else None
+
+    @property
+    def rest(self) -> Mapping[str, float | int]:
+        return REST
 
     @cached_property
     def home(self) -> Path:

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from wm_lightning.clip import ActionSpec
 from wm_lightning.data import cache
 from wm_lightning.data.formats import action_npz
-from wm_lightning.data.formats.robot_actions import order_of, spec_of, typical_bounds
+from wm_lightning.data.formats.robot_actions import NEUTRAL, order_of, spec_of, typical_bounds
 from wm_lightning.data.formats.robot_sources import Format, Opening, detect, is_form, open_source, stored_splits
 from wm_lightning.data.formats.source import EpisodeSource
 from wm_lightning.data.formats.video_files import decoder_named
@@ -50,6 +50,10 @@ class RT1DataModule(SourceDataModule):
         self._format: Format | None = format
         self.world: PusherWorld | None = world if self.made_by(world.name) else None
         self.opening = Opening(decoder_named(decoder), trim_tail, image)
+
+    @property
+    def rest(self) -> Mapping[str, float | int]:
+        return NEUTRAL
 
     @cached_property
     def home(self) -> Path:

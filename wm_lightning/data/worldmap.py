@@ -1,11 +1,12 @@
 """The DataModule of world maps."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wm_lightning.data.cache import Recipe
 from wm_lightning.data.datamodule import SPLITS, ClipDataModule
-from wm_lightning.data.formats.world_map import WorldMapReader, read_textures
+from wm_lightning.data.formats.world_map import REST, WorldMapReader, read_textures
 from wm_lightning.worlds.world_map import WorldMap
 
 
@@ -29,6 +30,10 @@ class WorldMapDataModule(ClipDataModule):
         _, height, width = self.frame_shape
         if (height, width) != (size, size):
             raise ValueError(f"data.{height=} and data.{width=} must be the view of the world map, {size} pixels")
+
+    @property
+    def rest(self) -> Mapping[str, float | int]:
+        return REST
 
     def recipe(self) -> Recipe:
         """The world's own simulation."""

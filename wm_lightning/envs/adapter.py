@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wm_lightning.clip import ActionSpec
+from wm_lightning.data.start_images import neutral
 from wm_lightning.envs.policy import Actions, Actor, Briefing, Frames
 
 # The newest picture of every episode and what is asked of it -> an action each, or a chunk of them, in its own units.
@@ -45,13 +46,18 @@ class Rule:
 class ActionAdapter:
     """Turns a foreign policy's outputs into the data's columns, by `rules`, one for each output in its order.
 
-    Columns without a rule are neutral (0, or the bound next to it).
+    Columns without a rule are those of the action of doing nothing.
     """
 
     rules: Sequence[Rule]
 
-    def __call__(self, outputs: Float[np.ndarray, "n ..."], spec: ActionSpec) -> Actions:
-        """Actions `n k a` of outputs `n d` or `n k d`. Raises ValueError where outputs or columns do not fit."""
+    def __call__(
+        self, outputs: Float[np.ndarray, "n ..."], spec: ActionSpec, rest: Mapping[str, float | int]
+    ) -> Actions:
+        """Actions `n k a` of outputs `n d` or `n k d`; `rest` as in `Briefing`.
+
+        Raises ValueError where outputs or columns do not fit.
+        """
         given = np.asarray(outputs, np.float64)
         given = given[:, None] if given.ndim == 2 else given
         names = [rule.column for rule in self.rules]
@@ -60,8 +66,8 @@ class ActionAdapter:
             raise ValueError(f"the rules {names} must name columns once each, of {list(spec.names)}")
         if given.ndim != 3 or given.shape[-1] != len(names):
             raise ValueError(f"outputs {np.shape(outputs)}, but {len(names)} rules ({names}): one for each output")
-        neutral = np.clip(0.0, spec.low, spec.high)
-        actions = np.broadcast_to(neutral, (*given.shape[:2], spec.dim)).copy()
+        still = neutral(spec, rest).double().numpy()
+        actions = np.broadcast_to(still, (*given.shape[:2], spec.dim)).copy()
         for place, rule in enumerate(self.rules):
             actions[..., spec.names.index(rule.column)] = rule(given[..., place])
         # A rule may reach beyond the bounds that the model was trained within.
@@ -80,7 +86,7 @@ class Adapted:
         asked = briefing.instructions
 
         def act(frames: Frames) -> Actions:
-            return self.adapter(self.foreign(frames[:, -1], asked), briefing.spec)
+            return self.adapter(self.foreign(frames[:, -1], asked), briefing.spec, briefing.rest)
 
         return act
 

@@ -3,7 +3,7 @@
 The same policy acts in the true world and in a world model. It sees pixels alone, so that it cannot tell them apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -27,8 +27,9 @@ class Briefing:
     """What a policy is told of `n` episodes before they begin.
 
     `numbers` name the starts: all that a policy draws hangs on `seed` and these, so that it draws the same in every
-    world. `targets` is the block of each episode, `instructions` the same in words. `decision` actions are executed
-    before it sees again, `horizon` in all. `world` gives the script its knowledge of pushing, `model` is what a
+    world. `targets` is the block of each episode, `instructions` the same in words. `rest` are the
+    columns of the action of doing nothing that are not 0. `decision` actions are executed before it sees again,
+    `horizon` in all. `world` gives the script its knowledge of pushing, `model` is what a
     planner imagines in.
     """
 
@@ -36,6 +37,7 @@ class Briefing:
     targets: Int[np.ndarray, "n"]
     task: PushTask
     spec: ActionSpec
+    rest: Mapping[str, float | int]
     decision: int
     horizon: int
     seed: int

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from wm_lightning.data.start_images import neutral
 from wm_lightning.envs.policy import Actions, Actor, Briefing, Frames
 from wm_lightning.randomness import generator
 from wm_lightning.worlds.pusher_dynamics import Scene, advance
@@ -55,10 +56,10 @@ class Scripted:
 
 @dataclass(frozen=True)
 class Still:
-    """Does nothing: 0 in every column, or the bound next to it."""
+    """Does nothing, as the data have it: see `start_images.neutral`."""
 
     def __call__(self, briefing: Briefing) -> Actor:
-        nothing = np.clip(0.0, briefing.spec.low, briefing.spec.high).astype(np.float32)
+        nothing = neutral(briefing.spec, briefing.rest).numpy()
         return lambda frames: np.tile(nothing, (len(frames), 1, 1))
 
 

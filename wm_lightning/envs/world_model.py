@@ -24,8 +24,7 @@ class WorldModel:
     """A network as it was trained to be used: `chunk` frames at a time behind `context` given ones.
 
     `longest` is how many frames a rollout may have, given ones included, None where a window moves along. `forwards`
-    counts the passes that a chunk takes. `data` says what actions and pixels are, `rest` which columns of the action of
-    doing nothing are not 0.
+    counts the passes that a chunk takes. `data` says what actions and pixels are.
     """
 
     name: str
@@ -39,12 +38,16 @@ class WorldModel:
     forwards: int
     device: torch.device
     precision: str
-    rest: Mapping[str, float | int]
 
     @property
     def spec(self) -> ActionSpec:
         """The columns of an action."""
         return self.data.spec
+
+    @property
+    def rest(self) -> Mapping[str, float | int]:
+        """Columns of the action of doing nothing that are not 0."""
+        return self.data.rest
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -43,9 +43,11 @@ class Recorder:
     mp4 of all side by side. One ends by itself after `most` frames."""
 
     def __init__(
-        self, folder: Path, panels: Sequence[str], spec: ActionSpec, *, data: str, fps: int, most: int
-    ) -> None:
+        self, folder: Path, panels: Sequence[str], spec: ActionSpec, *, rest: Mapping[str, float | int], data: str,
+        fps: int, most: int,
+    ) -> None:  # fmt: skip
         self.folder, self.spec, self.data, self.fps, self.most = folder, spec, data, fps, most
+        self.rest = rest
         self.panels = [(name, folder / _folder_name(name)) for name in panels]
         self.taken: Taken | None = None
 
@@ -80,7 +82,7 @@ class Recorder:
         videos = [np.concatenate(frames) for frames in taken.frames]
         for (_, folder), video in zip(self.panels, videos, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
-            write_spec(folder, self.spec)
+            write_spec(folder, self.spec, self.rest)
             marker = {"world": f"played in {self.data}", "settings": {"fps": self.fps}}
             (folder / MARKER).write_text(json.dumps(marker))
             encoding = Encoding(fps=self.fps, crf=12, preset="veryfast")

@@ -107,7 +107,7 @@ class Convert:
         report = lambda step: progress.advance(bar, step)  # noqa: E731
         splits = {split: ConvertedEpisodes(part.source, part.chosen, target, report) for split, part in found.items()}
         with atomic_folder(folder) as partial:
-            names = form.write(partial, splits, Writing(self.encoding, self.version, spec))
+            names = form.write(partial, splits, Writing(self.encoding, self.version, spec, data.rest))
             left_out = {split: part.bad for split, part in found.items()}
             Conversion(data, str(self.to), tuple(target), splits, names, left_out).write(partial)
         return {split: len(episodes) for split, episodes in splits.items()}

@@ -48,14 +48,8 @@ def world_model(config: DictConfig, data: ClipDataModule, steps: int | None = No
         name=f"{kind} ({own}{subject.steps} steps)", model=subject.model, sampler=subject.sampler, plan=subject.plan,
         data=data, context=context, chunk=min(subject.plan.chunk, frames - context),
         longest=None if moving else frames, forwards=subject.forwards, device=device,
-        precision=str(config.trainer.precision), rest=_rest(config),
+        precision=str(config.trainer.precision),
     )  # fmt: skip
-
-
-def _rest(config: DictConfig) -> dict[str, float]:
-    """Columns of the action of doing nothing that are not 0, as the data's probes have them."""
-    named = OmegaConf.select(config, "callbacks.action_fidelity.probes.neutral")
-    return {} if named is None else {str(name): float(value) for name, value in named.items()}
 
 
 def start_clips(data: ClipDataModule, count: int, context: int) -> Clip:

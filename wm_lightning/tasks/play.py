@@ -81,9 +81,10 @@ class Play:
         panels += [] if simulator is None else [simulator]
         recorder = Recorder(
             Path(config.run_dir) / "recordings", [panel.name for panel in panels], data.spec,
-            data=f"{world.name} of {data.name}", fps=self.fps, most=self.record_frames,
+            rest=data.rest, data=f"{world.name} of {data.name}", fps=self.fps, most=self.record_frames,
         )  # fmt: skip
-        return Game(panels, controls_of(data.spec, **self.controls), starts, recorder, seed=self.seed)
+        controls = controls_of(data.spec, rest=data.rest, **self.controls)
+        return Game(panels, controls, starts, recorder, seed=self.seed)
 
 
 def beside(other: ClipDataModule, data: ClipDataModule, path: str) -> ClipDataModule:

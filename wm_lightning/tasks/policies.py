@@ -127,8 +127,8 @@ class PolicyEvaluation:
         if len(start) < self.starts:
             departures.append(f"{len(start)} starts, not {self.starts}")
         briefing = Briefing(
-            numbers=tuple(start.index.tolist()), targets=targets, task=self.goal, spec=data.spec, decision=decision,
-            horizon=horizon, seed=self.seed, world=world, model=models[0],
+            numbers=tuple(start.index.tolist()), targets=targets, task=self.goal, spec=data.spec, rest=data.rest,
+            decision=decision, horizon=horizon, seed=self.seed, world=world, model=models[0],
         )  # fmt: skip
         return Stage(start, briefing, self.batch_size), departures
 

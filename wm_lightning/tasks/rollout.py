@@ -65,7 +65,6 @@ class Rollout:
     columns: int
     images: str | None
     action: Mapping[str, float] | None
-    rest: Mapping[str, float | int] | None
 
     def __call__(self, config: DictConfig) -> dict[str, float]:
         """Writes `rollouts/` in the run folder from the checkpoint at `ckpt_path`; returns frames per second.
@@ -113,7 +112,7 @@ class Rollout:
                 raise ValueError("task.action drives pictures; name their folder with task.images=FOLDER")
             return list(data.clips("test", self.count, frames, self.batch_size)), "test clips", ()
         images = read_images(Path(self.images), data.picture_size)
-        number, actions, rest = len(images.names), "a held action", self.rest or {}
+        number, actions, rest = len(images.names), "a held action", data.rest
         if self.action is not None:
             condition = held_action(data.spec, self.action, number, frames, rest=rest)
         else:

@@ -41,6 +41,7 @@ Colours = Literal["bgr", "rgb"]
 TORN = (tarfile.TarError, OSError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError)
 KEYS = ("w", "a", "s", "d", "space", "ctrl", "shift", "1", "2", "3", "r")
 CLICKS = ("left_click", "right_click")
+REST = {"mouse_x_0": 1, "mouse_y_0": 1}  # a mouse that rests is a choice of its own
 MOUSE_X = (-1000, -500, -300, -200, -100, -60, -30, -20, -10, -4, -2, 0, 2, 4, 10, 20, 30, 60, 100, 200, 300, 500, 1000)
 MOUSE_Y = (-200, -100, -50, -20, -10, -4, -2, 0, 2, 4, 10, 20, 50, 100, 200)
 COLUMNS = (*KEYS, *CLICKS, *(f"mouse_x_{v}" for v in MOUSE_X), *(f"mouse_y_{v}" for v in MOUSE_Y))

@@ -1,6 +1,7 @@
 """Anybody's recordings: NAME.mp4 beside NAME.csv or NAME.npz, and `actions.yaml` that says what the columns are.
 
-`actions.yaml` holds `names`, `low`, `high` (lists of equal length) and optionally `kind` (continuous or discrete).
+`actions.yaml` holds `names`, `low`, `high` (lists of equal length) and optionally `kind` (continuous or discrete) and
+`rest`, the columns of the action of doing nothing that are not 0 (`rest: {stay: 1}`).
 A csv has a header with the names, in any order, and one row per frame; an npz an array `actions` [frames, columns]
 in the order of `actions.yaml`. Row k is stored at the observation k.
 """
@@ -49,6 +50,22 @@ def read_spec(folder: Path) -> ActionSpec:
     if not all(-math.inf < low < high < math.inf for low, high in zip(spec.low, spec.high, strict=True)):
         raise ValueError(f"{path}: every low must lie below its high, both finite; e.g. {example}")
     return spec
+
+
+def read_rest(folder: Path) -> dict[str, float]:
+    """What `actions.yaml` says of the action of doing nothing. Raises ValueError for what is none."""
+    path, spec = folder / SPEC, read_spec(folder)
+    said = yaml.safe_load(path.read_text()).get("rest") or {}
+    bounds = dict(zip(spec.names, zip(spec.low, spec.high, strict=True), strict=True))
+    if not isinstance(said, dict) or not all(
+        str(name) in bounds and isinstance(value, int | float) and bounds[str(name)][0] <= value <= bounds[str(name)][1]
+        for name, value in said.items()
+    ):
+        raise ValueError(
+            f"{path}: rest={said} must give columns of {list(spec.names)} a number within their bounds, as in "
+            f"rest: {{{spec.names[0]}: {spec.low[0]:g}}}"
+        )
+    return {str(name): float(value) for name, value in said.items()}
 
 
 @names_faults

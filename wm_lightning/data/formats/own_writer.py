@@ -1,5 +1,6 @@
 """Writes the form that anybody's recordings are in: `actions.yaml` and NAME.mp4 beside NAME.csv."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ def write_own(folder: Path, splits: Splits, writing: Writing) -> Names:
     """`actions.yaml` and `<split>/NAME.mp4|.csv`, under the names that the source has."""
     spec = writing.spec
     assert spec is not None
-    write_spec(folder, spec)
+    write_spec(folder, spec, writing.rest)
     names = Names()
     for split, episodes in splits.items():
         (folder / split).mkdir()
@@ -26,10 +27,12 @@ def write_own(folder: Path, splits: Splits, writing: Writing) -> Names:
     return names
 
 
-def write_spec(folder: Path, spec: ActionSpec) -> None:
-    """`actions.yaml`: what the columns are."""
+def write_spec(folder: Path, spec: ActionSpec, rest: Mapping[str, float | int]) -> None:
+    """`actions.yaml`: what the columns are, and which of those of `rest` the action of doing nothing has."""
     limits = {"low": list(spec.low), "high": list(spec.high)}
-    text = yaml.safe_dump({"names": list(spec.names), **limits, "kind": spec.kind}, sort_keys=False)
+    still = {name: float(value) for name, value in rest.items() if name in spec.names}
+    content = {"names": list(spec.names), **limits, "kind": spec.kind, **({"rest": still} if still else {})}
+    text = yaml.safe_dump(content, sort_keys=False)
     (folder / own.SPEC).write_text(text)
 
 

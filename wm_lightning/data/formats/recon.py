@@ -37,6 +37,7 @@ COLUMNS = ("dx", "dy", "dyaw")
 SPEC = ActionSpec(COLUMNS, (-1.0, -1.0, -np.pi), (1.0, 1.0, np.pi))
 SPACING = 0.25  # metres
 LOW, HIGH = np.array([-2.5, -4.0]), np.array([5.0, 4.0])  # in waypoint spacings
+REST = {"dx": -0.3333333}  # standing still is not 0, as the range of dx is not symmetric
 
 
 class Poses(Protocol):

@@ -27,6 +27,7 @@ from wm_lightning.data.formats.picture_files import DAMAGED
 from wm_lightning.data.formats.source import UNREADABLE
 
 MOVES = {"stay": (0, 0), "left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # tile row, column
+REST = {"stay": 1}
 REPAIR = "restore the file, or delete the folder and simulate it again with data.root=null"
 MOST_TILES = 2**15 - 1  # a side, as positions are int16
 Textures = UInt8[np.ndarray, "k tile tile 3"]

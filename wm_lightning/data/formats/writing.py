@@ -49,11 +49,13 @@ Names = dict[str, list[str]]  # by split: what the new form's reader calls the e
 
 @dataclass(frozen=True)
 class Writing:
-    """How pictures are encoded where the form holds video, the LeRobot version, and the columns of own recordings."""
+    """How pictures are encoded where the form holds video, the LeRobot version, the columns of own recordings, and of
+    these the ones of `rest` that are not 0 where nothing is done."""
 
     encoding: Encoding
     version: Version
     spec: ActionSpec | None
+    rest: Mapping[str, float | int]
 
 
 def unlike(names: Mapping[str, Sequence[str]]) -> bool:
