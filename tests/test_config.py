@@ -62,7 +62,9 @@ def test_a_grid_is_a_multirun_by_itself(folder: Path) -> None:
     assert dict(config.hydra.sweeper.params) == {"network.width": "7,8"}
 
 
-@pytest.mark.parametrize("words", [["-m", "ablation=a,b"], ["ablation=a,b"], ["-m", "ablation=glob(*)"]])
+@pytest.mark.parametrize(
+    "words", [["-m", "ablation=a,b"], ["ablation=a,b"], ["-m", "ablation=glob(*)"], ["ablation=a", "ablation=b"]]
+)
 def test_several_grids_at_once_are_refused(words: list[str]) -> None:
     with pytest.raises(ConfigError, match="several grids"):
         prepare_arguments(words)

@@ -41,6 +41,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     ConfigError for several grids at once, which Hydra would merge into one point each without a word.
     """
     arguments = [word for word in arguments if word not in _NONE]
+    if len(grids := [word for word in arguments if _key(word) == "ablation"]) > 1:
+        raise ConfigError(f"{' '.join(grids)} names several grids; start them one at a time, ablation=NAME")
     grid = _value(arguments, "ablation")
     if grid is not None and any(sign in grid for sign in ",()[]"):
         raise ConfigError(f"ablation={grid} names several grids; start them one at a time, ablation=NAME")

@@ -120,6 +120,8 @@ def test_one_update_of_own_rollouts_keeps_no_old_policy() -> None:
     [
         (dict(updates=0), "module.updates=0"),
         (dict(old_decay=1.0), "module.old_decay=1.0 must be null, or at least 0 and below 1"),
+        (dict(old_decay=0.5, old_rise=-1.0), "module.old_rise=-1.0 is 0 or more"),
+        (dict(old_rise=0.001), "of a module.old_decay, to which it rises; set both"),
         (dict(updates=2, algorithm=algorithm(demonstrator="rewarded", turns=(1, 1))), "set updates=1"),
         (dict(old_decay=0.5, algorithm=algorithm(rl=False, states="demonstrator")), "set updates=1"),
     ],

@@ -171,6 +171,12 @@ def test_processes_that_judge_together_go_on_or_end_as_one() -> None:
         sound.collect([sound.submit(VIDEOS[:6], TEXTS[:6])], there(3))
 
 
+def test_a_server_that_is_not_there_is_to_be_started_or_named() -> None:
+    absent = bus({"task": Brightness(["task0"], "no connection")}, max_invalid=0.0)
+    with pytest.raises(ValueError, match=r"no server answers: start one, or name it by endpoint.url"):
+        absent(VIDEOS[:4], TEXTS[:4])
+
+
 def test_a_dead_server_ends_the_iteration(server: Running) -> None:
     server.behaviour.always = "http 500"
     with pytest.raises(TooManyFailures, match=r"reward task: 4 of 4 judgements failed \(http 500: 4\)"):

@@ -18,7 +18,9 @@ from wm_lightning.rewards.bus import Scores
 from wm_lightning.tasks.build import build_card, build_data
 from wm_lightning.tasks.evaluate import evaluate
 from wm_lightning.tasks.fit import fit
+from wm_lightning.tasks.role_stage import Played
 from wm_lightning.tasks.scored_bench import read_scores
+from wm_lightning.tasks.task_bench import require_verdicts
 from wm_lightning.tasks.teachers import prepare_start
 from wm_lightning.tasks.training_judge import UNKNOWN, judge_of_training, require_another, same_judge
 from wm_lightning.tasks.worldtasks_verdicts import Judged
@@ -242,3 +244,14 @@ def test_an_executor_is_judged_over_http_and_compared_with_its_base_task_by_task
         benched(home, tmp_path / "fewer", server, best, "protocol.tasks=4", f"protocol.against={tmp_path / 'executor'}")
     with pytest.raises(ValueError, match=r"told=solution is for a base"):
         benched(home, tmp_path / "told", server, best, "protocol.told=solution")
+
+
+def test_a_result_without_any_verdict_is_none() -> None:
+    def played(valid: bool) -> Played:
+        value = torch.tensor([[torch.nan], [1.0 if valid else torch.nan]])
+        scores = Scores(("task",), torch.ones(1), value, ~value.isnan(), {"task": {"no connection": 1 if valid else 2}})
+        return Played("executor", torch.zeros(1, 1, 3, 4, 4, dtype=torch.uint8), scores, None, {})
+
+    require_verdicts([played(False), played(True)])
+    with pytest.raises(ValueError, match=r"none of the judgements is valid \(no connection: 4\); see that the judge"):
+        require_verdicts([played(False), played(False)])

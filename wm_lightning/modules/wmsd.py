@@ -62,7 +62,7 @@ class WMSDModule(JudgedModule):
     ) -> None:
         super().__init__(**shared)
         check_settings(algorithm, surrogate, advantage, copies, self.sampler, self.plan, self.path)
-        check_old(algorithm, updates, old_decay)
+        check_old(algorithm, updates, old_decay, old_rise)
         self.algorithm, self.surrogate, self.advantage = algorithm, surrogate, advantage
         self.copies, self.anchor_draws, self.tasks_a_batch = copies, anchor_draws, batch_size
         self.micro_batch, self.sweep_batch = micro_batch, sweep_batch

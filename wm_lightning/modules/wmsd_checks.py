@@ -68,12 +68,14 @@ def _check_rewarded(
             )
 
 
-def check_old(algorithm: Algorithm, updates: int, decay: float | None) -> None:
+def check_old(algorithm: Algorithm, updates: int, decay: float | None, rise: float) -> None:
     """Raises ValueError where an old policy would be of nobody, or no policy's."""
     if updates < 1:
         raise ValueError(f"module.updates={updates}: an iteration makes 1 update of its rollouts, or more")
     if decay is not None and not 0 <= decay < 1:
         raise ValueError(f"module.old_decay={decay} must be null, or at least 0 and below 1")
+    if rise < 0 or (rise and decay is None):
+        raise ValueError(f"module.old_rise={rise} is 0 or more, and of a module.old_decay, to which it rises; set both")
     if (updates > 1 or decay is not None) and (algorithm.moves_demonstrator or algorithm.states != "executor"):
         raise ValueError(
             f"module.updates={updates} and module.old_decay={decay} are of an executor that learns from its own "

@@ -148,8 +148,8 @@ def read_baseline(path: Path) -> Baseline:
         words = {key: str(content[key]) for key in ("protocol", "name", "checkpoint", "judge", "index")}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"protocol.against={path} holds no verdicts by task ({error!r}); name the run folder or results.json of a "
-            f"run with the same protocol"
+            f"protocol.against={path} holds no verdicts by task ({type(error).__name__}: {error}); name the run "
+            f"folder or results.json of a run with the same protocol"
         ) from error
     return Baseline(path=path, verdicts=verdicts, **words)
 

@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wm_lightning.clip import Pixels, Texts
-from wm_lightning.rewards.reward import Reward, Verdict
+from wm_lightning.rewards.reward import UNREACHED, Reward, Verdict
 
 log = logging.getLogger(__name__)
 Counts = Int[Tensor, "two k"]  # judgements that failed, and all that were asked for, by reward
 
 
-class TooManyFailures(RuntimeError):
+class TooManyFailures(ValueError):
     """A reward fails so often that what is left of it tells little."""
 
 
@@ -127,9 +127,12 @@ class RewardBus:
             told = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common()) or "none here"
             message = f"reward {name}: {failed} of {asked} judgements failed ({told})"
             if failed > self.max_invalid * asked:
+                look = "look at the judge's own log, or slow down the questions (concurrency, timeout, retries)"
+                if set(reasons) == {UNREACHED}:
+                    look = "no server answers: start one, or name it by endpoint.url (reward.endpoint.url to train)"
                 raise TooManyFailures(
-                    f"{message}, more than max_invalid={self.max_invalid} allows; look at the judge's own log, or slow "
-                    f"down the questions (concurrency, timeout, retries), then go on from the last checkpoint"
+                    f"{message}, more than max_invalid={self.max_invalid} allows; {look}, then go on from the last "
+                    f"checkpoint where there is one"
                 )
             log.warning("%s", message)
 

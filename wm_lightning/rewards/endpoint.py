@@ -12,7 +12,7 @@ import openai
 
 from wm_lightning.rewards.frames import Encoding, data_url
 from wm_lightning.rewards.questions import Question
-from wm_lightning.rewards.reward import Failed
+from wm_lightning.rewards.reward import UNREACHED, Failed
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Endpoint:
                 if error.status_code not in PASSING:
                     return failed
             except openai.APIConnectionError as error:
-                failed = Failed("no connection")
+                failed = Failed(UNREACHED)
                 self._tell(failed.reason, str(error.__cause__ or error))
         return failed
 

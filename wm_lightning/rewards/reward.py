@@ -11,6 +11,8 @@ from torch import Tensor
 
 from wm_lightning.clip import Pixels, Texts
 
+UNREACHED = "no connection"  # why a judgement failed whose server did not answer at all
+
 
 @dataclass(frozen=True)
 class Failed:

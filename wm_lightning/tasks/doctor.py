@@ -68,7 +68,7 @@ class Doctor:
         """The same of the data alone; of an `experiment` that simulates its recordings nothing is looked at."""
         given = instantiate(config.data, _convert_="all")
         if isinstance(given, WorldTasksDataModule):
-            return examine(given)
+            return examine(given, experiment=experiment)
         if isinstance(given, WorldMapDataModule):
             return examine_world_map(given, config)
         if isinstance(given, MapImageDataModule):

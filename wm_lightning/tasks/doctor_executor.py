@@ -46,6 +46,7 @@ def examine_executor(console: Console, config: DictConfig) -> list[str]:
         batch = first_batch(config, data, device, stirred)
     with precise(device, str(config.trainer.precision)):
         findings = list(looked_at(batch))
+    line(console, "One iteration, with random weights (judges were not asked):")
     for one in findings:
         line(console, f"  {'sound' if one.sound else 'WRONG'}: {one.what}: {one.found}")
     return [f"{one.what}: {one.found}" for one in findings if not one.sound]

@@ -16,8 +16,11 @@ from wm_lightning.tasks import terminal
 KINDS: dict[str, Callable[[TaskRow], str]] = {"task": lambda row: row.task_type, "agent": lambda row: row.agent_type}
 
 
-def examine(data: WorldTasksDataModule) -> dict[str, float]:
-    """Prints what is found; every picture is decoded. Raises ValueError where the set cannot be used as it is."""
+def examine(data: WorldTasksDataModule, *, experiment: bool) -> dict[str, float]:
+    """Prints what is found, and what trains on it where no `experiment` was chosen; every picture is decoded.
+
+    Raises ValueError where the set cannot be used as it is.
+    """
     if data.root is None:
         simulate(data.cache_dir, data.recipe())
     tasks, console = sound(read_tasks(data.home), data.decode_workers), terminal.console()
@@ -38,10 +41,9 @@ def examine(data: WorldTasksDataModule) -> dict[str, float]:
     if other := sorted({row.split for row in tasks.rows} - set(SPLITS)):
         console.print(f"not used: the tasks of split {', '.join(other)}; known are {', '.join(SPLITS)}")
     root = [] if data.root is None else [f"data.root={data.home.resolve()}"]
-    console.print(
-        f"\nAn executor learns them with\n  python run.py {shlex.join(['experiment=wmsd_full', *root])}",
-        soft_wrap=True, highlight=False,
-    )  # fmt: skip
+    if not experiment:
+        words = shlex.join(["experiment=wmsd_full", *root])
+        console.print(f"\nAn executor learns them with\n  python run.py {words}", soft_wrap=True, highlight=False)
     return {"tasks": float(len(tasks.rows)), "unusable": float(len(tasks.bad))}
 
 

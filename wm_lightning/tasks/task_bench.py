@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +73,7 @@ class TaskBench:
         played = self._played(made, bus)
         results = self._results(config, made, played, bus.judge, taught, baseline)
         self._write(replace(results, seconds=round(time.time() - started, 1)), played[0], made.rows, config)
+        require_verdicts(played)
         return results.summary()
 
     @property
@@ -149,3 +151,14 @@ class TaskBench:
         for departure in results.departures:
             log.warning("Not the paper's number: %s", departure)
         log.info("Written: %s/results.json, results.md, rollouts.gif, rollouts.png", folder)
+
+
+def require_verdicts(played: Sequence[Played]) -> None:
+    """Raises ValueError where no judgement at all is valid: such a result is none."""
+    if not any(bool(one.scores.valid.any()) for one in played):
+        reasons = sum((Counter(found) for one in played for found in one.scores.failures.values()), Counter[str]())
+        told = ", ".join(f"{why}: {count}" for why, count in reasons.most_common())
+        raise ValueError(
+            f"none of the judgements is valid ({told}); "
+            f"see that the judge answers (protocol.judges.endpoint.url), and measure again"
+        )
