@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from tests.tiny_run import tiny, tiny_teacher
-from wm_lightning.config import compose
 from wm_lightning.data.formats.video_files import decode
 from wm_lightning.tasks.build import build_data
 
@@ -140,8 +139,3 @@ def test_a_checkpoint_must_be_named(trained: Path, tmp_path: Path) -> None:
     config.ckpt_path = None
     with pytest.raises(ValueError, match="ckpt_path=null: name the checkpoint"):
         instantiate(config.task)(config)
-
-
-def test_doing_nothing_is_what_the_data_call_it() -> None:
-    for data, rest in (("csgo", {"mouse_x_0": 1, "mouse_y_0": 1}), ("recon", {"dx": -0.3333333}), ("rt1", {})):
-        assert compose([f"data={data}", "task=rollout"]).task.rest == rest
