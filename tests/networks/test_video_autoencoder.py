@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.networks.tiny_pipelines import hunyuan15_pipeline, ltx2_pipeline
 from wm_lightning.clip import to_pixels, to_unit
 from wm_lightning.networks.adapters.video_autoencoder import VideoAutoencoder
+from wm_lightning.networks.autoencoders import Autoencoder
 
 pytest.importorskip("diffusers.models.transformers.transformer_ltx2")
 pytest.importorskip("transformers")
@@ -68,6 +69,8 @@ def test_latents_of_a_clip_are_one_video(folders: dict[str, Path], name: str) ->
     assert torch.equal(made[1:], to_pixels(expected.transpose(1, 2)))
     changed = torch.cat([latents[:, :2], latents[:, 2:] + 1], dim=1)
     assert torch.equal(autoencoder.decode(changed)[:, 0], made[:, 0]), "the first frame hangs on a later one"
+    alone = latents[:, :1]
+    assert torch.equal(Autoencoder.decode(autoencoder, alone), autoencoder.decode(alone)), "a picture is a clip of one"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,6 @@
 """A transformer in diffusers' own form, config.json beside .safetensors, as the weights of a network here."""
 
 import hashlib
-import importlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wm_lightning.card import Card
+from wm_lightning.networks.adapters.whole_clip import diffusers_class
 from wm_lightning.networks.autoencoders import file_hash
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -53,13 +53,7 @@ def read_transformer(folder: Path, expected: Card) -> tuple[dict[str, Tensor], C
 
 def _defaults(module: str, name: str) -> dict[str, Any]:
     """What the class takes, by name, with its own defaults."""
-    try:
-        kind = getattr(importlib.import_module(f"diffusers.models.transformers.{module}"), name)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"a {name} needs diffusers 0.42 or newer, and {error.name} is not there: pip install 'diffusers>=0.42'"
-        ) from error
-    parameters = inspect.signature(kind.__init__).parameters.values()
+    parameters = inspect.signature(diffusers_class(f"transformers.{module}", name).__init__).parameters.values()
     return {one.name: one.default for one in parameters if one.default is not one.empty}
 
 

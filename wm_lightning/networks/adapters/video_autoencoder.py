@@ -1,6 +1,5 @@
 """The autoencoders of LTX-2 and of HunyuanVideo 1.5: a picture becomes one frame of latents, and frames a video."""
 
-import importlib
 import json
 from pathlib import Path
 from threading import Lock
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from wm_lightning.clip import Encoded, to_pixels
 from wm_lightning.networks.adapters.diffusers_folder import CONFIG, files_hash, read_weights
+from wm_lightning.networks.adapters.whole_clip import diffusers_class
 from wm_lightning.networks.autoencoders import Autoencoder, Frames, Latents, Video
 
 PART = "vae"  # of a pipeline's folder
@@ -69,13 +69,13 @@ class VideoAutoencoder(Autoencoder):
         """uint8 video `b 1+(f-1)*stride 3 h w` of latents `b f c h w`, on their device, clip by clip."""
         # Without autocast: what judges see must not hang on the precision of whoever asks.
         with torch.autocast(latents.device.type, enabled=False):
-            network = self._on(latents.device)
-            return torch.cat([self._video(network, clip[None].float()) for clip in latents])
+            return torch.cat([to_pixels(self._clips(clip[None].float())) for clip in latents])
 
-    def _video(self, network: Any, latents: Float[Tensor, "1 f c h w"]) -> UInt8[Tensor, "1 total 3 rows columns"]:
+    def _clips(self, latents: Float[Tensor, "b f c h w"]) -> Float[Tensor, "b total 3 rows columns"]:
+        network = self._on(latents.device)
         shift, scale = _law(network)
         found = network.decode(rearrange(latents, "b f c h w -> b c f h w") / scale + shift, return_dict=False)[0]
-        return to_pixels(rearrange(found, "b c f h w -> b f c h w"))
+        return rearrange(found, "b c f h w -> b f c h w")
 
     def _encode(self, frames: Frames) -> Latents:
         network = self._on(frames.device)
@@ -83,17 +83,10 @@ class VideoAutoencoder(Autoencoder):
         return ((network.encode(frames[:, :, None]).latent_dist.mode() - shift) * scale)[:, :, 0]
 
     def _decode(self, latents: Latents) -> Frames:
-        raise NotImplementedError("frames of a video are decoded together: see decode")
+        return self._clips(latents[:, None])[:, 0]  # each as a picture: a clip of one frame
 
     def _made(self) -> Any:
-        try:
-            module = importlib.import_module(f"diffusers.models.autoencoders.{KNOWN[self.kind]}")
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f"a {self.kind} needs diffusers 0.42 or newer, and {error.name} is not there: pip install "
-                f"'diffusers>=0.42'"
-            ) from error
-        return getattr(module, self.kind)(**self.architecture)
+        return diffusers_class(f"autoencoders.{KNOWN[self.kind]}", self.kind)(**self.architecture)
 
     def _on(self, device: torch.device) -> Any:
         # Videos of one table are judged by several threads.

@@ -16,15 +16,20 @@ Features = tuple[Float[Tensor, "b n e"], Bool[Tensor, "b n"]]
 TIMESTEPS = 1000.0  # the label of pure noise, of all of them
 
 
-def diffusers_model(module: str, name: str, arguments: Mapping[str, Any], gradient_checkpointing: bool) -> Any:
-    """A model of `diffusers.models.transformers`, with random weights. Raises ValueError where it cannot be made."""
+def diffusers_class(module: str, name: str) -> Any:
+    """A class of `diffusers.models`. Raises ValueError where diffusers is not there, or too old to have it."""
     try:
         # An extra, and seconds that nobody else waits for.
-        kind = getattr(importlib.import_module(f"diffusers.models.transformers.{module}"), name)
+        return getattr(importlib.import_module(f"diffusers.models.{module}"), name)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"a {name} needs diffusers 0.42 or newer, and {error.name} is not there: pip install 'diffusers>=0.42'"
         ) from error
+
+
+def diffusers_model(module: str, name: str, arguments: Mapping[str, Any], gradient_checkpointing: bool) -> Any:
+    """A model of `diffusers.models.transformers`, with random weights. Raises ValueError where it cannot be made."""
+    kind = diffusers_class(f"transformers.{module}", name)
     try:
         model = kind(**arguments)
     except (TypeError, ValueError) as error:
