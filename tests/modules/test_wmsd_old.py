@@ -81,6 +81,14 @@ def test_the_old_policy_makes_the_rollouts(tmp_path: Path, monkeypatch: pytest.M
     assert module.old is not None and roles == [module.old.network] * 2
 
 
+def test_behind_several_updates_the_old_policy_is_the_executor_again(tmp_path: Path) -> None:
+    module, before = wmsd(updates=2, iterations=1), flat([p.detach().clone() for p in wmsd().network.parameters()])
+    learn(module, tmp_path / "run")
+    assert module.old is not None
+    own, old = (flat([p.detach() for p in network.parameters()]) for network in (module.network, module.old))
+    assert torch.equal(own, old) and not torch.equal(own, before)
+
+
 def test_the_old_policy_follows_the_executor() -> None:
     module = moved(wmsd(**SLOW))
     assert module.old is not None

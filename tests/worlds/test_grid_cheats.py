@@ -133,10 +133,13 @@ def test_whoever_vanishes_has_not_acted(name: str) -> None:
     assert asked == {True, False} and not judged(films).met()["agent"].any()
 
 
-def test_an_agent_that_vanishes_where_it_stood_has_not_acted() -> None:
+@pytest.mark.parametrize(("steps", "gone"), [(0, -1), (0, 3), (1, -1)], ids=["stood", "came back", "moved"])
+def test_an_agent_that_vanishes_has_not_acted(steps: int, gone: int) -> None:
+    """Where it stood, for one frame before it is back there, or at the end of its way."""
     task = scene(Goal("reach", 0), Board(frozenset(), circle=(3, 4), door=None))
-    film = drawn(task, [task.state] * FRAMES)[1]
-    film[-1][(film[-1] == np.array(COLOURS[AGENTS[0]], np.uint8)).all(-1)] = FLOOR
+    film = drawn(task, course(task.board, task.state, 0, ["right"] * steps, FRAMES))[1]
+    assert bool(judged([(task, film)]).met()["agent"]) is (steps > 0), "nobody has vanished yet"
+    film[gone][(film[gone] == np.array(COLOURS[AGENTS[0]], np.uint8)).all(-1)] = FLOOR
     assert not judged([(task, film)]).met()["agent"]
 
 
